@@ -1,0 +1,225 @@
+// The arithmetic of one element, for host and device alike: what the kernels compute, apart from how they
+// walk over memory. reference.py is the specification; the order of operations here is that of torch's own
+// kernels, so that fp32 results agree to the bit wherever the compiler does not contract products and sums.
+#pragma once
+
+#include <cmath>
+#include <cstdint>
+#include <cstring>
+
+#if defined(__CUDACC__)
+#define WGAN_FAST_HD __host__ __device__ __forceinline__
+#else
+#define WGAN_FAST_HD inline __attribute__((always_inline))
+#endif
+
+namespace wgan_fast {
+
+// 16-bit floats are carried as bits and computed with in fp32.
+struct bf16 {
+  uint16_t bits;
+};
+struct fp16 {
+  uint16_t bits;
+};
+
+template <class T>
+struct WideOf {
+  using type = float;
+};
+template <>
+struct WideOf<double> {
+  using type = double;
+};
+// The type that arithmetic on T is done in.
+template <class T>
+using Wide = typename WideOf<T>::type;
+
+WGAN_FAST_HD float bits_to_float(uint32_t bits) {
+  float value;
+  memcpy(&value, &bits, sizeof value);
+  return value;
+}
+
+WGAN_FAST_HD uint32_t float_to_bits(float value) {
+  uint32_t bits;
+  memcpy(&bits, &value, sizeof bits);
+  return bits;
+}
+
+WGAN_FAST_HD float widen(float value) { return value; }
+WGAN_FAST_HD double widen(double value) { return value; }
+WGAN_FAST_HD float widen(bf16 value) { return bits_to_float(uint32_t(value.bits) << 16); }
+
+// Shift the half's exponent into place, then let one exact product rescale normals and subnormals alike.
+WGAN_FAST_HD float widen(fp16 value) {
+  const uint32_t magnitude = uint32_t(value.bits & 0x7fffu) << 13;
+  const uint32_t sign = uint32_t(value.bits & 0x8000u) << 16;
+  const float scaled = bits_to_float(magnitude) * bits_to_float(0x77800000u);  // 2^112
+  const uint32_t special = (value.bits & 0x7c00u) == 0x7c00u ? 0x7f800000u : 0u;
+  return bits_to_float(sign | float_to_bits(scaled) | special);
+}
+
+// narrow<T>(wide): rounded to nearest, ties to even, NaN kept.
+template <class T>
+struct Narrow;
+
+template <>
+struct Narrow<float> {
+  WGAN_FAST_HD static float of(float value) { return value; }
+};
+
+template <>
+struct Narrow<double> {
+  WGAN_FAST_HD static double of(double value) { return value; }
+};
+
+template <>
+struct Narrow<bf16> {
+  WGAN_FAST_HD static bf16 of(float value) {
+    const uint32_t bits = float_to_bits(value);
+    const uint32_t rounded = (bits + 0x7fffu + ((bits >> 16) & 1u)) >> 16;
+    return {uint16_t(value != value ? 0x7fc0u : rounded)};
+  }
+};
+
+template <>
+struct Narrow<fp16> {
+  WGAN_FAST_HD static fp16 of(float value) {
+    const uint32_t bits = float_to_bits(value);
+    const uint32_t sign = (bits >> 16) & 0x8000u;
+    const uint32_t magnitude = bits & 0x7fffffffu;
+    // Normal halves: rebias the exponent and round the 13 bits that fall away.
+    const uint32_t normal = (magnitude - 0x38000000u + 0xfffu + ((magnitude >> 13) & 1u)) >> 13;
+    // Subnormal halves (below 2^-14): adding 0.5 aligns and rounds the mantissa in the fp32 adder.
+    const uint32_t subnormal = float_to_bits(bits_to_float(magnitude) + 0.5f) - 0x3f000000u;
+    uint32_t half = magnitude < 0x38800000u ? subnormal : normal;
+    half = magnitude >= 0x477ff000u ? 0x7c00u : half;  // 65520 and above round to infinity
+    half = magnitude > 0x7f800000u ? 0x7e00u : half;
+    return {uint16_t(sign | half)};
+  }
+};
+
+template <class T, class W>
+WGAN_FAST_HD T narrow(W value) {
+  return Narrow<T>::of(value);
+}
+
+// ---------------------------------------------------------------------------------------------- clip_weights
+
+// Comparisons are false for NaN and for -0.0 against 0.0, so both stay as they are, as in torch.clamp.
+template <class W>
+WGAN_FAST_HD W clamp(W value, W lo, W hi) {
+  const W raised = value < lo ? lo : value;
+  return raised > hi ? hi : raised;
+}
+
+// ----------------------------------------------------------------------------------------------- interpolate
+
+// fake + alpha (real - fake), anchored at the nearer end, as torch.lerp has it: exact at alpha = 0 and alpha
+// = 1.
+template <class W>
+WGAN_FAST_HD W lerp(W fake, W real, W alpha) {
+  const W span = real - fake;
+  return alpha < W(0.5) ? fake + alpha * span : real - span * (W(1) - alpha);
+}
+
+// ------------------------------------------------------------------------------------- gradient_norm_penalty
+
+struct PenaltyOptions {
+  double target;
+  double weight;
+  double scale;  // 1/B for the mean, else 1
+  bool one_sided;
+};
+
+template <class W>
+WGAN_FAST_HD W penalty_excess(W norm, const PenaltyOptions& options) {
+  const W excess = norm - W(options.target);
+  return options.one_sided && excess < W(0) ? W(0) : excess;
+}
+
+template <class W>
+WGAN_FAST_HD W penalty_value(W norm, const PenaltyOptions& options) {
+  const W excess = penalty_excess(norm, options);
+  return W(options.weight) * excess * excess;
+}
+
+// What a gradient is multiplied with to give the slope of the penalty; 0 where the norm is 0.
+template <class W>
+WGAN_FAST_HD W penalty_coefficient(W norm, const PenaltyOptions& options) {
+  return norm == W(0) ? W(0) : W(2 * options.weight * options.scale) * penalty_excess(norm, options) / norm;
+}
+
+// -------------------------------------------------------------------------------------------- optimizer_step
+
+struct RMSpropOptions {
+  double lr, alpha, eps, weight_decay, momentum;
+  double lo, hi;
+  bool maximize;
+};
+
+// Updates the moments in place and returns the parameter before the clamp.
+template <class W, bool kCentered, bool kMomentum>
+WGAN_FAST_HD W rmsprop(W p, W g, W& square_avg, W& grad_avg, W& momentum_buffer, const RMSpropOptions& o) {
+  g = o.maximize ? -g : g;
+  g = o.weight_decay != 0 ? g + W(o.weight_decay) * p : g;
+  square_avg = square_avg * W(o.alpha) + W(1 - o.alpha) * g * g;
+  W variance = square_avg;
+  if (kCentered) {
+    grad_avg = lerp(grad_avg, g, W(1 - o.alpha));
+    variance = square_avg - grad_avg * grad_avg;
+  }
+  const W denominator = std::sqrt(variance) + W(o.eps);
+  if (kMomentum) {
+    momentum_buffer = momentum_buffer * W(o.momentum) + g / denominator;
+    return p - W(o.lr) * momentum_buffer;
+  }
+  return p - W(o.lr) * g / denominator;
+}
+
+struct AdamOptions {
+  double lr, beta1, beta2, eps, weight_decay;
+  double lo, hi;
+  bool decoupled_weight_decay, maximize;
+};
+
+// What depends on the number of steps taken, computed once a tensor.
+template <class W>
+struct AdamCorrection {
+  W step_size;                // lr / (1 - beta1^step)
+  W inverse_root_correction;  // 1 / sqrt(1 - beta2^step)
+};
+
+template <class W>
+WGAN_FAST_HD AdamCorrection<W> adam_correction(double step, const AdamOptions& o) {
+  const double first = 1 - pow(o.beta1, step);
+  const double second = 1 - pow(o.beta2, step);
+  return {W(o.lr / first), W(1 / sqrt(second))};
+}
+
+template <class W, bool kAmsgrad>
+WGAN_FAST_HD W adam(W p, W g, W& exp_avg, W& exp_avg_sq, W& max_exp_avg_sq,
+                    const AdamCorrection<W>& correction, const AdamOptions& o) {
+  g = o.maximize ? -g : g;
+  if (o.weight_decay != 0) {
+    if (o.decoupled_weight_decay) {
+      p = p * W(1 - o.lr * o.weight_decay);
+    } else {
+      g = g + W(o.weight_decay) * p;
+    }
+  }
+  exp_avg = lerp(exp_avg, g, W(1 - o.beta1));
+  exp_avg_sq = exp_avg_sq * W(o.beta2) + W(1 - o.beta2) * g * g;
+  W variance = exp_avg_sq;
+  if (kAmsgrad) {
+    // The larger one, and NaN if either is: torch.maximum.
+    const bool keep = max_exp_avg_sq >= variance || max_exp_avg_sq != max_exp_avg_sq;
+    max_exp_avg_sq = keep ? max_exp_avg_sq : variance;
+    variance = max_exp_avg_sq;
+  }
+  const W denominator = std::sqrt(variance) * correction.inverse_root_correction + W(o.eps);
+  return p - correction.step_size * exp_avg / denominator;
+}
+
+}  // namespace wgan_fast

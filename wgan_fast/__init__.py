@@ -1,0 +1,30 @@
+"""wgan_fast: fast, exact, drop-in Lipschitz-constraint operations for Wasserstein GANs in PyTorch."""
+
+from __future__ import annotations
+
+from wgan_fast import constraints, optim
+from wgan_fast.backends import available_backends
+from wgan_fast.functional import clip_weights_, gradient_norm_penalty, interpolate
+from wgan_fast.penalties import (
+    dragan_penalty,
+    gradient_penalty,
+    lipschitz_penalty,
+    r1_penalty,
+    r2_penalty,
+)
+
+__version__ = "0.1.0"
+
+__all__ = [
+    "available_backends",
+    "clip_weights_",
+    "constraints",
+    "dragan_penalty",
+    "gradient_norm_penalty",
+    "gradient_penalty",
+    "interpolate",
+    "lipschitz_penalty",
+    "optim",
+    "r1_penalty",
+    "r2_penalty",
+]

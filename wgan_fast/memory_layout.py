@@ -1,0 +1,35 @@
+"""How a tensor lies in memory: what a kernel that sees only addresses and sizes has to know."""
+
+from __future__ import annotations
+
+from torch import Tensor
+
+
+def is_dense(tensor: Tensor) -> bool:
+    """True where the elements fill one block of memory without gaps or overlaps, in whatever order.
+
+    Contiguous, channels_last and transposed tensors are dense; ``x[:, ::2]`` and expanded tensors are not.
+    """
+    if tensor.is_contiguous():
+        return True
+    expected = 1
+    for stride, size in sorted(zip(tensor.stride(), tensor.shape, strict=True)):
+        if size == 1:
+            continue
+        if stride != expected:
+            return False
+        expected *= size
+    return True
+
+
+def has_overlap(tensor: Tensor) -> bool:
+    """True where two indices are known to share an address, as in an expanded tensor."""
+    return any(stride == 0 and size > 1 for stride, size in zip(tensor.stride(), tensor.shape, strict=True))
+
+
+def has_dense_samples(tensor: Tensor) -> bool:
+    """True where every sample (index of the first dimension) is one block and the blocks follow one another."""
+    if tensor.is_contiguous():
+        return True
+    batch = tensor.shape[0]
+    return batch > 0 and tensor.stride(0) == tensor.numel() // batch and is_dense(tensor)

@@ -1,0 +1,222 @@
+"""RMSprop and Adam that also clip: update and clamp in the same pass over memory.
+
+Signatures, defaults, parameter groups and ``state_dict`` are those of ``torch.optim``, so a checkpoint moves
+between the two both ways. ``clip_value`` is one more option of a group. ``foreach``, ``fused`` and ``capturable``
+are accepted so that a call need not change, and have no effect: the step is always the fused one.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any, overload
+
+import torch
+from torch import Tensor
+
+from wgan_fast.functional import adam_step_, clip_bounds, rmsprop_step_
+
+__all__ = ["Adam", "RMSprop"]
+
+ClipValue = float | tuple[float, float] | None
+
+
+class _Clipped(torch.optim.Optimizer):
+    """What RMSprop and Adam share: the option ``clip_value``, its way through checkpoints, the closure."""
+
+    backend: str
+
+    def _set_clip_value(self, clip_value: ClipValue, backend: str, differentiable: bool) -> None:
+        if differentiable:
+            raise ValueError("differentiable=True: the fused step has no gradient; use the optimizer of torch.optim")
+        self.backend = backend
+        self.defaults["clip_value"] = clip_value
+        for group in self.param_groups:
+            group.setdefault("clip_value", clip_value)
+            if group["clip_value"] is not None:
+                clip_bounds(group["clip_value"])
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Take over a checkpoint of this optimizer or of torch.optim's; the latter leaves ``clip_value`` as it is."""
+        mine = [group["clip_value"] for group in self.param_groups]
+        super().load_state_dict(state_dict)
+        for group, clip_value in zip(self.param_groups, mine, strict=True):
+            group.setdefault("clip_value", clip_value)
+
+    @overload
+    def step(self, closure: None = None) -> None: ...
+    @overload
+    def step(self, closure: Callable[[], float]) -> float: ...
+    @torch.no_grad()
+    def step(self, closure: Callable[[], float] | None = None) -> float | None:
+        """One update of every parameter that has a gradient, then the clamp."""
+        loss = None
+        if closure is not None:
+            with torch.enable_grad():
+                loss = closure()
+        for group in self.param_groups:
+            params = [param for param in group["params"] if param.grad is not None]
+            if params:
+                self._step_group(group, params, [param.grad for param in params])
+        return loss
+
+    def _step_group(self, group: dict[str, Any], params: list[Tensor], grads: list[Tensor]) -> None:
+        raise NotImplementedError
+
+    def _state_lists(self, params: list[Tensor], names: list[str]) -> list[list[Tensor]]:
+        """The state tensors of all parameters, a list a name, made where they are missing."""
+        states = [self.state[param] for param in params]
+        for param, state in zip(params, states, strict=True):
+            if "step" not in state:
+                if param.grad is not None and param.grad.is_sparse:
+                    raise RuntimeError(f"{type(self).__name__} does not support sparse gradients")
+                state["step"] = torch.zeros((), dtype=torch.float32)
+            for name in names:
+                if name not in state:
+                    state[name] = torch.zeros_like(param, memory_format=torch.preserve_format)
+        return [[state[name] for state in states] for name in [*names, "step"]]
+
+
+class RMSprop(_Clipped, torch.optim.RMSprop):
+    """``torch.optim.RMSprop`` and ``clip_weights_`` in one pass.
+
+    Equivalent to::
+
+        optimizer = torch.optim.RMSprop(params, lr)
+        ...
+        optimizer.step()
+        with torch.no_grad():
+            for p in params:
+                p.clamp_(-clip_value, clip_value)
+
+    The paper's choice for weight clipping is ``RMSprop(critic.parameters(), lr=5e-5, clip_value=0.01)``
+    (Arjovsky, Chintala & Bottou 2017, algorithm 1).
+
+    Args:
+        params, lr, alpha, eps, weight_decay, momentum, centered, maximize: as in ``torch.optim.RMSprop``.
+        clip_value: a positive number c for [-c, c], a pair (lo, hi), or None for no clamp; also per group.
+        backend: who computes it; see ``wgan_fast.available_backends``.
+    """
+
+    def __init__(
+        self,
+        params: Any,
+        lr: float | Tensor = 1e-2,
+        alpha: float = 0.99,
+        eps: float = 1e-8,
+        weight_decay: float = 0,
+        momentum: float = 0,
+        centered: bool = False,
+        capturable: bool = False,
+        foreach: bool | None = None,
+        maximize: bool = False,
+        differentiable: bool = False,
+        *,
+        clip_value: ClipValue = None,
+        backend: str = "auto",
+    ) -> None:
+        torch.optim.RMSprop.__init__(
+            self, params, lr, alpha, eps, weight_decay, momentum, centered, maximize=maximize
+        )
+        self._set_clip_value(clip_value, backend, differentiable)
+
+    def _step_group(self, group: dict[str, Any], params: list[Tensor], grads: list[Tensor]) -> None:
+        names = ["square_avg"]
+        if group["centered"]:
+            names.append("grad_avg")
+        if group["momentum"] > 0:
+            names.append("momentum_buffer")
+        *moments, steps = self._state_lists(params, names)
+        found = dict(zip(names, moments, strict=True))
+        rmsprop_step_(
+            params,
+            grads,
+            found["square_avg"],
+            found.get("grad_avg", []),
+            found.get("momentum_buffer", []),
+            steps,
+            lr=group["lr"],
+            alpha=group["alpha"],
+            eps=group["eps"],
+            weight_decay=group["weight_decay"],
+            momentum=group["momentum"],
+            maximize=group["maximize"],
+            clip_value=group["clip_value"],
+            backend=self.backend,
+        )
+
+
+class Adam(_Clipped, torch.optim.Adam):
+    """``torch.optim.Adam`` and ``clip_weights_`` in one pass.
+
+    Equivalent to::
+
+        optimizer = torch.optim.Adam(params, lr, betas)
+        ...
+        optimizer.step()
+        with torch.no_grad():
+            for p in params:
+                p.clamp_(-clip_value, clip_value)                    # where clip_value is given
+
+    WGAN-GP's choice is ``Adam(critic.parameters(), lr=1e-4, betas=(0.0, 0.9))`` (Gulrajani et al. 2017,
+    algorithm 1). Adam *with* clip_value is known to kill critics: RMSprop is the partner of clipping.
+
+    Args:
+        params, lr, betas, eps, weight_decay, amsgrad, maximize, decoupled_weight_decay: as in ``torch.optim.Adam``.
+        clip_value: a positive number c for [-c, c], a pair (lo, hi), or None for no clamp; also per group.
+        backend: who computes it; see ``wgan_fast.available_backends``.
+    """
+
+    def __init__(
+        self,
+        params: Any,
+        lr: float | Tensor = 1e-3,
+        betas: tuple[float, float] = (0.9, 0.999),
+        eps: float = 1e-8,
+        weight_decay: float = 0,
+        amsgrad: bool = False,
+        *,
+        foreach: bool | None = None,
+        maximize: bool = False,
+        capturable: bool = False,
+        differentiable: bool = False,
+        fused: bool | None = None,
+        decoupled_weight_decay: bool = False,
+        clip_value: ClipValue = None,
+        backend: str = "auto",
+    ) -> None:
+        torch.optim.Adam.__init__(
+            self,
+            params,
+            lr,
+            betas,
+            eps,
+            weight_decay,
+            amsgrad,
+            maximize=maximize,
+            decoupled_weight_decay=decoupled_weight_decay,
+        )
+        self._set_clip_value(clip_value, backend, differentiable)
+
+    def _step_group(self, group: dict[str, Any], params: list[Tensor], grads: list[Tensor]) -> None:
+        names = ["exp_avg", "exp_avg_sq"]
+        if group["amsgrad"]:
+            names.append("max_exp_avg_sq")
+        exp_avgs, exp_avg_sqs, *rest, steps = self._state_lists(params, names)
+        beta1, beta2 = group["betas"]
+        adam_step_(
+            params,
+            grads,
+            exp_avgs,
+            exp_avg_sqs,
+            rest[0] if rest else [],
+            steps,
+            lr=group["lr"],
+            beta1=float(beta1),
+            beta2=float(beta2),
+            eps=group["eps"],
+            weight_decay=group["weight_decay"],
+            decoupled_weight_decay=group["decoupled_weight_decay"],
+            maximize=group["maximize"],
+            clip_value=group["clip_value"],
+            backend=self.backend,
+        )
