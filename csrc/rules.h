@@ -15,7 +15,8 @@
 
 namespace wgan_fast {
 
-// 16-bit floats are carried as bits and computed with in fp32.
+// 16-bit floats are carried as bits and computed with in fp32. A device has an instruction for each conversion;
+// the arithmetic on bits beside it gives the same values.
 struct bf16 {
   uint16_t bits;
 };
@@ -53,11 +54,17 @@ WGAN_FAST_HD float widen(bf16 value) { return bits_to_float(uint32_t(value.bits)
 
 // Shift the half's exponent into place, then let one exact product rescale normals and subnormals alike.
 WGAN_FAST_HD float widen(fp16 value) {
+#if defined(__CUDA_ARCH__)
+  float wide;
+  asm("cvt.f32.f16 %0, %1;" : "=f"(wide) : "h"(value.bits));
+  return wide;
+#else
   const uint32_t magnitude = uint32_t(value.bits & 0x7fffu) << 13;
   const uint32_t sign = uint32_t(value.bits & 0x8000u) << 16;
   const float scaled = bits_to_float(magnitude) * bits_to_float(0x77800000u);  // 2^112
   const uint32_t special = (value.bits & 0x7c00u) == 0x7c00u ? 0x7f800000u : 0u;
   return bits_to_float(sign | float_to_bits(scaled) | special);
+#endif
 }
 
 // narrow<T>(wide): rounded to nearest, ties to even, NaN kept.
@@ -77,15 +84,26 @@ struct Narrow<double> {
 template <>
 struct Narrow<bf16> {
   WGAN_FAST_HD static bf16 of(float value) {
+#if defined(__CUDA_ARCH__)
+    uint16_t half;
+    asm("cvt.rn.bf16.f32 %0, %1;" : "=h"(half) : "f"(value));
+    return {half};
+#else
     const uint32_t bits = float_to_bits(value);
     const uint32_t rounded = (bits + 0x7fffu + ((bits >> 16) & 1u)) >> 16;
     return {uint16_t(value != value ? 0x7fc0u : rounded)};
+#endif
   }
 };
 
 template <>
 struct Narrow<fp16> {
   WGAN_FAST_HD static fp16 of(float value) {
+#if defined(__CUDA_ARCH__)
+    uint16_t half;
+    asm("cvt.rn.f16.f32 %0, %1;" : "=h"(half) : "f"(value));
+    return {half};
+#else
     const uint32_t bits = float_to_bits(value);
     const uint32_t sign = (bits >> 16) & 0x8000u;
     const uint32_t magnitude = bits & 0x7fffffffu;
@@ -97,6 +115,7 @@ struct Narrow<fp16> {
     half = magnitude >= 0x477ff000u ? 0x7c00u : half;  // 65520 and above round to infinity
     half = magnitude > 0x7f800000u ? 0x7e00u : half;
     return {uint16_t(sign | half)};
+#endif
   }
 };
 
@@ -113,6 +132,26 @@ WGAN_FAST_HD W clamp(W value, W lo, W hi) {
   const W raised = value < lo ? lo : value;
   return raised > hi ? hi : raised;
 }
+
+// The clamp of stored values: either a value's own bits or a bound's are kept, so that none is rounded twice.
+template <class T>
+struct ClipBounds {
+  Wide<T> lo, hi;
+  T stored_lo, stored_hi;
+
+  // torch rounds the bounds to the tensor's dtype before it compares.
+  ClipBounds(double low, double high)
+      : stored_lo(narrow<T>(Wide<T>(low))), stored_hi(narrow<T>(Wide<T>(high))) {
+    lo = widen(stored_lo);
+    hi = widen(stored_hi);
+  }
+
+  WGAN_FAST_HD T operator()(T stored) const {
+    const Wide<T> value = widen(stored);
+    const T raised = value < lo ? stored_lo : stored;
+    return value > hi ? stored_hi : raised;
+  }
+};
 
 // ----------------------------------------------------------------------------------------------- interpolate
 
@@ -133,22 +172,35 @@ struct PenaltyOptions {
   bool one_sided;
 };
 
+// The options as the arithmetic wants them: combined in fp64 and rounded once, outside of every loop.
 template <class W>
-WGAN_FAST_HD W penalty_excess(W norm, const PenaltyOptions& options) {
-  const W excess = norm - W(options.target);
-  return options.one_sided && excess < W(0) ? W(0) : excess;
+struct PenaltyConstants {
+  W target, weight, slope_factor;
+  bool one_sided;
+
+  WGAN_FAST_HD PenaltyConstants(const PenaltyOptions& o)
+      : target(W(o.target)),
+        weight(W(o.weight)),
+        slope_factor(W(2 * o.weight * o.scale)),
+        one_sided(o.one_sided) {}
+};
+
+template <class W>
+WGAN_FAST_HD W penalty_excess(W norm, const PenaltyConstants<W>& constants) {
+  const W excess = norm - constants.target;
+  return constants.one_sided && excess < W(0) ? W(0) : excess;
 }
 
 template <class W>
-WGAN_FAST_HD W penalty_value(W norm, const PenaltyOptions& options) {
-  const W excess = penalty_excess(norm, options);
-  return W(options.weight) * excess * excess;
+WGAN_FAST_HD W penalty_value(W norm, const PenaltyConstants<W>& constants) {
+  const W excess = penalty_excess(norm, constants);
+  return constants.weight * excess * excess;
 }
 
 // What a gradient is multiplied with to give the slope of the penalty; 0 where the norm is 0.
 template <class W>
-WGAN_FAST_HD W penalty_coefficient(W norm, const PenaltyOptions& options) {
-  return norm == W(0) ? W(0) : W(2 * options.weight * options.scale) * penalty_excess(norm, options) / norm;
+WGAN_FAST_HD W penalty_coefficient(W norm, const PenaltyConstants<W>& constants) {
+  return norm == W(0) ? W(0) : constants.slope_factor * penalty_excess(norm, constants) / norm;
 }
 
 // -------------------------------------------------------------------------------------------- optimizer_step
@@ -159,23 +211,39 @@ struct RMSpropOptions {
   bool maximize;
 };
 
+template <class W>
+struct RMSpropConstants {
+  W lr, alpha, one_minus_alpha, eps, weight_decay, momentum;
+  bool maximize;
+
+  WGAN_FAST_HD RMSpropConstants(const RMSpropOptions& o)
+      : lr(W(o.lr)),
+        alpha(W(o.alpha)),
+        one_minus_alpha(W(1 - o.alpha)),
+        eps(W(o.eps)),
+        weight_decay(W(o.weight_decay)),
+        momentum(W(o.momentum)),
+        maximize(o.maximize) {}
+};
+
 // Updates the moments in place and returns the parameter before the clamp.
 template <class W, bool kCentered, bool kMomentum>
-WGAN_FAST_HD W rmsprop(W p, W g, W& square_avg, W& grad_avg, W& momentum_buffer, const RMSpropOptions& o) {
+WGAN_FAST_HD W rmsprop(W p, W g, W& square_avg, W& grad_avg, W& momentum_buffer,
+                       const RMSpropConstants<W>& o) {
   g = o.maximize ? -g : g;
-  g = o.weight_decay != 0 ? g + W(o.weight_decay) * p : g;
-  square_avg = square_avg * W(o.alpha) + W(1 - o.alpha) * g * g;
+  g = o.weight_decay != W(0) ? g + o.weight_decay * p : g;
+  square_avg = square_avg * o.alpha + o.one_minus_alpha * g * g;
   W variance = square_avg;
   if (kCentered) {
-    grad_avg = lerp(grad_avg, g, W(1 - o.alpha));
+    grad_avg = lerp(grad_avg, g, o.one_minus_alpha);
     variance = square_avg - grad_avg * grad_avg;
   }
-  const W denominator = std::sqrt(variance) + W(o.eps);
+  const W denominator = std::sqrt(variance) + o.eps;
   if (kMomentum) {
-    momentum_buffer = momentum_buffer * W(o.momentum) + g / denominator;
-    return p - W(o.lr) * momentum_buffer;
+    momentum_buffer = momentum_buffer * o.momentum + g / denominator;
+    return p - o.lr * momentum_buffer;
   }
-  return p - W(o.lr) * g / denominator;
+  return p - o.lr * g / denominator;
 }
 
 struct AdamOptions {
@@ -184,33 +252,49 @@ struct AdamOptions {
   bool decoupled_weight_decay, maximize;
 };
 
-// What depends on the number of steps taken, computed once a tensor.
+template <class W>
+struct AdamConstants {
+  W one_minus_beta1, beta2, one_minus_beta2, eps, weight_decay;
+  bool decoupled_weight_decay, maximize;
+
+  WGAN_FAST_HD AdamConstants(const AdamOptions& o)
+      : one_minus_beta1(W(1 - o.beta1)),
+        beta2(W(o.beta2)),
+        one_minus_beta2(W(1 - o.beta2)),
+        eps(W(o.eps)),
+        weight_decay(W(o.weight_decay)),
+        decoupled_weight_decay(o.decoupled_weight_decay),
+        maximize(o.maximize) {}
+};
+
+// What depends on the learning rate and on the number of steps taken, computed once a tensor.
 template <class W>
 struct AdamCorrection {
   W step_size;                // lr / (1 - beta1^step)
   W inverse_root_correction;  // 1 / sqrt(1 - beta2^step)
+  W kept;                     // 1 - lr weight_decay, the factor of the decoupled decay
 };
 
 template <class W>
 WGAN_FAST_HD AdamCorrection<W> adam_correction(double step, const AdamOptions& o) {
   const double first = 1 - pow(o.beta1, step);
   const double second = 1 - pow(o.beta2, step);
-  return {W(o.lr / first), W(1 / sqrt(second))};
+  return {W(o.lr / first), W(1 / sqrt(second)), W(1 - o.lr * o.weight_decay)};
 }
 
 template <class W, bool kAmsgrad>
 WGAN_FAST_HD W adam(W p, W g, W& exp_avg, W& exp_avg_sq, W& max_exp_avg_sq,
-                    const AdamCorrection<W>& correction, const AdamOptions& o) {
+                    const AdamCorrection<W>& correction, const AdamConstants<W>& o) {
   g = o.maximize ? -g : g;
-  if (o.weight_decay != 0) {
+  if (o.weight_decay != W(0)) {
     if (o.decoupled_weight_decay) {
-      p = p * W(1 - o.lr * o.weight_decay);
+      p = p * correction.kept;
     } else {
-      g = g + W(o.weight_decay) * p;
+      g = g + o.weight_decay * p;
     }
   }
-  exp_avg = lerp(exp_avg, g, W(1 - o.beta1));
-  exp_avg_sq = exp_avg_sq * W(o.beta2) + W(1 - o.beta2) * g * g;
+  exp_avg = lerp(exp_avg, g, o.one_minus_beta1);
+  exp_avg_sq = exp_avg_sq * o.beta2 + o.one_minus_beta2 * g * g;
   W variance = exp_avg_sq;
   if (kAmsgrad) {
     // The larger one, and NaN if either is: torch.maximum.
@@ -218,7 +302,7 @@ WGAN_FAST_HD W adam(W p, W g, W& exp_avg, W& exp_avg_sq, W& max_exp_avg_sq,
     max_exp_avg_sq = keep ? max_exp_avg_sq : variance;
     variance = max_exp_avg_sq;
   }
-  const W denominator = std::sqrt(variance) * correction.inverse_root_correction + W(o.eps);
+  const W denominator = std::sqrt(variance) * correction.inverse_root_correction + o.eps;
   return p - correction.step_size * exp_avg / denominator;
 }
 

@@ -31,7 +31,9 @@ def _in_place(
     ``written`` are the positions of the lists that the kernels change: raw writes do not bump version counters,
     so it is done here.
     """
-    devices = {tensor.device.type for tensor in lists[0]}
+    devices = ["cpu"]
+    if not all(tensor.is_cpu for tensor in lists[0]):
+        devices = sorted({tensor.device.type for tensor in lists[0]})
     for device in devices:
         chosen = lists
         if len(devices) > 1:
@@ -46,7 +48,8 @@ def _in_place(
             getattr(reference, name)(*([t[i] for i in rest] if t else [] for t in chosen), **options)
             chosen = [[t for i, t in enumerate(tensors) if i not in left_over] for tensors in chosen]
         for position in written:
-            increment_version(chosen[position])
+            if chosen[position]:
+                increment_version(chosen[position])
 
 
 # ------------------------------------------------------------------------------------------------ clip_weights

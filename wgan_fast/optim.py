@@ -46,7 +46,6 @@ class _Clipped(torch.optim.Optimizer):
     def step(self, closure: None = None) -> None: ...
     @overload
     def step(self, closure: Callable[[], float]) -> float: ...
-    @torch.no_grad()
     def step(self, closure: Callable[[], float] | None = None) -> float | None:
         """One update of every parameter that has a gradient, then the clamp."""
         loss = None
@@ -54,9 +53,10 @@ class _Clipped(torch.optim.Optimizer):
             with torch.enable_grad():
                 loss = closure()
         for group in self.param_groups:
-            params = [param for param in group["params"] if param.grad is not None]
+            pairs = [(param, param.grad) for param in group["params"]]
+            params = [param for param, grad in pairs if grad is not None]
             if params:
-                self._step_group(group, params, [param.grad for param in params])
+                self._step_group(group, params, [grad for _, grad in pairs if grad is not None])
         return loss
 
     def _step_group(self, group: dict[str, Any], params: list[Tensor], grads: list[Tensor]) -> None:
@@ -66,13 +66,13 @@ class _Clipped(torch.optim.Optimizer):
         """The state tensors of all parameters, a list a name, made where they are missing."""
         states = [self.state[param] for param in params]
         for param, state in zip(params, states, strict=True):
-            if "step" not in state:
+            if len(state) <= len(names):
                 if param.grad is not None and param.grad.is_sparse:
                     raise RuntimeError(f"{type(self).__name__} does not support sparse gradients")
-                state["step"] = torch.zeros((), dtype=torch.float32)
-            for name in names:
-                if name not in state:
-                    state[name] = torch.zeros_like(param, memory_format=torch.preserve_format)
+                state.setdefault("step", torch.zeros((), dtype=torch.float32))
+                for name in names:
+                    if name not in state:
+                        state[name] = torch.zeros_like(param, memory_format=torch.preserve_format)
         return [[state[name] for state in states] for name in [*names, "step"]]
 
 

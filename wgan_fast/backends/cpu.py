@@ -25,20 +25,24 @@ DEVICE_TYPES = ("cpu",)
 
 _CODES = {torch.float32: 0, torch.float64: 1, torch.bfloat16: 2, torch.float16: 3}
 _WIDE = {torch.float32: torch.float32, torch.float64: torch.float64}
-_PLAIN_TYPES = (Tensor, torch.nn.Parameter)
+_PLAIN_TYPES = frozenset({Tensor, torch.nn.Parameter})
 
 
 def clip_weights_(tensors: Sequence[Tensor], lo: float, hi: float) -> list[int]:
-    addresses, sizes, codes, rest = [], [], [], []
-    for i, tensor in enumerate(tensors):
-        code = _CODES.get(tensor.dtype, -1)
-        if code < 0 or type(tensor) not in _PLAIN_TYPES or not (tensor.is_contiguous() or is_dense(tensor)):
-            rest.append(i)
-            continue
-        addresses.append(tensor.data_ptr())
-        sizes.append(tensor.numel())
-        codes.append(code)
-    _cpu.clip_weights(addresses, sizes, codes, lo, hi, torch.get_num_threads())
+    rest = [i for i, tensor in enumerate(tensors) if not (tensor.is_contiguous() or is_dense(tensor))]
+    if not _PLAIN_TYPES.issuperset(map(type, tensors)):
+        rest = sorted({*rest, *(i for i, tensor in enumerate(tensors) if type(tensor) not in _PLAIN_TYPES)})
+    if rest:
+        left_over = set(rest)
+        tensors = [tensor for i, tensor in enumerate(tensors) if i not in left_over]
+    _cpu.clip_weights(
+        [tensor.data_ptr() for tensor in tensors],
+        [tensor.numel() for tensor in tensors],
+        [_CODES[tensor.dtype] for tensor in tensors],
+        lo,
+        hi,
+        torch.get_num_threads(),
+    )
     return rest
 
 
@@ -89,26 +93,33 @@ def gradient_norm_penalty(
     return value, norms, slope
 
 
-def _takes(param: Tensor, companions: list[Tensor], step: Tensor) -> bool:
-    if param.dtype not in _CODES or type(param) not in _PLAIN_TYPES or step.dtype != torch.float32:
+def _takes(param: Tensor, companions: tuple[Tensor, ...], step: Tensor) -> bool:
+    """True where a kernel can walk over a parameter and its companions together."""
+    if type(param) not in _PLAIN_TYPES or step.dtype != torch.float32 or not step.is_cpu:
         return False
-    if step.device.type != "cpu" or any(other.dtype != param.dtype for other in companions):
-        return False
-    if param.is_contiguous():
-        return all(other.is_contiguous() for other in companions)
-    return is_dense(param) and all(other.stride() == param.stride() for other in companions)
+    dtype = param.dtype
+    for other in companions:
+        if other.dtype != dtype or not other.is_contiguous():
+            break
+    else:
+        if param.is_contiguous():
+            return True
+    alike = all(other.dtype == dtype and other.stride() == param.stride() for other in companions)
+    return alike and is_dense(param)
 
 
-def _table(lists: list[Sequence[Tensor]], steps: Sequence[Tensor]) -> tuple[list[list[int]], list[int]]:
-    """Rows (dtype code, size, address of the step count, then one address a list) and the positions left out."""
-    rows, rest = [], []
-    for i, (step, param, *companions) in enumerate(zip(steps, *lists, strict=True)):
-        if _takes(param, companions, step):
-            addresses = [other.data_ptr() for other in companions]
-            rows.append([_CODES[param.dtype], param.numel(), step.data_ptr(), param.data_ptr(), *addresses])
+def _table(lists: list[Sequence[Tensor]], steps: Sequence[Tensor]) -> tuple[list[int], list[int]]:
+    """One row a parameter (dtype code, size, address of the step count, an address a list), end to end, and the
+    positions of the parameters left out."""
+    fields: list[int] = []
+    rest = []
+    for i, row in enumerate(zip(*lists, strict=True)):
+        param, step = row[0], steps[i]
+        if _takes(param, row[1:], step):
+            fields += (_CODES[param.dtype], param.numel(), step.data_ptr(), *[block.data_ptr() for block in row])
         else:
             rest.append(i)
-    return rows, rest
+    return fields, rest
 
 
 def rmsprop_step_(
@@ -129,12 +140,18 @@ def rmsprop_step_(
     hi: float,
 ) -> list[int]:
     optional = [tensors for tensors in (grad_avgs, momentum_buffers) if tensors]
-    rows, rest = _table([params, grads, square_avgs, *optional], steps)
+    fields, rest = _table([params, grads, square_avgs, *optional], steps)
     _cpu.rmsprop_step(
-        rows,
+        fields,
         bool(grad_avgs),
         bool(momentum_buffers),
-        (float(lr), alpha, eps, weight_decay, momentum, lo, hi),
+        float(lr),
+        alpha,
+        eps,
+        weight_decay,
+        momentum,
+        lo,
+        hi,
         maximize,
         torch.get_num_threads(),
     )
@@ -160,11 +177,17 @@ def adam_step_(
     hi: float,
 ) -> list[int]:
     optional = [max_exp_avg_sqs] if max_exp_avg_sqs else []
-    rows, rest = _table([params, grads, exp_avgs, exp_avg_sqs, *optional], steps)
+    fields, rest = _table([params, grads, exp_avgs, exp_avg_sqs, *optional], steps)
     _cpu.adam_step(
-        rows,
+        fields,
         bool(max_exp_avg_sqs),
-        (float(lr), beta1, beta2, eps, weight_decay, lo, hi),
+        float(lr),
+        beta1,
+        beta2,
+        eps,
+        weight_decay,
+        lo,
+        hi,
         decoupled_weight_decay,
         maximize,
         torch.get_num_threads(),
