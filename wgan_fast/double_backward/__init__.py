@@ -1,0 +1,113 @@
+"""The exact short cut: the double backward of a piecewise-linear critic without its arithmetic on zeros.
+
+For affine layers z_l = W_l a_(l-1) + b_l, activations a_l = m_l ∘ z_l with slopes m_l constant almost everywhere,
+and u the slope of the penalty at the input gradient g = W_1ᵀ δ_1, the penalty's weight gradient is
+
+    t_0 = u,  t_l = m_l ∘ (W_l t_(l-1)),  ∂P/∂W_l = δ_l ⊗ t_(l-1),  ∂P/∂b_l = 0 :
+
+four units of matrix work with the forward pass, the input gradient δ, the tangent t and the products. Eager
+PyTorch does six: it builds the derivatives of the slopes m_l as tensors of zeros, and carries them through a
+whole backward pass of the critic. ``exact_shortcut`` leaves those out; the numbers stay the same, bit for bit
+where the order of operations is.
+
+``linear_map`` has the autograd Functions, ``activations`` and ``pooling`` say which calls they stand in for,
+``zero_gradients`` keeps what the zeros meant to the parameters, ``convolution`` has the weight gradient in its
+direct form.
+"""
+
+from __future__ import annotations
+
+from contextlib import AbstractContextManager, nullcontext
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.autograd import forward_ad
+from torch.overrides import TorchFunctionMode
+
+from wgan_fast.double_backward import activations, convolution, pooling
+
+__all__ = ["exact_shortcut"]
+
+
+def exact_shortcut(*, direct_convolution: bool | None = None) -> AbstractContextManager[Any]:
+    """Within this context, what a critic computes has a cheaper double backward, equal to eager's.
+
+    For those who write their own penalty; ``gradient_penalty`` enters it by itself. The forward pass is what
+    has to lie inside::
+
+        with exact_shortcut():
+            scores = critic(x)
+        (g,) = torch.autograd.grad(scores.sum(), x, create_graph=True)
+        ((g.flatten(1).norm(dim=1) - 1) ** 2).mean().backward()
+
+    Critics need no change: modules, functional calls, in-place activations, hooks, parametrizations and
+    shared weights are seen as they run. Replaced are relu, leaky_relu, relu6, hardtanh, threshold,
+    hardshrink, softshrink, abs, prelu, rrelu, the max and average poolings, reflection and replication
+    padding. All else keeps autograd's own second order, and so do, entirely: calls inside
+    ``torch.compile``, ``torch.func`` transforms and forward-mode differentiation, inside saved-tensor hooks
+    (checkpointed segments), on tensor subclasses, and all that follows a ``register_hook`` or
+    ``retain_grad`` within the context.
+
+    Parameters have gradients where eager gives them some: a hidden bias, which the penalty does not depend
+    on, gets zeros and not None. Derivatives of any order are right. Two things differ: where eager
+    multiplies its zeros by an infinite or NaN value and so spreads NaN, the short cut does not; and an
+    intermediate tensor (no leaf) that only zeros would reach is unused for ``torch.autograd.grad``.
+
+    Args:
+        direct_convolution: whether the convolutions' weight gradients in the double backward are computed in
+            the direct form. None chooses by device: yes on CUDA, no on the CPU, where ATen's form is faster.
+    """
+    if torch.compiler.is_compiling():
+        return nullcontext()
+    return _ExactShortcut(direct_convolution)
+
+
+class _ExactShortcut(TorchFunctionMode):
+    def __init__(self, direct_convolution: bool | None) -> None:
+        super().__init__()
+        self.direct_convolution = direct_convolution
+        self.observed = False
+
+    def __enter__(self) -> _ExactShortcut:
+        self.observed = False
+        super().__enter__()
+        return self
+
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        kwargs = kwargs or {}
+        replacement = _REPLACEMENTS.get(func)
+        if replacement is None:
+            # An observed tensor's hook expects tensors: whatever may lie behind it keeps handing back zeros.
+            self.observed = self.observed or func in _OBSERVERS
+        elif not self.observed and self._serves(func, args[0] if args else kwargs.get("input")):
+            try:
+                result = replacement(*args, **kwargs)
+            except TypeError:  # arguments that do not fit: eager says so in its own words
+                result = NotImplemented
+            if result is not NotImplemented:
+                return result
+        return func(*args, **kwargs)
+
+    def _serves(self, func: Any, x: Any) -> bool:
+        """Whether a replacement of ``func`` makes a difference on x, and is understood by all around it."""
+        if type(x) not in (Tensor, nn.Parameter) or not x.requires_grad or not torch.is_grad_enabled():
+            return False
+        if func in convolution.REPLACEMENTS:
+            direct = self.direct_convolution
+            if not (x.device.type in convolution.DIRECT_DEVICES if direct is None else direct):
+                return False
+        return (
+            x.layout == torch.strided
+            and x.is_floating_point()
+            and not (func in _CAST_BY_AUTOCAST and torch.is_autocast_enabled(x.device.type))
+            and not torch.compiler.is_compiling()
+            and not torch._C._are_functorch_transforms_active()
+            and forward_ad._current_level < 0
+            and torch._C._autograd._top_saved_tensors_default_hooks(True) is None
+        )
+
+
+_REPLACEMENTS = activations.REPLACEMENTS | pooling.REPLACEMENTS | convolution.REPLACEMENTS
+_CAST_BY_AUTOCAST = activations.CAST_BY_AUTOCAST | pooling.CAST_BY_AUTOCAST
+_OBSERVERS = frozenset({Tensor.register_hook, Tensor.retain_grad})

@@ -1,0 +1,200 @@
+"""The activations that the short cut replaces, and with what.
+
+Every one here is piecewise linear, and eager's derivative of its backward with respect to the input is a
+tensor of zeros. clamp, maximum, minimum, sort, amax, where and dropout are piecewise linear as well, but
+eager carries no zeros there: they stay as they are.
+
+A replacement takes the arguments of the function that it replaces, and returns NotImplemented for a call that
+it leaves to autograd.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from functools import partial
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from wgan_fast.double_backward.linear_map import Forward, diagonal, piecewise_linear
+from wgan_fast.double_backward.zero_gradients import keep_zero_gradients
+
+aten: Any = torch.ops.aten
+
+
+def _relu(input: Tensor, inplace: bool = False) -> Any:
+    def forward(x: Tensor) -> tuple[Tensor, tuple[Tensor, ...]]:
+        y = x.relu_() if inplace else x.relu()
+        return y, (y,)
+
+    return _elementwise(input, forward, lambda g, y: aten.threshold_backward.default(g, y, 0), inplace)
+
+
+def _threshold(input: Tensor, threshold: float, value: float, inplace: bool = False) -> Any:
+    if inplace:
+        return NotImplemented
+
+    def forward(x: Tensor) -> tuple[Tensor, tuple[Tensor, ...]]:
+        return F.threshold(x, threshold, value), (x,)
+
+    return _elementwise(
+        input, forward, lambda g, x: aten.threshold_backward.default(g, x, threshold), inplace
+    )
+
+
+def _leaky_relu(input: Tensor, negative_slope: float = 0.01, inplace: bool = False) -> Any:
+    def forward(x: Tensor) -> tuple[Tensor, tuple[Tensor, ...]]:
+        y = F.leaky_relu(x, negative_slope, inplace)
+        return y, (y if inplace else x,)
+
+    return _elementwise(
+        input, forward, lambda g, x: aten.leaky_relu_backward.default(g, x, negative_slope, inplace), inplace
+    )
+
+
+def _hardtanh(input: Tensor, min_val: float = -1.0, max_val: float = 1.0, inplace: bool = False) -> Any:
+    def forward(x: Tensor) -> tuple[Tensor, tuple[Tensor, ...]]:
+        y = F.hardtanh(x, min_val, max_val, inplace)
+        return y, (y if inplace else x,)
+
+    return _elementwise(
+        input, forward, lambda g, x: aten.hardtanh_backward.default(g, x, min_val, max_val), inplace
+    )
+
+
+def _relu6(input: Tensor, inplace: bool = False) -> Any:
+    return _hardtanh(input, 0.0, 6.0, inplace)
+
+
+def _hardshrink(input: Tensor, lambd: float = 0.5) -> Any:
+    def forward(x: Tensor) -> tuple[Tensor, tuple[Tensor, ...]]:
+        return F.hardshrink(x, lambd), (x,)
+
+    return _elementwise(input, forward, lambda g, x: aten.hardshrink_backward.default(g, x, lambd))
+
+
+def _softshrink(input: Tensor, lambd: float = 0.5) -> Any:
+    def forward(x: Tensor) -> tuple[Tensor, tuple[Tensor, ...]]:
+        return F.softshrink(x, lambd), (x,)
+
+    return _elementwise(input, forward, lambda g, x: aten.softshrink_backward.default(g, x, lambd))
+
+
+def _abs(input: Tensor) -> Any:
+    return _elementwise(input, lambda x: (x.abs(), (x,)), lambda g, x: g * x.sgn())
+
+
+def _rrelu(
+    input: Tensor, lower: float = 1 / 8, upper: float = 1 / 3, training: bool = False, inplace: bool = False
+) -> Any:
+    def forward(x: Tensor) -> tuple[Tensor, tuple[Tensor, ...]]:
+        noise = torch.empty_like(x)
+        operation = aten.rrelu_with_noise_.default if inplace else aten.rrelu_with_noise.default
+        y = operation(x, noise, lower, upper, training)
+        return y, (y if inplace else x, noise)
+
+    backward = aten.rrelu_with_noise_backward.default
+    args = (lower, upper, training, inplace)
+    return _elementwise(input, forward, lambda g, x, noise: backward(g, x, noise, *args), inplace)
+
+
+def _elementwise(
+    input: Tensor,
+    forward: Forward,
+    slope: Callable[..., Tensor],
+    inplace: bool = False,
+) -> Any:
+    if inplace and input.is_leaf:
+        return NotImplemented  # an error, which eager words
+    return piecewise_linear(input, diagonal(forward, slope))
+
+
+class _PReLU(torch.autograd.Function):
+    """y = x where x > 0, weight * x elsewhere; bilinear in (weight, x) on each piece."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, weight: Tensor) -> Any:
+        ctx.set_materialize_grads(False)
+        ctx.visit = None
+        ctx.save_for_backward(x, weight)
+        return aten._prelu_kernel.default(x, weight)
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor | None) -> Any:
+        if grad is None:
+            return None, None
+        x, weight = ctx.saved_tensors
+        if not torch.is_grad_enabled():
+            return aten._prelu_kernel_backward.default(grad, x, weight)
+        grad_x = grad_weight = None
+        if ctx.needs_input_grad[0]:
+            grad_x = keep_zero_gradients(ctx, _prelu_slope(grad, weight, x.detach()), x)
+        if ctx.needs_input_grad[1]:
+            grad_weight = torch.where(x > 0, 0, x * grad)
+        return grad_x, grad_weight
+
+
+class _PReLUSlope(torch.autograd.Function):
+    """grad where x > 0, weight * grad elsewhere, with x constant."""
+
+    @staticmethod
+    def forward(ctx: Any, grad: Tensor, weight: Tensor, x: Tensor) -> Any:
+        ctx.set_materialize_grads(False)
+        ctx.save_for_backward(grad, weight, x)
+        return aten._prelu_kernel_backward.default(grad, x, weight)[0]
+
+    @staticmethod
+    def backward(ctx: Any, tangent: Tensor | None) -> Any:
+        if tangent is None:
+            return None, None, None
+        grad, weight, x = ctx.saved_tensors
+        grad_grad = _prelu_slope(tangent, weight, x) if ctx.needs_input_grad[0] else None
+        grad_weight = torch.where(x > 0, 0, grad * tangent) if ctx.needs_input_grad[1] else None
+        return grad_grad, grad_weight, None
+
+
+_prelu_product: Callable[..., Tensor] = _PReLU.apply
+_prelu_slope: Callable[..., Tensor] = _PReLUSlope.apply
+
+
+def _prelu(input: Tensor, weight: Tensor) -> Any:
+    if type(weight) not in (Tensor, torch.nn.Parameter) or weight.dtype != input.dtype or weight.dim() > 1:
+        return NotImplemented
+    channels = input.shape[1] if input.dim() > 1 else 1
+    if weight.numel() not in (1, channels):
+        return NotImplemented
+    if weight.dim() == 1 and input.dim() > 1:
+        weight = weight.view(1, -1, *[1] * (input.dim() - 2))
+    return _prelu_product(input, weight)
+
+
+REPLACEMENTS: dict[Any, Callable[..., Any]] = {
+    F.relu: _relu,
+    torch.relu: _relu,
+    Tensor.relu: _relu,
+    torch.relu_: partial(_relu, inplace=True),
+    Tensor.relu_: partial(_relu, inplace=True),
+    F.relu6: _relu6,
+    F.leaky_relu: _leaky_relu,
+    F.leaky_relu_: partial(_leaky_relu, inplace=True),
+    F.rrelu: _rrelu,
+    F.prelu: _prelu,
+    Tensor.prelu: _prelu,
+    F.threshold: _threshold,
+    torch.threshold: _threshold,
+    F.hardtanh: _hardtanh,
+    F.hardtanh_: partial(_hardtanh, inplace=True),
+    F.hardshrink: _hardshrink,
+    Tensor.hardshrink: _hardshrink,
+    F.softshrink: _softshrink,
+    torch.abs: _abs,
+    torch.absolute: _abs,
+    Tensor.abs: _abs,
+    Tensor.absolute: _abs,
+    Tensor.__abs__: _abs,
+}
+
+CAST_BY_AUTOCAST = frozenset({F.prelu, Tensor.prelu})
+"""Left to autograd under autocast, which converts their input inside the call."""
