@@ -1,0 +1,30 @@
+"""What a user can put right: a wrong option, an unusable file, an extra that is not installed."""
+
+from __future__ import annotations
+
+import importlib
+from types import ModuleType
+
+
+class UserError(ValueError):
+    """A mistake in what was asked for; its message is one sentence, fit for the command line."""
+
+
+def require(module: str, purpose: str) -> ModuleType:
+    """Import an optional package on first use.
+
+    Args:
+        module: dotted name of the module to import.
+        purpose: what needs it, as the subject of a sentence ("drawing the curves").
+
+    Raises:
+        UserError: the package is absent; the message says what needs it and how to install it.
+    """
+    try:
+        return importlib.import_module(module)
+    except ImportError as error:
+        package = module.partition(".")[0]
+        extra = package if package == "torchvision" else '"wgan-fast[train]"'
+        raise UserError(
+            f"{purpose} needs {package}, which cannot be imported: pip install {extra}"
+        ) from error

@@ -1,0 +1,157 @@
+"""The run folder: made, resumed, reopened, and filled with pictures and figures."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import shutil
+from pathlib import Path
+from typing import Any
+
+import torch
+
+import wgan_fast
+from wgan_fast.training.config import Config, Resolved, option, resolve
+from wgan_fast.training.data import load_data
+from wgan_fast.training.errors import UserError
+from wgan_fast.training.evaluation import Evaluation
+from wgan_fast.training.metrics_log import read_metrics
+from wgan_fast.training.models import build_models
+from wgan_fast.training.plots import write_critic, write_curves, write_image_grid, write_points
+from wgan_fast.training.trainer import Trainer
+
+CHANGEABLE = ("iterations", "log_every", "checkpoint_every", "device", "data_root")
+"""The options that a resumed run may be given anew; the others are what the run is."""
+
+CONTENTS = (
+    "config.json",
+    "metrics.jsonl",
+    "samples.png",
+    "curves.png",
+    "critic.png",
+    "evaluation.json",
+    "checkpoints",
+)
+
+
+def build_trainer(config: Config) -> Trainer:
+    """Data, freshly seeded networks and trainer of a config.
+
+    Raises:
+        UserError: unusable data, device or options.
+    """
+    try:
+        device = torch.device(config.device)
+        torch.empty(0, device=device)
+    except (RuntimeError, AssertionError) as error:
+        reason = str(error).partition("\n")[0]
+        raise UserError(f"--device {config.device} cannot be used ({reason})") from error
+    root = None if config.data_root is None else Path(config.data_root)
+    data = load_data(config.data, image_size=config.image_size, data_root=root, device=device)
+    resolved = resolve(config, data.sample_shape)
+    torch.manual_seed(resolved.seed)
+    networks = build_models(
+        resolved.architecture, data.sample_shape, resolved.latent_dim, resolved.width, resolved.critic_norm
+    )
+    return Trainer(*networks, data, resolved)
+
+
+def start_run(out: Path, config: Config, *, overwrite: bool = False) -> Trainer:
+    """A new run in the folder ``out``, which is made; its config.json is written.
+
+    Raises:
+        UserError: the folder holds a run already and ``overwrite`` is not set, or it cannot be written.
+    """
+    present = [out / name for name in CONTENTS if (out / name).exists()]
+    if present and not overwrite:
+        raise UserError(f"--out {out} holds a run already; --resume continues it, --overwrite replaces it")
+    trainer = build_trainer(config)
+    for path in present:
+        if path.is_dir():
+            shutil.rmtree(path)
+        else:
+            path.unlink()
+    _write_config(out, trainer.config)
+    return trainer
+
+
+def resume_run(out: Path, config: Config) -> Trainer:
+    """The run in ``out``, at its newest checkpoint, with the ``CHANGEABLE`` options of ``config``.
+
+    Raises:
+        UserError: there is no run, its checkpoint is damaged, or ``config`` asks for another run.
+    """
+    saved = read_config(out)
+    for field in dataclasses.fields(Config):
+        wanted, had = getattr(config, field.name), getattr(saved, field.name)
+        if wanted != had and field.name not in CHANGEABLE:
+            raise UserError(f"{option(field.name)} {wanted} cannot change in a resumed run, which has {had}")
+    trainer = build_trainer(config)
+    trainer.load(out)
+    _write_config(out, trainer.config)
+    return trainer
+
+
+def open_run(run: Path, device: str | None = None) -> Trainer:
+    """A finished or stopped run, to sample from or to evaluate."""
+    config = read_config(run)
+    trainer = build_trainer(config if device is None else dataclasses.replace(config, device=device))
+    trainer.load(run)
+    return trainer
+
+
+def read_config(run: Path) -> Resolved:
+    """The config.json of a run folder.
+
+    Raises:
+        UserError: there is none, or it is not one of ours.
+    """
+    path = run / "config.json"
+    if not path.is_file():
+        raise UserError(f"{run} is not a run folder: there is no config.json in it")
+    try:
+        content: dict[str, Any] = json.loads(path.read_text())
+        content.pop("wgan_fast", None)
+        return Resolved(**{**content, "betas": tuple(content["betas"])})
+    except (OSError, ValueError, TypeError, KeyError, AttributeError) as error:
+        raise UserError(f"{path} is damaged or foreign ({error})") from error
+
+
+def write_pictures(trainer: Trainer, out: Path) -> list[Path]:
+    """Draw samples.png, curves.png and, for 2-D data, critic.png; returns the files."""
+    files = [out / "samples.png", out / "curves.png"]
+    shape = trainer.data.sample_shape
+    if shape == (2,):
+        generated = trainer.sample(1000)
+        real = trainer.data.batch(1000, picture_order(trainer))
+        write_points(files[0], generated, real)
+        files.append(out / "critic.png")
+        write_critic(files[2], trainer.critic, generated, real)
+    elif len(shape) == 3:
+        write_image_grid(files[0], trainer.sample(100 if shape[1] <= 16 else 64))
+    else:
+        files.pop(0)
+    write_curves(out / "curves.png", read_metrics(out / "metrics.jsonl"))
+    return files
+
+
+def picture_order(trainer: Trainer) -> torch.Generator:
+    """Draws the real samples of pictures, apart from the training's."""
+    return torch.Generator(trainer.device).manual_seed(0)
+
+
+def write_evaluation(evaluation: Evaluation, out: Path) -> Path:
+    """evaluation.json: every figure of generated and of held-out samples, and the notes."""
+    path = out / "evaluation.json"
+    figures = {f.name: {"generated": f.generated, "held_out": f.held_out} for f in evaluation.figures}
+    path.write_text(json.dumps({"figures": figures, "notes": evaluation.notes}, indent=2) + "\n")
+    return path
+
+
+def _write_config(out: Path, config: Resolved) -> None:
+    content = {"wgan_fast": wgan_fast.__version__, **dataclasses.asdict(config)}
+    try:
+        out.mkdir(parents=True, exist_ok=True)
+        (out / "config.json").write_text(json.dumps(content, indent=2) + "\n")
+    except OSError as error:
+        raise UserError(f"--out {out} cannot be written ({error.strerror})") from error

@@ -1,0 +1,92 @@
+"""One critic step and one generator step of a Wasserstein GAN: all the mathematics of the training loop.
+
+Nothing here waits for the device: what the steps return are detached tensors, to be read when they are
+    logged.
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import torch
+from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _BatchNorm
+
+from wgan_fast.constraints import Constraint
+from wgan_fast.penalties import first_output
+
+
+class CriticStep(NamedTuple):
+    """What a critic step saw, every entry a detached 0-dimensional tensor.
+
+    ``gradient_norm`` is the mean norm of the critic's input gradients at the penalty's points; it and
+    ``penalty`` are None for a constraint without a penalty.
+    """
+
+    loss: Tensor
+    wasserstein_estimate: Tensor
+    penalty: Tensor | None
+    gradient_norm: Tensor | None
+
+
+def has_batch_statistics(module: nn.Module) -> bool:
+    """Whether a sample's output depends on the rest of its batch, as it does through batch normalisation."""
+    return any(isinstance(part, _BatchNorm) for part in module.modules())
+
+
+def critic_step(
+    critic: nn.Module,
+    generator: nn.Module,
+    optimizer: torch.optim.Optimizer,
+    constraint: Constraint,
+    real: Tensor,
+    latent: Tensor,
+    *,
+    joint: bool = True,
+) -> CriticStep:
+    """Raise E[D(real)] - E[D(fake)] (Arjovsky et al. 2017 and Gulrajani et al. 2017, algorithm 1).
+
+    Args:
+        real: ``(B, *sample_shape)``.
+        latent: ``(B, latent_dim)``, the generator's input.
+        joint: score real and generated samples as one batch, which is faster; wrong for a critic that
+            `has_batch_statistics`, whose papers score them apart.
+    """
+    with torch.no_grad():
+        fake = generator(latent)
+    if joint:
+        scores = first_output(critic(torch.cat([real, fake])))
+        real_scores, fake_scores = scores[: len(real)], scores[len(real) :]
+    else:
+        real_scores, fake_scores = first_output(critic(real)), first_output(critic(fake))
+    wasserstein_estimate = real_scores.mean() - fake_scores.mean()
+    loss = -wasserstein_estimate
+    penalty = gradient_norm = None
+    penalised = constraint.penalty(critic, real, fake)
+    if penalised is not None:
+        term, norms = penalised
+        loss = loss + term
+        penalty, gradient_norm = term.detach(), norms.mean()
+    _descend(loss, optimizer)
+    return CriticStep(loss.detach(), wasserstein_estimate.detach(), penalty, gradient_norm)
+
+
+def generator_step(
+    critic: nn.Module, generator: nn.Module, optimizer: torch.optim.Optimizer, latent: Tensor
+) -> Tensor:
+    """Raise E[D(G(z))]; returns the loss -E[D(G(z))], detached.
+
+    The gradient is taken with respect to the generator's parameters alone, so autograd never forms the
+    critic's weight gradients.
+    """
+    loss = -first_output(critic(generator(latent))).mean()
+    _descend(loss, optimizer)
+    return loss.detach()
+
+
+def _descend(loss: Tensor, optimizer: torch.optim.Optimizer) -> None:
+    parameters = [p for group in optimizer.param_groups for p in group["params"] if p.requires_grad]
+    gradients = torch.autograd.grad(loss, parameters, allow_unused=True)
+    for parameter, gradient in zip(parameters, gradients, strict=True):
+        parameter.grad = gradient
+    optimizer.step()
