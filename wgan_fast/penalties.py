@@ -12,11 +12,13 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import nullcontext
 from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
 
+from wgan_fast import double_backward
 from wgan_fast.functional import Norm, Reduction, gradient_norm_penalty, interpolate
 
 Points = Literal["mixed", "real", "fake", "dragan"]
@@ -72,7 +74,7 @@ def gradient_penalty(
         scaler: a ``torch.amp.GradScaler``: scores are scaled before the input gradient is taken and the gradient
             unscaled after it, so that fp16 does not underflow in between.
         exact_shortcut: skip the arithmetic on exact zeros in the double backward of piecewise-linear
-            activations; the numbers are the same.
+            activations; the numbers are the same. See ``wgan_fast.double_backward.exact_shortcut``.
 
     Returns:
         The penalty, 0-dimensional, fp32 (fp64 for fp64); with ``return_norms`` the pair (penalty, norms).
@@ -86,7 +88,8 @@ def gradient_penalty(
     recording = torch.is_grad_enabled()
     with torch.enable_grad():
         x = x.detach().requires_grad_(True)
-        scores = first_output(critic(x, *critic_args, **(critic_kwargs or {})))
+        with double_backward.exact_shortcut() if exact_shortcut and recording else nullcontext():
+            scores = first_output(critic(x, *critic_args, **(critic_kwargs or {})))
         gradients = _input_gradient(scores, x, scaler, recording)
     return gradient_norm_penalty(
         gradients,

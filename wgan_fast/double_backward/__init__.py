@@ -1,7 +1,7 @@
 """The exact short cut: the double backward of a piecewise-linear critic without its arithmetic on zeros.
 
-For affine layers z_l = W_l a_(l-1) + b_l, activations a_l = m_l ∘ z_l with slopes m_l constant almost everywhere,
-and u the slope of the penalty at the input gradient g = W_1ᵀ δ_1, the penalty's weight gradient is
+For affine layers z_l = W_l a_(l-1) + b_l, activations a_l = m_l ∘ z_l with slopes m_l constant almost
+everywhere, and u the slope of the penalty at the input gradient g = W_1ᵀ δ_1, the weight gradient is
 
     t_0 = u,  t_l = m_l ∘ (W_l t_(l-1)),  ∂P/∂W_l = δ_l ⊗ t_(l-1),  ∂P/∂b_l = 0 :
 
@@ -11,8 +11,8 @@ whole backward pass of the critic. ``exact_shortcut`` leaves those out; the numb
 where the order of operations is.
 
 ``linear_map`` has the autograd Functions, ``activations`` and ``pooling`` say which calls they stand in for,
-``zero_gradients`` keeps what the zeros meant to the parameters, ``convolution`` has the weight gradient in its
-direct form.
+``zero_gradients`` keeps what the zeros meant to the parameters, ``convolution`` has the weight gradient in
+its direct form.
 """
 
 from __future__ import annotations
