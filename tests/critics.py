@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from itertools import pairwise
 from typing import Any
 
 import torch
@@ -109,7 +110,7 @@ class Checkpointed(nn.Module):
 def dcgan(channels: int = 4, inplace: bool = True) -> nn.Module:
     sizes = [3, channels, 2 * channels, 4 * channels]
     layers: list[nn.Module] = []
-    for a, b in zip(sizes, sizes[1:], strict=False):
+    for a, b in pairwise(sizes):
         layers += [nn.Conv2d(a, b, 4, 2, 1), nn.LeakyReLU(0.2, inplace)]
     return nn.Sequential(*layers, nn.Conv2d(sizes[-1], 1, 2))
 

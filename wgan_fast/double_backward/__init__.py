@@ -10,9 +10,9 @@ PyTorch does six: it builds the derivatives of the slopes m_l as tensors of zero
 whole backward pass of the critic. ``exact_shortcut`` leaves those out; the numbers stay the same, bit for bit
 where the order of operations is.
 
-``linear_map`` has the autograd Functions, ``activations`` and ``pooling`` say which calls they stand in for,
-``zero_gradients`` keeps what the zeros meant to the parameters, ``convolution`` has the weight gradient in
-its direct form.
+``piecewise_linear`` has the autograd Function, ``activations`` and ``pooling`` say which calls it stands in
+for, ``zero_gradients`` keeps what the zeros meant to the parameters, ``convolution`` has the weight gradient
+in its direct form.
 """
 
 from __future__ import annotations

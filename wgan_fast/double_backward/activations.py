@@ -18,7 +18,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from wgan_fast.double_backward.linear_map import Forward, diagonal, piecewise_linear
+from wgan_fast.double_backward.piecewise_linear import Backward, Forward, piecewise_linear
 from wgan_fast.double_backward.zero_gradients import keep_zero_gradients
 
 aten: Any = torch.ops.aten
@@ -100,19 +100,14 @@ def _rrelu(
     return _elementwise(input, forward, lambda g, x, noise: backward(g, x, noise, *args), inplace)
 
 
-def _elementwise(
-    input: Tensor,
-    forward: Forward,
-    slope: Callable[..., Tensor],
-    inplace: bool = False,
-) -> Any:
+def _elementwise(input: Tensor, forward: Forward, backward: Backward, inplace: bool = False) -> Any:
     if inplace and input.is_leaf:
         return NotImplemented  # an error, which eager words
-    return piecewise_linear(input, diagonal(forward, slope))
+    return piecewise_linear(input, forward, backward)
 
 
 class _PReLU(torch.autograd.Function):
-    """y = x where x > 0, weight * x elsewhere; bilinear in (weight, x) on each piece."""
+    """y = x where x > 0, weight * x elsewhere; its input gradient depends on the weight, and not on x."""
 
     @staticmethod
     def forward(ctx: Any, x: Tensor, weight: Tensor) -> Any:
@@ -126,37 +121,18 @@ class _PReLU(torch.autograd.Function):
         if grad is None:
             return None, None
         x, weight = ctx.saved_tensors
+        backward = aten._prelu_kernel_backward.default
         if not torch.is_grad_enabled():
-            return aten._prelu_kernel_backward.default(grad, x, weight)
+            return backward(grad, x, weight)
         grad_x = grad_weight = None
         if ctx.needs_input_grad[0]:
-            grad_x = keep_zero_gradients(ctx, _prelu_slope(grad, weight, x.detach()), x)
+            grad_x = keep_zero_gradients(ctx, backward(grad, x.detach(), weight)[0], x)
         if ctx.needs_input_grad[1]:
-            grad_weight = torch.where(x > 0, 0, x * grad)
+            grad_weight = backward(grad, x, weight)[1]
         return grad_x, grad_weight
 
 
-class _PReLUSlope(torch.autograd.Function):
-    """grad where x > 0, weight * grad elsewhere, with x constant."""
-
-    @staticmethod
-    def forward(ctx: Any, grad: Tensor, weight: Tensor, x: Tensor) -> Any:
-        ctx.set_materialize_grads(False)
-        ctx.save_for_backward(grad, weight, x)
-        return aten._prelu_kernel_backward.default(grad, x, weight)[0]
-
-    @staticmethod
-    def backward(ctx: Any, tangent: Tensor | None) -> Any:
-        if tangent is None:
-            return None, None, None
-        grad, weight, x = ctx.saved_tensors
-        grad_grad = _prelu_slope(tangent, weight, x) if ctx.needs_input_grad[0] else None
-        grad_weight = torch.where(x > 0, 0, grad * tangent) if ctx.needs_input_grad[1] else None
-        return grad_grad, grad_weight, None
-
-
-_prelu_product: Callable[..., Tensor] = _PReLU.apply
-_prelu_slope: Callable[..., Tensor] = _PReLUSlope.apply
+_prelu_kernel: Callable[[Tensor, Tensor], Tensor] = _PReLU.apply
 
 
 def _prelu(input: Tensor, weight: Tensor) -> Any:
@@ -167,7 +143,7 @@ def _prelu(input: Tensor, weight: Tensor) -> Any:
         return NotImplemented
     if weight.dim() == 1 and input.dim() > 1:
         weight = weight.view(1, -1, *[1] * (input.dim() - 2))
-    return _prelu_product(input, weight)
+    return _prelu_kernel(input, weight)
 
 
 REPLACEMENTS: dict[Any, Callable[..., Any]] = {

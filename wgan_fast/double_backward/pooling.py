@@ -15,7 +15,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from wgan_fast.double_backward.linear_map import Piece, piecewise_linear
+from wgan_fast.double_backward.piecewise_linear import Backward, piecewise_linear
 
 aten: Any = torch.ops.aten
 Size: TypeAlias = int | Sequence[int]
@@ -44,7 +44,7 @@ def _max_pool(
             aten.max_pool3d_with_indices.default,
             aten.max_pool3d_with_indices_backward.default,
         )
-    return _selecting(d, input, lambda x: operation(x, *args), lambda g, x, i: backward(g, x, *args, i))
+    return _selecting(input, lambda x: operation(x, *args), lambda g, x, i: backward(g, x, *args, i))
 
 
 def _adaptive_max_pool(d: int, input: Tensor, output_size: Any, return_indices: bool = False) -> Any:
@@ -53,20 +53,17 @@ def _adaptive_max_pool(d: int, input: Tensor, output_size: Any, return_indices: 
     size = _output_size(output_size, input, d)
     operation = (aten.adaptive_max_pool2d.default, aten.adaptive_max_pool3d.default)[d - 2]
     backward = (aten.adaptive_max_pool2d_backward.default, aten.adaptive_max_pool3d_backward.default)[d - 2]
-    return _selecting(d, input, lambda x: operation(x, size), backward)
+    return _selecting(input, lambda x: operation(x, size), backward)
 
 
-def _selecting(d: int, input: Tensor, operation: Callable[..., Any], backward: Callable[..., Tensor]) -> Any:
+def _selecting(input: Tensor, operation: Callable[..., Any], backward: Backward) -> Any:
     """A pooling that takes one value of each window and says which."""
 
     def forward(x: Tensor) -> tuple[Tensor, tuple[Tensor, ...]]:
         y, indices = operation(x)
         return y, (x, indices)
 
-    def push(tangent: Tensor, x: Tensor, indices: Tensor) -> Tensor:
-        return tangent.flatten(-d).gather(-1, indices.flatten(-d)).view(indices.shape)
-
-    return piecewise_linear(input, Piece(forward, backward, push))
+    return piecewise_linear(input, forward, backward)
 
 
 def _avg_pool(
@@ -113,11 +110,9 @@ def _pad(input: Tensor, pad: Sequence[int], mode: str = "constant", value: float
     return _linear(input, lambda x: operation(x, pad), lambda g, x: backward(g, x, pad))
 
 
-def _linear(input: Tensor, operation: Callable[[Tensor], Tensor], backward: Callable[..., Tensor]) -> Any:
+def _linear(input: Tensor, operation: Callable[[Tensor], Tensor], backward: Backward) -> Any:
     """A linear operation; of what it saves, only the shape and the memory format are read."""
-    return piecewise_linear(
-        input, Piece(lambda x: (operation(x), (x,)), backward, lambda tangent, x: operation(tangent))
-    )
+    return piecewise_linear(input, lambda x: (operation(x), (x,)), backward)
 
 
 def _max_pool1d(
