@@ -114,8 +114,8 @@ def _conv(
         padding = 0
     elif padding == "same":
         total = [a * (k - 1) for a, k in zip(dilations, weight.shape[2:], strict=True)]
-        if any(n % 2 for n in total):
-            return NotImplemented  # ATen pads one side more: left to it
+        if any(n % 2 for n in total) or any(n != 1 for n in _sizes(stride, d)):
+            return NotImplemented  # one side padded more, or an error: ATen's to do
         padding = [n // 2 for n in total]
     if isinstance(padding, str):
         return NotImplemented
