@@ -133,8 +133,8 @@ def _parse(arguments: list[str], train: Train) -> Command:
 def _first_sentence(box: str) -> str:
     """The message inside tyro's box, without its frame, its help text and its advice."""
     plain = re.sub(r"\x1b\[[0-9;]*m|\[/?bold\]", "", box)
-    lines = [line.strip("│╭╮╰╯ ") for line in plain.splitlines()]
-    lines = [line.replace("─", "").strip() for line in lines]
+    framed = [line.strip("│|╭╮╰╯+ ") for line in plain.splitlines()]
+    lines = [line for line in framed if line.strip("─- ")]
     message: list[str] = []
     for line in lines[1:] or lines:
         if line.startswith(("Argument helptext", "For full helptext", "Perhaps you meant")):

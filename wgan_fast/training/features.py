@@ -67,21 +67,19 @@ def feature_network(data: TensorData) -> FeatureNetwork:
     labelled = data.train_labels is not None
     turns = 4 if data.sample_shape[1] == data.sample_shape[2] else 2
     task = f"{data.num_classes} classes" if labelled else f"{turns} rotations"
-    network = FeatureNetwork(data.sample_shape, data.num_classes if labelled else turns, task)
     path = cache_folder() / "features" / f"{_key(data)}.safetensors"
-    if not _load(network, path):
-        with torch.random.fork_rng(devices=[]):
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(SEED)
+        network = FeatureNetwork(data.sample_shape, data.num_classes if labelled else turns, task)
+        if not _load(network, path):
             _train(network, data, turns)
-        _save(network, path)
+            _save(network, path)
     return network.to(data.train_samples.device).eval().requires_grad_(False)
 
 
 def _train(network: FeatureNetwork, data: TensorData, turns: int) -> None:
-    torch.manual_seed(SEED)
     device = data.train_samples.device
-    network.to(device).apply(
-        lambda m: m.reset_parameters() if isinstance(m, (nn.Conv2d, nn.Linear)) else None
-    )
+    network.to(device)
     optimizer = torch.optim.Adam(network.parameters(), lr=1e-3)
     for _ in range(STEPS):
         index = torch.randint(len(data.train_samples), (BATCH_SIZE,)).to(device)

@@ -1,0 +1,195 @@
+"""The command as a user meets it: what it prints, writes and returns."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from wgan_fast.cli import main
+
+TINY = "--iterations 4 --width 16 --batch-size 8 --n-critic 1 --log-every 2"
+
+
+@pytest.fixture(autouse=True)
+def elsewhere(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """Every test runs in an empty folder with a cache of its own."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    monkeypatch.setenv("COLUMNS", "100")
+    return tmp_path
+
+
+def _run(command: str) -> int:
+    return main(command.split())
+
+
+def test_train_sample_evaluate(elsewhere: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert _run(f"train --data digits --constraint gp --out runs/x --seed 0 {TINY}") == 0
+    shown = capsys.readouterr()
+    assert shown.err == ""
+    for text in (
+        "iteration 4/4",
+        "wasserstein_estimate",
+        "Fréchet distance",
+        "held-out real data",
+        "runs/x/samples.png",
+    ):
+        assert text in shown.out
+    run = elsewhere / "runs" / "x"
+    expected = ["checkpoints", "config.json", "curves.png", "evaluation.json", "metrics.jsonl", "samples.png"]
+    assert sorted(p.name for p in run.iterdir()) == expected
+    assert [json.loads(line)["iteration"] for line in (run / "metrics.jsonl").read_text().splitlines()] == [
+        2,
+        4,
+    ]
+
+    assert _run("sample runs/x --num 12 --out new/many.npz --seed 3") == 0
+    samples = np.load("new/many.npz")["samples"]
+    assert samples.shape == (12, 1, 8, 8)
+    assert samples.dtype == np.float32
+    assert _run("sample runs/x --num 12 --seed 3 --out again.npz") == 0
+    assert np.array_equal(samples, np.load("again.npz")["samples"])
+    assert _run("sample runs/x --num 3") == 0
+    assert Path("samples.png").stat().st_size > 0
+
+    before = json.loads((run / "evaluation.json").read_text())
+    (run / "evaluation.json").unlink()
+    assert _run("evaluate runs/x") == 0
+    assert json.loads((run / "evaluation.json").read_text()) == before
+    assert "classes among 500" in capsys.readouterr().out
+
+
+def test_resume_continues_with_the_runs_own_options(capsys: pytest.CaptureFixture[str]) -> None:
+    assert _run(f"train --data swissroll --constraint clip --critic-burst False --no-evaluate {TINY}") == 0
+    folder = Path("runs/swissroll-clip")
+    assert (folder / "critic.png").is_file()
+    assert not (folder / "evaluation.json").exists()
+    capsys.readouterr()
+    assert _run(f"train --out {folder} --resume --iterations 6 --no-evaluate") == 0
+    config = json.loads((folder / "config.json").read_text())
+    assert (config["data"], config["constraint"], config["width"], config["iterations"]) == (
+        "swissroll",
+        "clip",
+        16,
+        6,
+    )
+    assert [json.loads(x)["iteration"] for x in (folder / "metrics.jsonl").read_text().splitlines()] == [
+        2,
+        4,
+        6,
+    ]
+    assert _run("sample runs/swissroll-clip --num 5") == 0
+    capsys.readouterr()
+    assert _run(f"train --out {folder} --resume --constraint gp") == 2
+    assert "--constraint gp cannot change in a resumed run" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("command", "message"),
+    [
+        ("", "Expected one of {train, sample, evaluate, doctor}"),
+        ("paint", "Unrecognized options: paint"),
+        ("train --no-such-option 3", "Unrecognized options: --no-such-option"),
+        ("train --constraint foo", "invalid choice 'foo' for argument '--constraint'"),
+        ("train --iterations many", "Error parsing --iterations"),
+        ("train --iterations 0", "--iterations must be at least 1, got 0"),
+        ("train --data nonsense", "--data nonsense is unknown"),
+        ("train --data npz:absent.npz", "there is no such file"),
+        ("train --data folder:absent", "there is no such folder"),
+        ("train --device tpu9", "--device tpu9 cannot be used"),
+        ("train --architecture dcgan", "--architecture dcgan makes 32x32 or 64x64 images"),
+        ("train --resume --out absent", "absent is not a run folder"),
+        ("sample", "Missing from wgan-fast sample: PATH Run folder."),
+        ("sample absent", "absent is not a run folder"),
+        ("sample absent --num 0", "--num must be at least 1"),
+        ("sample absent --out a.jpg", "--out must end in .png or .npz"),
+        ("evaluate absent", "absent is not a run folder"),
+    ],
+)
+def test_mistakes_are_one_line_and_exit_code_2(
+    command: str, message: str, capsys: pytest.CaptureFixture[str], elsewhere: Path
+) -> None:
+    assert _run(command) == 2
+    shown = capsys.readouterr()
+    assert shown.out == ""
+    assert shown.err.startswith("wgan-fast: ")
+    assert shown.err.count("\n") == 1
+    assert message in shown.err
+    assert list(elsewhere.iterdir()) == []
+
+
+def test_a_run_is_not_replaced_by_mistake(capsys: pytest.CaptureFixture[str]) -> None:
+    assert _run(f"train --no-evaluate --out x {TINY}") == 0
+    capsys.readouterr()
+    assert _run(f"train --no-evaluate --out x {TINY}") == 2
+    assert "--resume continues it, --overwrite replaces it" in capsys.readouterr().err
+    assert _run(f"train --no-evaluate --out x --overwrite {TINY}") == 0
+    assert _run(f"train --no-evaluate --out x --overwrite --resume {TINY}") == 2
+
+
+def test_a_missing_extra_is_one_sentence(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setitem(sys.modules, "tyro", None)
+    assert _run("doctor") == 2
+    expected = (
+        'wgan-fast: the command line needs tyro, which cannot be imported: pip install "wgan-fast[train]"\n'
+    )
+    assert capsys.readouterr().err == expected
+
+
+def test_doctor_names_versions_backends_and_threads(capsys: pytest.CaptureFixture[str]) -> None:
+    assert _run("doctor") == 0
+    shown = capsys.readouterr().out
+    for text in (
+        "torch",
+        "python",
+        "reference",
+        "available",
+        "cuda",
+        "torch.get_num_threads()",
+        "OMP_NUM_THREADS",
+    ):
+        assert text in shown
+
+
+def test_help_names_every_option(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as stop:
+        _run("train --help")
+    assert not stop.value.code
+    shown = capsys.readouterr().out
+    for option in ("--data", "--constraint", "--iterations", "--lambda-gp", "--out", "--resume", "--seed"):
+        assert option in shown
+
+
+@pytest.mark.parametrize(("sent", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+def test_a_signal_ends_with_a_checkpoint_that_resumes(
+    sent: signal.Signals, code: int, elsewhere: Path
+) -> None:
+    command = [sys.executable, "-m", "wgan_fast", "train", "--out", "run", "--no-evaluate", *TINY.split()]
+    command += ["--iterations", "1000000", "--checkpoint-every", "1000000"]
+    environment = {**os.environ, "PYTHONPATH": str(Path(__file__).parents[1]), "OMP_NUM_THREADS": "1"}
+    with subprocess.Popen(
+        command, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    ) as process:
+        log = elsewhere / "run" / "metrics.jsonl"
+        deadline = time.monotonic() + 120
+        while not (log.is_file() and log.stat().st_size) and time.monotonic() < deadline:
+            time.sleep(0.05)
+        process.send_signal(sent)
+        out, err = process.communicate(timeout=60)
+    assert process.returncode == code
+    assert err == ""
+    assert "--resume --out run continues" in out
+    (checkpoint,) = (elsewhere / "run" / "checkpoints").iterdir()
+    reached = int(checkpoint.name)
+    assert reached >= 2
+    assert _run(f"train --out run --resume --no-evaluate --iterations {reached + 2}") == 0

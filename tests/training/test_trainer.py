@@ -1,0 +1,243 @@
+"""The loop: schedule, learning, exact resume, stopping, averages, metrics, one's own networks."""
+
+from __future__ import annotations
+
+import copy
+import dataclasses
+import json
+import math
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from wgan_fast.training import Config, Trainer, UserError
+from wgan_fast.training.data import split
+from wgan_fast.training.metrics_log import MetricsLog, read_metrics
+from wgan_fast.training.points import eight_gaussians
+from wgan_fast.training.runs import build_trainer
+from wgan_fast.training.trainer import weight_saturation
+
+SMALL: dict[str, Any] = {"width": 16, "batch_size": 8, "n_critic": 2, "critic_burst": False, "log_every": 3}
+
+
+def _config(**options: Any) -> Config:
+    return Config(**{"data": "digits", **SMALL, **options})
+
+
+@pytest.mark.parametrize("constraint", ["clip", "gp", "lp"])
+@pytest.mark.parametrize("data", ["digits", "8gaussians"])
+def test_resumed_equals_uninterrupted(tmp_path: Path, constraint: Any, data: str) -> None:
+    """Bit for bit: weights, optimizer state, averages, random generators, metrics.jsonl."""
+    config = _config(data=data, constraint=constraint, iterations=20, checkpoint_every=100)
+    whole = build_trainer(config)
+    whole.train(tmp_path / "whole")
+    first = build_trainer(config)
+    first.train(tmp_path / "parts", lambda record: first.stop() if record["iteration"] == 6 else None)
+    assert first.iteration == 6
+    torch.manual_seed(12345)
+    second = build_trainer(config)
+    second.load(tmp_path / "parts")
+    second.train(tmp_path / "parts")
+    assert second.iteration == 20
+    for a, b in (
+        (whole.critic, second.critic),
+        (whole.generator, second.generator),
+        (whole.average, second.average),
+    ):
+        for mine, theirs in zip(a.state_dict().values(), b.state_dict().values(), strict=True):
+            assert torch.equal(mine, theirs)
+    mine, theirs = (t.critic_optimizer.state_dict()["state"] for t in (whole, second))
+    assert mine.keys() == theirs.keys()
+    for index in mine:
+        assert all(torch.equal(mine[index][name], theirs[index][name]) for name in mine[index])
+    assert (tmp_path / "whole" / "metrics.jsonl").read_text() == (
+        tmp_path / "parts" / "metrics.jsonl"
+    ).read_text()
+    assert torch.equal(whole.data.batch(4, whole._data_order), second.data.batch(4, second._data_order))
+
+
+def test_metrics_of_iterations_that_are_run_again_are_dropped(tmp_path: Path) -> None:
+    config = _config(iterations=12, checkpoint_every=5, log_every=1)
+    trainer = build_trainer(config)
+    trainer.train(tmp_path)
+    log = tmp_path / "metrics.jsonl"
+    complete = log.read_text()
+    for name in ("00000012",):
+        for file in (tmp_path / "checkpoints" / name).iterdir():
+            file.unlink()
+        (tmp_path / "checkpoints" / name).rmdir()
+    log.write_text(complete + '{"iteration": 13, "wass')  # as a crash would leave it
+    resumed = build_trainer(config)
+    resumed.load(tmp_path)
+    assert resumed.iteration == 10
+    resumed.train(tmp_path)
+    assert log.read_text() == complete
+    assert [json.loads(line)["iteration"] for line in complete.splitlines()] == list(range(1, 13))
+
+
+def test_the_burst_of_the_paper() -> None:
+    trainer = build_trainer(Config(data="8gaussians", constraint="clip", width=4))
+    steps = [trainer.critic_steps(i) for i in range(1001)]
+    assert [i for i, count in enumerate(steps) if count == 100] == [*range(25), 500, 1000]
+    assert set(steps) == {5, 100}
+    gp = build_trainer(Config(data="8gaussians", width=4))
+    assert gp.critic_steps(0) == 5
+
+
+def test_every_iteration_takes_its_steps(monkeypatch: pytest.MonkeyPatch) -> None:
+    trainer = build_trainer(_config(iterations=4, n_critic=3))
+    before = copy.deepcopy(trainer.critic.state_dict())
+    trainer.train()
+    steps = [int(state["step"]) for state in trainer.critic_optimizer.state_dict()["state"].values()]
+    assert set(steps) == {12}
+    assert {int(s["step"]) for s in trainer.generator_optimizer.state_dict()["state"].values()} == {4}
+    assert any(
+        not torch.equal(a, b)
+        for a, b in zip(before.values(), trainer.critic.state_dict().values(), strict=True)
+    )
+
+
+def test_weight_clipping_holds_and_is_logged(tmp_path: Path) -> None:
+    trainer = build_trainer(_config(constraint="clip", iterations=6, clip_value=0.02))
+    trainer.train(tmp_path)
+    assert all(p.abs().max() <= torch.tensor(0.02) for p in trainer.critic.parameters())
+    record = read_metrics(tmp_path / "metrics.jsonl")[-1]
+    assert 0 < record["weight_saturation"] <= 1
+    assert record["gradient_norm"] > 0
+    assert "penalty" not in record
+
+
+def test_logging_does_not_change_the_training(tmp_path: Path) -> None:
+    often, seldom = (build_trainer(_config(constraint="clip", iterations=6, log_every=n)) for n in (1, 1000))
+    for trainer in (often, seldom):
+        torch.manual_seed(1)
+        trainer.train()
+    for a, b in zip(often.critic.state_dict().values(), seldom.critic.state_dict().values(), strict=True):
+        assert torch.equal(a, b)
+
+
+def test_learning_rate_falls_linearly_to_zero() -> None:
+    trainer = build_trainer(_config(iterations=4, lr_decay=True, learning_rate=0.1))
+    seen: list[float] = []
+    plain = trainer._update_average
+
+    def spy() -> None:
+        seen.append(trainer.critic_optimizer.param_groups[0]["lr"])
+        assert trainer.generator_optimizer.param_groups[0]["lr"] == seen[-1]
+        plain()
+
+    trainer._update_average = spy  # type: ignore[method-assign]
+    trainer.train()
+    assert seen == pytest.approx([0.1, 0.075, 0.05, 0.025])
+
+
+def test_average_follows_weights_and_running_statistics() -> None:
+    generator = nn.Sequential(nn.Linear(2, 4), nn.BatchNorm1d(4), nn.Linear(4, 2))
+    critic = nn.Linear(2, 1)
+    trainer = Trainer(
+        generator, critic, eight_gaussians(), _config(data="8gaussians", ema_decay=0.9, iterations=1)
+    )
+    expected = copy.deepcopy(generator.state_dict())
+    decay = min(0.9, 1 / 10)
+    trainer.train()
+    for name, value in generator.state_dict().items():
+        start, average = expected[name], trainer.average.state_dict()[name]
+        wanted = torch.lerp(start, value, 1 - decay) if value.is_floating_point() else value
+        assert torch.allclose(average, wanted, rtol=1e-6)
+    assert not any(p.requires_grad for p in trainer.average.parameters())
+    assert generator.training
+    trainer.sample(3)
+    assert generator.training
+
+
+def test_without_an_average_samples_come_from_the_generator() -> None:
+    trainer = build_trainer(_config(ema_decay=0.0, iterations=1))
+    assert trainer.average is trainer.generator
+    samples = trainer.sample(10, seed=4, batch_size=3)
+    assert samples.shape == (10, 1, 8, 8)
+    assert torch.allclose(samples, trainer.sample(10, seed=4), atol=1e-6)
+    assert not torch.equal(samples, trainer.sample(10, seed=5))
+    assert trainer.generator.training
+
+
+class PatchCritic(nn.Module):
+    """A critic of one's own: a map of scores first, something else second."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.convolution = nn.Conv2d(1, 1, 3)
+
+    def forward(self, x: Tensor) -> tuple[Tensor, str]:
+        return self.convolution(x), "extra"
+
+
+def test_networks_and_data_of_ones_own(tmp_path: Path) -> None:
+    generator = nn.Sequential(nn.Linear(5, 36), nn.Unflatten(1, (1, 6, 6)))
+    trainer = Trainer(
+        generator, PatchCritic(), torch.randn(30, 1, 6, 6), Config(latent_dim=5, iterations=3, batch_size=4)
+    )
+    result = trainer.train(tmp_path)
+    assert result.iterations == 3
+    assert math.isfinite(result.last["wasserstein_estimate"])
+    other = Trainer(copy.deepcopy(generator), PatchCritic(), trainer.data, trainer.config)
+    other.load(tmp_path)
+    assert torch.equal(other.sample(2), trainer.sample(2))
+
+
+def test_wgan_gp_learns_where_the_data_is() -> None:
+    data = split("blob", torch.randn(500, 2) * 0.1 + torch.tensor([1.0, -1.0]))
+    config = Config(data="blob", width=32, batch_size=64, iterations=150, learning_rate=2e-3, ema_decay=0.9)
+    torch.manual_seed(0)
+    from wgan_fast.training import build_models
+
+    trainer = Trainer(*build_models("mlp", (2,), 2, 32), data, config)
+    trainer.train()
+    assert torch.allclose(trainer.sample(500).mean(dim=0), torch.tensor([1.0, -1.0]), atol=0.25)
+
+
+def test_a_diverged_run_stops_with_one_sentence() -> None:
+    trainer = build_trainer(_config(iterations=5, log_every=1))
+    with torch.no_grad():
+        next(trainer.critic.parameters()).fill_(torch.nan)
+    with pytest.raises(UserError, match="the training diverged: wasserstein_estimate is nan at iteration 1"):
+        trainer.train()
+
+
+def test_a_checkpoint_of_other_networks_is_refused(tmp_path: Path) -> None:
+    trainer = build_trainer(_config(iterations=1))
+    trainer.train(tmp_path)
+    for options in ({"width": 17}, {"constraint": "clip"}):
+        other = build_trainer(dataclasses.replace(_config(iterations=1), **options))  # type: ignore[arg-type]
+        if "width" in options:
+            with pytest.raises(UserError, match="its checkpoint belongs to other networks"):
+                other.load(tmp_path)
+
+
+def test_batch_normalised_critics_are_scored_apart() -> None:
+    config = _config(data="8gaussians", constraint="clip", iterations=2)
+    critic = nn.Sequential(nn.Linear(2, 4), nn.BatchNorm1d(4), nn.ReLU(), nn.Linear(4, 1))
+    trainer = Trainer(nn.Linear(2, 2), critic, eight_gaussians(), config)
+    sizes: list[int] = []
+    critic.register_forward_pre_hook(lambda _, inputs: sizes.append(len(inputs[0])))
+    trainer.train()
+    assert set(sizes) == {8}
+    assert "gradient_norm" not in trainer.train().last
+
+
+def test_weight_saturation_counts_weights_at_the_bound() -> None:
+    critic = nn.Linear(4, 1)
+    with torch.no_grad():
+        critic.weight.copy_(torch.tensor([[0.01, -0.01, 0.0, 0.005]]))
+        critic.bias.fill_(0.0)
+    assert weight_saturation(critic, 0.01) == pytest.approx(0.4)
+    assert weight_saturation(critic, (-1.0, 0.01)) == pytest.approx(0.2)
+
+
+def test_metrics_log_starts_anew_without_a_file(tmp_path: Path) -> None:
+    log = MetricsLog(tmp_path / "metrics.jsonl")
+    log.resume_after(0)
+    log.append({"iteration": 1, "a": 0.5})
+    assert read_metrics(log.path) == [{"iteration": 1, "a": 0.5}]
