@@ -205,7 +205,8 @@ class _Interpolate(torch.autograd.Function):
 
 @torch.library.custom_op("wgan_fast::interpolate", mutates_args=())
 def _interpolate_op(real: Tensor, fake: Tensor, alpha: Tensor, backend: str) -> Tensor:
-    return interpolate(real, fake, alpha, backend)
+    # Into a tensor laid out as the fake implementation says: backends differ where real and fake do.
+    return interpolate(real, fake, alpha, backend, out=torch.empty_like(real))
 
 
 @_interpolate_op.register_fake
@@ -244,11 +245,13 @@ def gradient_norm_penalty(
 def _scaled_slope(slope: Tensor, upstream: Tensor) -> Tensor:
     """slope_b times the incoming gradient, which is one number, or one a sample for reduction="none"."""
     if upstream.dim() == 0:
-        # Reading the number is free on a CPU only; there it saves a pass over the slope for value.backward().
-        if upstream.device.type == "cpu" and not torch.compiler.is_compiling() and upstream.item() == 1:
-            return slope
         return slope * upstream.to(slope.dtype)
     return (slope * upstream.reshape(-1, *[1] * (slope.dim() - 1))).to(slope.dtype)
+
+
+def _is_one(upstream: Tensor) -> bool:
+    """True for the gradient that value.backward() starts from, where reading it is free: real numbers on a CPU."""
+    return type(upstream) is Tensor and upstream.is_cpu and upstream.dim() == 0 and upstream.item() == 1
 
 
 class _GradientNormPenalty(torch.autograd.Function):
@@ -259,7 +262,7 @@ class _GradientNormPenalty(torch.autograd.Function):
         ctx: Any, gradients: Tensor, launch: Callable[..., Any], options: dict[str, Any]
     ) -> tuple[Tensor, Tensor]:
         value, norms, slope = launch(gradients, **options, with_slope=True)
-        ctx.save_for_backward(slope)
+        ctx.save_for_backward(slope, gradients)
         ctx.mark_non_differentiable(norms)
         ctx.set_materialize_grads(False)
         return value, norms
@@ -268,22 +271,23 @@ class _GradientNormPenalty(torch.autograd.Function):
     def backward(ctx: Any, *upstream: Tensor | None) -> tuple[Tensor | None, None, None]:
         if upstream[0] is None:
             return None, None, None
-        (slope,) = ctx.saved_tensors
+        slope, gradients = ctx.saved_tensors
         if torch.is_grad_enabled():
-            # create_graph=True: the result is right, only a derivative of it would not be.
-            return cast(Tensor, _NotTwice.apply(_scaled_slope(slope, upstream[0]))), None, None
-        return _scaled_slope(slope, upstream[0]), None, None
+            # create_graph=True: the result is right, only a derivative of it would lack the gradients' part.
+            return cast(Tensor, _NotTwice.apply(_scaled_slope(slope, upstream[0]), gradients)), None, None
+        # The weight is inside the kernel, so the usual incoming gradient is 1 and the slope is the answer as it is.
+        return slope if _is_one(upstream[0]) else _scaled_slope(slope, upstream[0]), None, None
 
 
 class _NotTwice(torch.autograd.Function):
-    """The identity, whose own backward is a sentence."""
+    """The slope as it is, tied to the gradients it came from; its own backward is a sentence."""
 
     @staticmethod
-    def forward(ctx: Any, slope: Tensor) -> Tensor:
+    def forward(ctx: Any, slope: Tensor, gradients: Tensor) -> Tensor:
         return slope.view_as(slope)
 
     @staticmethod
-    def backward(ctx: Any, *gradients: Tensor) -> Tensor:
+    def backward(ctx: Any, *upstream: Tensor) -> tuple[Tensor, Tensor]:
         raise RuntimeError(THIRD_ORDER)
 
 
@@ -294,6 +298,8 @@ def _gradient_norm_penalty_op(
     value, norms, slope = choose(gradients.device.type, backend).gradient_norm_penalty(
         gradients, target=target, one_sided=one_sided, weight=weight, reduction=reduction, with_slope=True
     )
+    if slope.stride() != (laid_out := torch.empty_like(gradients)).stride():
+        slope = laid_out.copy_(slope)
     return value, norms, slope
 
 

@@ -5,6 +5,7 @@
 #include <stdexcept>
 #include <string>
 
+#include "engine.h"
 #include "kernels.h"
 
 namespace py = pybind11;
@@ -23,21 +24,23 @@ std::vector<int64_t> integers(const py::list& list) {
   return values;
 }
 
-// Rows of 3 + num_blocks integers, end to end: dtype code, size, address of the step count, addresses of the
+// Columns of one number a parameter: dtype code, size, address of the step count, then the addresses of the
 // blocks.
-std::vector<StepRow> step_rows(const py::list& list, size_t num_blocks) {
-  const std::vector<int64_t> fields = integers(list);
-  const size_t width = 3 + num_blocks;
-  if (fields.size() % width != 0) throw std::invalid_argument("rows of unequal length");
-  std::vector<StepRow> rows(fields.size() / width);
+std::vector<StepRow> step_rows(const py::list& columns, size_t num_blocks) {
+  if (columns.size() != 3 + num_blocks) throw std::invalid_argument("wrong number of columns");
+  std::vector<std::vector<int64_t>> fields;
+  for (const py::handle column : columns)
+    fields.push_back(integers(py::reinterpret_borrow<py::list>(column)));
+  std::vector<StepRow> rows(fields[0].size());
+  for (const auto& column : fields) {
+    if (column.size() != rows.size()) throw std::invalid_argument("columns of unequal length");
+  }
   for (size_t i = 0; i < rows.size(); ++i) {
-    const int64_t* field = fields.data() + i * width;
-    rows[i].code = int(field[0]);
-    rows[i].size = field[1];
-    rows[i].step = reinterpret_cast<float*>(uintptr_t(field[2]));
-    for (size_t block = 0; block < num_blocks; ++block) {
-      rows[i].blocks[block] = reinterpret_cast<void*>(uintptr_t(field[3 + block]));
-    }
+    rows[i].code = int(fields[0][i]);
+    rows[i].size = fields[1][i];
+    rows[i].step = pointer<float>(fields[2][i]);
+    for (size_t block = 0; block < num_blocks; ++block)
+      rows[i].blocks[block] = pointer<void>(fields[3 + block][i]);
   }
   return rows;
 }

@@ -123,7 +123,7 @@ void reduce(const W* norms, W* value, int64_t batch, const PenaltyConstants<W>& 
             Reduction reduction) {
   double sum = 0;
   for (int64_t row = 0; row < batch; ++row) {
-    const W penalty = penalty_value(norms[row], constants);
+    const W penalty = penalty_value<W>(norms[row], constants);
     if (reduction == Reduction::kNone) value[row] = penalty;
     sum += penalty;
   }

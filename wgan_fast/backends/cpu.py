@@ -6,6 +6,7 @@ companions (gradients, moments) lie the same way, and returns the positions of t
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Sequence
 
 import torch
@@ -93,33 +94,36 @@ def gradient_norm_penalty(
     return value, norms, slope
 
 
+def _all_contiguous(lists: list[Sequence[Tensor]], steps: Sequence[Tensor]) -> bool:
+    """The usual case, decided column by column: for a hundred tensors a loop over rows would cost three times this."""
+    dtypes = [param.dtype for param in lists[0]]
+    return (
+        _PLAIN_TYPES.issuperset(map(type, lists[0]))
+        and all(all(map(Tensor.is_contiguous, tensors)) for tensors in lists)
+        and all([tensor.dtype for tensor in tensors] == dtypes for tensors in lists[1:])
+        and all([step.is_cpu and step.dtype == torch.float32 for step in steps])
+    )
+
+
 def _takes(param: Tensor, companions: tuple[Tensor, ...], step: Tensor) -> bool:
     """True where a kernel can walk over a parameter and its companions together."""
     if type(param) not in _PLAIN_TYPES or step.dtype != torch.float32 or not step.is_cpu:
         return False
-    dtype = param.dtype
-    for other in companions:
-        if other.dtype != dtype or not other.is_contiguous():
-            break
-    else:
-        if param.is_contiguous():
-            return True
-    alike = all(other.dtype == dtype and other.stride() == param.stride() for other in companions)
+    alike = all(other.dtype == param.dtype and other.stride() == param.stride() for other in companions)
     return alike and is_dense(param)
 
 
-def _table(lists: list[Sequence[Tensor]], steps: Sequence[Tensor]) -> tuple[list[int], list[int]]:
-    """One row a parameter (dtype code, size, address of the step count, an address a list), end to end, and the
-    positions of the parameters left out."""
-    fields: list[int] = []
-    rest = []
-    for i, row in enumerate(zip(*lists, strict=True)):
-        param, step = row[0], steps[i]
-        if _takes(param, row[1:], step):
-            fields += (_CODES[param.dtype], param.numel(), step.data_ptr(), *[block.data_ptr() for block in row])
-        else:
-            rest.append(i)
-    return fields, rest
+def _columns(lists: list[Sequence[Tensor]], steps: Sequence[Tensor]) -> tuple[list[list[int]], list[int]]:
+    """What the step kernels take, one number a parameter in each column: dtype codes, sizes, addresses of the step
+    counts, then the addresses of each list. And the positions of the parameters left out."""
+    rest: list[int] = []
+    if not _all_contiguous(lists, steps):
+        taken = [_takes(row[0], tuple(row[1:]), step) for step, *row in zip(steps, *lists, strict=True)]
+        rest = [i for i, usable in enumerate(taken) if not usable]
+        lists = [list(itertools.compress(tensors, taken)) for tensors in lists]
+        steps = list(itertools.compress(steps, taken))
+    columns = [[_CODES[param.dtype] for param in lists[0]], list(map(Tensor.numel, lists[0]))]
+    return columns + [list(map(Tensor.data_ptr, tensors)) for tensors in (steps, *lists)], rest
 
 
 def rmsprop_step_(
@@ -140,9 +144,9 @@ def rmsprop_step_(
     hi: float,
 ) -> list[int]:
     optional = [tensors for tensors in (grad_avgs, momentum_buffers) if tensors]
-    fields, rest = _table([params, grads, square_avgs, *optional], steps)
+    columns, rest = _columns([params, grads, square_avgs, *optional], steps)
     _cpu.rmsprop_step(
-        fields,
+        columns,
         bool(grad_avgs),
         bool(momentum_buffers),
         float(lr),
@@ -177,9 +181,9 @@ def adam_step_(
     hi: float,
 ) -> list[int]:
     optional = [max_exp_avg_sqs] if max_exp_avg_sqs else []
-    fields, rest = _table([params, grads, exp_avgs, exp_avg_sqs, *optional], steps)
+    columns, rest = _columns([params, grads, exp_avgs, exp_avg_sqs, *optional], steps)
     _cpu.adam_step(
-        fields,
+        columns,
         bool(max_exp_avg_sqs),
         float(lr),
         beta1,

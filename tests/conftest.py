@@ -1,0 +1,53 @@
+"""Fixtures that every test of an operation shares: the backends to compare, guarded memory, a fixed seed."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import pytest
+import torch
+from torch import Tensor
+
+from wgan_fast import available_backends
+
+CPU_BACKENDS = [
+    name for name, status in available_backends().items() if status.available and name in ("cpu", "reference")
+]
+
+
+@pytest.fixture(autouse=True)
+def _seeded() -> None:
+    torch.manual_seed(20170701)
+
+
+@pytest.fixture(params=CPU_BACKENDS)
+def backend(request: pytest.FixtureRequest) -> str:
+    """Each backend that takes CPU tensors; the reference too, so that the tests themselves are tested."""
+    return str(request.param)
+
+
+@pytest.fixture
+def guarded_allocations(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """Every tensor that torch.empty or torch.empty_like hands out starts as NaN, between margins that must not change.
+
+    A kernel that leaves an output unwritten shows NaN; one that writes outside changes a margin, which fails the test.
+    """
+    margin, mark, buffers = 64, 12345.0, []
+    plain_empty, plain_empty_like = torch.empty, torch.empty_like
+
+    def guard(like: Tensor) -> Tensor:
+        if not like.is_floating_point():
+            return like
+        buffer = plain_empty(like.numel() + 2 * margin, dtype=like.dtype).fill_(mark)
+        buffers.append((buffer, like.numel()))
+        inside = buffer[margin : margin + like.numel()].fill_(torch.nan)
+        return inside.as_strided(like.shape, like.stride(), margin)
+
+    monkeypatch.setattr(torch, "empty", lambda *size, **options: guard(plain_empty(*size, **options)))
+    monkeypatch.setattr(torch, "empty_like", lambda like, **options: guard(plain_empty_like(like, **options)))
+    yield
+    monkeypatch.undo()
+    for buffer, size in buffers:
+        expected = plain_empty(margin, dtype=buffer.dtype).fill_(mark)
+        assert torch.equal(buffer[:margin], expected), "written before the start of an output"
+        assert torch.equal(buffer[margin + size :], expected), "written past the end of an output"
