@@ -15,9 +15,11 @@ from typing import NamedTuple
 
 _MODULES = {
     "cpu": "wgan_fast.backends.cpu",
+    "cuda": "wgan_fast.backends.cuda",
+    "triton": "wgan_fast.backends.triton.launchers",
     "reference": "wgan_fast.reference",
 }
-_AUTO = {"cpu": ("cpu", "reference")}
+_AUTO = {"cpu": ("cpu", "reference"), "cuda": ("triton", "cuda", "reference")}
 
 
 class BackendStatus(NamedTuple):

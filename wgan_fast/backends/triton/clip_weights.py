@@ -1,0 +1,67 @@
+"""clip_weights: every tensor of a list clamped in place, in one launch a dtype."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import triton
+import triton.language as tl
+from torch import Tensor
+
+from wgan_fast.backends.triton.launching import launch
+from wgan_fast.backends.triton.multi_tensor import chunk_of, chunk_table, lie_alike, load, row_of, store
+from wgan_fast.backends.triton.rules import DTYPES, WIDE, block_of, clamp
+
+# Elements a program: the 2.8 M parameters of a DCGAN critic make 680 programs, five a multiprocessor of an
+# H100.
+BLOCK = 4096
+WARPS = 4
+
+
+@triton.jit
+def clip_kernel(
+    table: tl.tensor,
+    lo: tl.float64,
+    hi: tl.float64,
+    DTYPE: tl.constexpr,
+    WIDE: tl.constexpr,
+    BLOCK: tl.constexpr,
+) -> None:
+    row = row_of(table, 1)
+    elements = tl.load(row)
+    if elements > 0:
+        _clip_chunk(row, elements, lo, hi, True, DTYPE, WIDE, BLOCK)
+    else:
+        _clip_chunk(row, -elements, lo, hi, False, DTYPE, WIDE, BLOCK)
+
+
+@triton.jit
+def _clip_chunk(
+    row: tl.tensor,
+    elements: tl.tensor,
+    lo: tl.tensor,
+    hi: tl.tensor,
+    FULL: tl.constexpr,
+    DTYPE: tl.constexpr,
+    WIDE: tl.constexpr,
+    BLOCK: tl.constexpr,
+) -> None:
+    chunk = chunk_of(row, 0, FULL, DTYPE)
+    store(chunk, clamp(load(chunk, elements, FULL, BLOCK), lo, hi, DTYPE, WIDE), elements, FULL, BLOCK)
+
+
+def clip_weights_(tensors: Sequence[Tensor], lo: float, hi: float) -> list[int]:
+    groups: dict[tuple[object, ...], list[Tensor]] = {}
+    rest = []
+    for i, tensor in enumerate(tensors):
+        if lie_alike([tensor]):
+            groups.setdefault((tensor.device, tensor.dtype), []).append(tensor)
+        else:
+            rest.append(i)
+    for group in groups.values():
+        dtype = group[0].dtype
+        block = block_of(BLOCK, dtype)
+        table = chunk_table([group], block)
+        constants = (DTYPES[dtype], WIDE[dtype], block)
+        launch(clip_kernel, len(table), group[0].device, WARPS, (table, lo, hi), constants)
+    return rest

@@ -1,0 +1,146 @@
+"""Many tensors in one launch: a table on the device says where each program finds its chunk.
+
+One row a program, int64: [elements, ordinal of the tensor, address of the chunk in every list of tensors].
+Chunks have ``block`` elements and begin on 16-byte boundaries; a tensor that starts between two gets a
+shorter first chunk. ``elements`` is positive for a full chunk on 16-byte boundaries in every list, which the
+kernel moves in 128-bit accesses, and negative for the rest, which it masks.
+
+Tables are kept by address and size, because building one takes longer than the launch. A CUDA graph replays
+the address of its table, so inside capture the table must exist already, and is then never freed.
+"""
+
+from __future__ import annotations
+
+from collections import OrderedDict
+from collections.abc import Callable, Sequence
+
+import torch
+import triton
+import triton.language as tl
+from torch import Tensor
+
+from wgan_fast.backends.triton.launching import ALIGNMENT, is_capturing
+from wgan_fast.backends.triton.rules import DTYPES
+from wgan_fast.memory_layout import is_dense
+
+KEPT_TABLES = 64
+
+_PLAIN_TYPES = (Tensor, torch.nn.Parameter)
+
+# By contents, then by stream: on one stream the order of the work protects a table from being read before it
+# is written, and its memory from being reused too early.
+_tables: OrderedDict[tuple[object, ...], dict[int, Tensor]] = OrderedDict()
+_captured: list[Tensor] = []
+
+
+# ------------------------------------------------------------------------------------------------ on the host
+
+
+def lie_alike(tensors: Sequence[Tensor]) -> bool:
+    """True where a kernel can walk over all as over flat blocks: one dtype, dense, in the same order."""
+    first = tensors[0]
+    if first.dtype not in DTYPES or type(first) not in _PLAIN_TYPES:
+        return False
+    if any(other.dtype != first.dtype or other.device != first.device for other in tensors):
+        return False
+    if first.is_contiguous():
+        return all(other.is_contiguous() for other in tensors)
+    return is_dense(first) and all(other.stride() == first.stride() for other in tensors)
+
+
+def chunk_table(lists: Sequence[Sequence[Tensor]], block: int) -> Tensor:
+    """The table of these tensors, (programs, 2 + lists), on their device; of one dtype, lying alike."""
+    first = lists[0][0]
+    sizes = tuple(tensor.numel() for tensor in lists[0])
+    addresses = tuple(tuple(tensor.data_ptr() for tensor in tensors) for tensors in lists)
+
+    def build() -> Tensor:
+        return chunk_rows(torch.tensor(addresses).T, torch.tensor(sizes), first.element_size(), block)
+
+    return _kept((first.dtype, block, sizes, addresses), first.device, build)
+
+
+def address_table(tensors: Sequence[Tensor]) -> Tensor:
+    """The addresses of these tensors, int64, on their device."""
+    addresses = tuple(tensor.data_ptr() for tensor in tensors)
+    return _kept(addresses, tensors[0].device, lambda: torch.tensor(addresses))
+
+
+def chunk_rows(addresses: Tensor, sizes: Tensor, element_size: int, block: int) -> Tensor:
+    """The rows of the table, from the addresses (tensors, lists) and sizes (tensors,) of all tensors."""
+    offsets = addresses % ALIGNMENT
+    alike = (offsets == offsets[:, :1]).all(1)
+    lead = torch.where(alike, offsets[:, 0] // element_size, 0)
+    chunks = torch.where(sizes > 0, (lead + sizes + block - 1) // block, 0)
+    ordinal = torch.repeat_interleave(torch.arange(len(sizes)), chunks)
+    position = torch.arange(len(ordinal)) - (chunks.cumsum(0) - chunks)[ordinal]
+    start = position * block - lead[ordinal]
+    begin = start.clamp_min(0)
+    elements = torch.minimum(start + block, sizes[ordinal]) - begin
+    full = alike[ordinal] & (elements == block)
+    return torch.cat(
+        [
+            torch.where(full, elements, -elements).unsqueeze(1),
+            ordinal.unsqueeze(1),
+            addresses[ordinal] + (begin * element_size).unsqueeze(1),
+        ],
+        dim=1,
+    )
+
+
+def _kept(contents: tuple[object, ...], device: torch.device, build: Callable[[], Tensor]) -> Tensor:
+    """The table of these contents on ``device``, built only where there is none for the current stream."""
+    key = (device, *contents)
+    if is_capturing(device):
+        by_stream = _tables.get(key)
+        if not by_stream:
+            raise RuntimeError(
+                "a CUDA graph is being captured and these tensors have not been seen before: run the "
+                "operation once on the same tensors (the same gradients too) before the capture, so that "
+                "their addresses are on the device"
+            )
+        table = next(reversed(by_stream.values()))
+        if not any(table is held for held in _captured):
+            _captured.append(table)
+        return table
+    by_stream = _tables.setdefault(key, {})
+    _tables.move_to_end(key)
+    stream = torch.cuda.current_stream(device).cuda_stream if device.type == "cuda" else 0
+    if stream not in by_stream:
+        rows = build()
+        by_stream[stream] = rows.pin_memory().to(device, non_blocking=True) if device.type == "cuda" else rows
+        if len(_tables) > KEPT_TABLES:
+            _tables.popitem(last=False)
+    return by_stream[stream]
+
+
+# --------------------------------------------------------------------------------------------- in the kernels
+
+
+@triton.jit
+def row_of(table: tl.tensor, LISTS: tl.constexpr) -> tl.tensor:
+    return table + tl.program_id(0).to(tl.int64) * (2 + LISTS)
+
+
+@triton.jit
+def chunk_of(row: tl.tensor, LIST: tl.constexpr, FULL: tl.constexpr, DTYPE: tl.constexpr) -> tl.tensor:
+    # The promise is lost when it is made on an argument of a function, as in load() below.
+    return tl.multiple_of(tl.load(row + 2 + LIST).to(tl.pointer_type(DTYPE)), 16 if FULL else 1)
+
+
+@triton.jit
+def load(chunk: tl.tensor, elements: tl.tensor, FULL: tl.constexpr, BLOCK: tl.constexpr) -> tl.tensor:
+    offsets = tl.arange(0, BLOCK)
+    # Only the load without a mask is made of 128-bit accesses.
+    return tl.load(chunk + offsets) if FULL else tl.load(chunk + offsets, mask=offsets < elements, other=0)
+
+
+@triton.jit
+def store(
+    chunk: tl.tensor, values: tl.tensor, elements: tl.tensor, FULL: tl.constexpr, BLOCK: tl.constexpr
+) -> None:
+    offsets = tl.arange(0, BLOCK)
+    if FULL:
+        tl.store(chunk + offsets, values)
+    else:
+        tl.store(chunk + offsets, values, mask=offsets < elements)
