@@ -1,8 +1,9 @@
 """RMSprop and Adam that also clip: update and clamp in the same pass over memory.
 
 Signatures, defaults, parameter groups and ``state_dict`` are those of ``torch.optim``, so a checkpoint moves
-between the two both ways. ``clip_value`` is one more option of a group. ``foreach``, ``fused`` and ``capturable``
-are accepted so that a call need not change, and have no effect: the step is always the fused one.
+between the two both ways. ``clip_value`` is one more option of a group. ``capturable=True`` keeps the step counts
+on the device of the parameters, which a CUDA graph needs. ``foreach`` and ``fused`` are accepted so that a call
+need not change, and have no effect: the step is always the fused one.
 """
 
 from __future__ import annotations
@@ -62,14 +63,16 @@ class _Clipped(torch.optim.Optimizer):
     def _step_group(self, group: dict[str, Any], params: list[Tensor], grads: list[Tensor]) -> None:
         raise NotImplementedError
 
-    def _state_lists(self, params: list[Tensor], names: list[str]) -> list[list[Tensor]]:
+    def _state_lists(self, params: list[Tensor], names: list[str], capturable: bool) -> list[list[Tensor]]:
         """The state tensors of all parameters, a list a name, made where they are missing."""
         states = [self.state[param] for param in params]
         for param, state in zip(params, states, strict=True):
             if len(state) <= len(names):
                 if param.grad is not None and param.grad.is_sparse:
                     raise RuntimeError(f"{type(self).__name__} does not support sparse gradients")
-                state.setdefault("step", torch.zeros((), dtype=torch.float32))
+                if "step" not in state:
+                    place = param.device if capturable else "cpu"
+                    state["step"] = torch.zeros((), dtype=torch.float32, device=place)
                 for name in names:
                     if name not in state:
                         state[name] = torch.zeros_like(param, memory_format=torch.preserve_format)
@@ -115,7 +118,7 @@ class RMSprop(_Clipped, torch.optim.RMSprop):
         backend: str = "auto",
     ) -> None:
         torch.optim.RMSprop.__init__(
-            self, params, lr, alpha, eps, weight_decay, momentum, centered, maximize=maximize
+            self, params, lr, alpha, eps, weight_decay, momentum, centered, capturable, maximize=maximize
         )
         self._set_clip_value(clip_value, backend, differentiable)
 
@@ -125,7 +128,7 @@ class RMSprop(_Clipped, torch.optim.RMSprop):
             names.append("grad_avg")
         if group["momentum"] > 0:
             names.append("momentum_buffer")
-        *moments, steps = self._state_lists(params, names)
+        *moments, steps = self._state_lists(params, names, group["capturable"])
         found = dict(zip(names, moments, strict=True))
         rmsprop_step_(
             params,
@@ -193,6 +196,7 @@ class Adam(_Clipped, torch.optim.Adam):
             weight_decay,
             amsgrad,
             maximize=maximize,
+            capturable=capturable,
             decoupled_weight_decay=decoupled_weight_decay,
         )
         self._set_clip_value(clip_value, backend, differentiable)
@@ -201,7 +205,7 @@ class Adam(_Clipped, torch.optim.Adam):
         names = ["exp_avg", "exp_avg_sq"]
         if group["amsgrad"]:
             names.append("max_exp_avg_sq")
-        exp_avgs, exp_avg_sqs, *rest, steps = self._state_lists(params, names)
+        exp_avgs, exp_avg_sqs, *rest, steps = self._state_lists(params, names, group["capturable"])
         beta1, beta2 = group["betas"]
         adam_step_(
             params,
