@@ -29,8 +29,9 @@ class _ZeroGradients(Function):
     def backward(ctx: Any, grad: Tensor | None) -> Any:
         if grad is None:
             return (None,) * (1 + len(ctx.others))
-        needed = ctx.needs_input_grad[1:]
-        return grad, *(torch.zeros_like(o) if n else None for o, n in zip(ctx.others, needed, strict=True))
+        nodes = [node for node, _ in ctx.next_functions[1:]]
+        zeros = (torch.zeros_like(t) if _wanted(n) else None for t, n in zip(ctx.others, nodes, strict=True))
+        return grad, *zeros
 
 
 _zero_gradients: Callable[..., Tensor] = _ZeroGradients.apply
@@ -77,7 +78,7 @@ def _survey(start: Any) -> tuple[list[Tensor], list[Any], bool]:
         parent = pending.pop()
         edges = [node for node, _ in parent.next_functions]
         if (operands := _PRODUCTS.get(parent.name())) is not None:
-            left, right = (_differentiated(edges[i]) for i in operands)
+            left, right = (_wanted(edges[i]) for i in operands)
             if left != right:
                 edges[operands[1] if left else operands[0]] = None
         for node in edges:
@@ -95,7 +96,7 @@ def _survey(start: Any) -> tuple[list[Tensor], list[Any], bool]:
     return leaves, inner, hooked
 
 
-def _differentiated(node: Any) -> bool:
+def _wanted(node: Any) -> bool:
     """Whether the running backward pass computes the gradient that this node receives."""
     if node is None:
         return False
