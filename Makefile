@@ -1,0 +1,50 @@
+# Every target sets up what it needs: a virtual environment in .venv, the package installed into it, the C++ built.
+#
+#   make demo        train a WGAN-GP on handwritten digits, evaluate it, show where the pictures are
+#   make test        all tests, with coverage
+#   make lint        ruff, clang-format, the layers of the house
+#   make typecheck   mypy
+#   make bench       the benchmarks, as tables, CSV files and a plot in benchmarks/results
+PYTHON ?= python3
+VENV ?= .venv
+WORKERS ?= auto
+BIN := $(VENV)/bin
+INSTALL := $(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt
+SOURCES := setup.py pyproject.toml constraints.txt $(shell find csrc -type f)
+PYTHON_FILES := wgan_fast tests benchmarks setup.py
+CXX_FILES := $(shell find csrc tests -name '*.h' -o -name '*.cpp' -o -name '*.cu' -o -name '*.cuh')
+
+.PHONY: demo test lint typecheck bench clean
+
+demo: $(VENV)/.train
+	$(BIN)/wgan-fast train --data digits --constraint gp --seed 0 --out runs/demo
+
+test: $(VENV)/.dev
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(WORKERS) --cov --cov-report=term
+
+lint: $(VENV)/.dev
+	$(BIN)/ruff check $(PYTHON_FILES)
+	$(BIN)/ruff format --check $(PYTHON_FILES)
+	$(BIN)/clang-format --dry-run -Werror $(CXX_FILES)
+	$(BIN)/lint-imports
+
+typecheck: $(VENV)/.dev
+	$(BIN)/mypy
+
+bench: $(VENV)/.dev
+	$(BIN)/python -m benchmarks
+
+# The example trains with the extras alone; everything else wants the tools of development as well.
+$(VENV)/.train: $(SOURCES)
+	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	$(INSTALL) -e ".[train]"
+	touch $@
+
+$(VENV)/.dev: $(SOURCES)
+	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	$(INSTALL) -e ".[dev]"
+	touch $@ $(VENV)/.train
+
+clean:
+	rm -rf build dist *.egg-info .coverage .mypy_cache .pytest_cache .ruff_cache .hypothesis
+	find wgan_fast -name '*.so' -delete

@@ -1,0 +1,17 @@
+"""``python -m benchmarks``: every benchmark in a process of its own, then the table and the plot from their CSV files."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+
+from benchmarks.common import RESULTS
+from benchmarks.report import plot
+
+names = sorted(path.stem for path in Path(__file__).parent.glob("bench_*.py"))
+failed = [name for name in names if subprocess.run([sys.executable, "-m", f"benchmarks.{name}", *sys.argv[1:]]).returncode]
+written = [RESULTS / f"{name.removeprefix('bench_')}.csv" for name in names]
+plot([path for path in written if path.exists()], RESULTS / "ratios.png")
+if failed:
+    sys.exit(f"failed: {', '.join(failed)}")

@@ -1,0 +1,71 @@
+"""clip_weights_ against the loop, the foreach pair, one flat buffer and torch.compile.
+
+The flat buffer is a bound, not an alternative: a critic's parameters do not lie in one tensor. All providers clip the
+same tensors, so each finds them in the state of the caches that the one before left.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+
+import torch
+from torch import Tensor
+
+import wgan_fast
+from benchmarks.common import OURS, Case, Provider, compiled, main
+from benchmarks.workloads import CRITICS, num_values, weights
+
+CLIP_VALUE = 0.01
+
+
+def loop(tensors: list[Tensor]) -> None:
+    for tensor in tensors:
+        tensor.data.clamp_(-CLIP_VALUE, CLIP_VALUE)
+
+
+def foreach(tensors: list[Tensor]) -> None:
+    with torch.no_grad():
+        torch._foreach_clamp_min_(tensors, -CLIP_VALUE)
+        torch._foreach_clamp_max_(tensors, CLIP_VALUE)
+
+
+def ours(tensors: list[Tensor]) -> None:
+    wgan_fast.clip_weights_(tensors, CLIP_VALUE)
+
+
+def plain(tensors: list[Tensor]) -> None:
+    with torch.no_grad():
+        for tensor in tensors:
+            tensor.clamp_(-CLIP_VALUE, CLIP_VALUE)
+
+
+def cases() -> Iterator[Case]:
+    for workload, shapes in CRITICS.items():
+        tensors = weights(shapes)
+        flat = torch.cat([tensor.detach().flatten() for tensor in weights(shapes)])
+
+        def provider(clip: Callable[[list[Tensor]], object], tensors: list[Tensor] = tensors) -> Provider:
+            def result() -> list[Tensor]:
+                fresh = weights(shapes)
+                clip(fresh)
+                return [tensor.detach().flatten() for tensor in fresh]
+
+            return Provider(timed=lambda: clip(tensors), result=result)
+
+        torch._dynamo.reset()
+        yield Case(
+            op="clip_weights",
+            workload=workload,
+            bytes=2 * 4 * num_values(shapes),
+            providers={
+                OURS: provider(ours),
+                "loop": provider(loop),
+                "foreach pair": provider(foreach),
+                "torch.compile": provider(compiled(plain)),
+                "flat buffer": Provider(timed=lambda flat=flat: flat.clamp_(-CLIP_VALUE, CLIP_VALUE), result=None),
+            },
+        )
+
+
+if __name__ == "__main__":
+    main("clip_weights", cases)

@@ -1,0 +1,71 @@
+"""gradient_norm_penalty, forward and backward, against the textbook lines and torch.compile of them.
+
+The critic is left out: its input gradient is given. "lambda outside" multiplies our penalty by 10 after the call
+instead of passing weight=10, which costs one more pass over the slope.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+
+import torch
+from torch import Tensor
+
+import wgan_fast
+from benchmarks.common import LIMIT, OURS, Case, Provider, compiled, copy_of, main
+
+SHAPES = [(64, 12288), (64, 784), (256, 2)]
+
+
+def textbook(gradients: Tensor) -> Tensor:
+    return 10 * ((gradients.norm(2, dim=1) - 1) ** 2).mean()
+
+
+def ours(gradients: Tensor) -> Tensor:
+    penalty: Tensor = wgan_fast.gradient_norm_penalty(gradients, weight=10.0)
+    return penalty
+
+
+def lambda_outside(gradients: Tensor) -> Tensor:
+    penalty: Tensor = 10 * wgan_fast.gradient_norm_penalty(gradients)
+    return penalty
+
+
+def cases() -> Iterator[Case]:
+    for shape in SHAPES:
+        gradients = torch.randn(shape, requires_grad=True)
+
+        def provider(function: Callable[[Tensor], Tensor], gradients: Tensor = gradients) -> Provider:
+            def timed() -> None:
+                gradients.grad = None
+                function(gradients).backward()  # type: ignore[no-untyped-call]
+
+            def result() -> list[Tensor]:
+                leaf = gradients.detach().requires_grad_()
+                value = function(leaf)
+                value.backward()  # type: ignore[no-untyped-call]
+                assert leaf.grad is not None
+                return [value.detach(), leaf.grad]
+
+            return Provider(timed=timed, result=result)
+
+        num_bytes = 2 * 4 * gradients.numel()
+        torch._dynamo.reset()
+        yield Case(
+            op="penalty forward + backward",
+            workload="x".join(map(str, shape)),
+            bytes=num_bytes,
+            rtol=1e-4,
+            atol=1e-6,
+            providers={
+                OURS: provider(ours),
+                "textbook": provider(textbook),
+                "torch.compile": provider(compiled(textbook)),
+                f"{OURS}, lambda outside": provider(lambda_outside),
+                LIMIT: copy_of(num_bytes),
+            },
+        )
+
+
+if __name__ == "__main__":
+    main("gradient_norm_penalty", cases)
