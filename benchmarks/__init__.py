@@ -1,1 +1,1 @@
-"""Measurements: fast means a ratio in one run, interleaved, medians, outputs verified equal before anything is timed."""
+"""Measurements: a ratio in one run, interleaved, medians, outputs verified equal before anything is timed."""

@@ -1,4 +1,4 @@
-"""``python -m benchmarks``: every benchmark in a process of its own, then the table and the plot from their CSV files."""
+"""``python -m benchmarks``: every benchmark in a process of its own, then a plot from their CSV files."""
 
 from __future__ import annotations
 
@@ -10,7 +10,8 @@ from benchmarks.common import RESULTS
 from benchmarks.report import plot
 
 names = sorted(path.stem for path in Path(__file__).parent.glob("bench_*.py"))
-failed = [name for name in names if subprocess.run([sys.executable, "-m", f"benchmarks.{name}", *sys.argv[1:]]).returncode]
+commands = {name: [sys.executable, "-m", f"benchmarks.{name}", *sys.argv[1:]] for name in names}
+failed = [name for name, command in commands.items() if subprocess.run(command, check=False).returncode]
 written = [RESULTS / f"{name.removeprefix('bench_')}.csv" for name in names]
 plot([path for path in written if path.exists()], RESULTS / "ratios.png")
 if failed:

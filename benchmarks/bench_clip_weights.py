@@ -13,7 +13,7 @@ from torch import Tensor
 
 import wgan_fast
 from benchmarks.common import OURS, Case, Provider, compiled, main
-from benchmarks.workloads import CRITICS, num_values, weights
+from benchmarks.workloads import CRITICS, Shapes, num_values, weights
 
 CLIP_VALUE = 0.01
 
@@ -39,30 +39,34 @@ def plain(tensors: list[Tensor]) -> None:
             tensor.clamp_(-CLIP_VALUE, CLIP_VALUE)
 
 
+def provider(clip: Callable[[list[Tensor]], object], tensors: list[Tensor], shapes: Shapes) -> Provider:
+    def result() -> list[Tensor]:
+        fresh = weights(shapes)
+        clip(fresh)
+        return [tensor.detach().flatten() for tensor in fresh]
+
+    return Provider(timed=lambda: clip(tensors), result=result)
+
+
+def flat_buffer(shapes: Shapes) -> Provider:
+    flat = torch.cat([tensor.detach().flatten() for tensor in weights(shapes)])
+    return Provider(timed=lambda: flat.clamp_(-CLIP_VALUE, CLIP_VALUE), result=None)
+
+
 def cases() -> Iterator[Case]:
     for workload, shapes in CRITICS.items():
         tensors = weights(shapes)
-        flat = torch.cat([tensor.detach().flatten() for tensor in weights(shapes)])
-
-        def provider(clip: Callable[[list[Tensor]], object], tensors: list[Tensor] = tensors) -> Provider:
-            def result() -> list[Tensor]:
-                fresh = weights(shapes)
-                clip(fresh)
-                return [tensor.detach().flatten() for tensor in fresh]
-
-            return Provider(timed=lambda: clip(tensors), result=result)
-
         torch._dynamo.reset()
         yield Case(
             op="clip_weights",
             workload=workload,
             bytes=2 * 4 * num_values(shapes),
             providers={
-                OURS: provider(ours),
-                "loop": provider(loop),
-                "foreach pair": provider(foreach),
-                "torch.compile": provider(compiled(plain)),
-                "flat buffer": Provider(timed=lambda flat=flat: flat.clamp_(-CLIP_VALUE, CLIP_VALUE), result=None),
+                OURS: provider(ours, tensors, shapes),
+                "loop": provider(loop, tensors, shapes),
+                "foreach pair": provider(foreach, tensors, shapes),
+                "torch.compile": provider(compiled(plain), tensors, shapes),
+                "flat buffer": flat_buffer(shapes),
             },
         )
 

@@ -32,9 +32,7 @@ def cases() -> Iterator[Case]:
             real: Tensor = real,
             fake: Tensor = fake,
         ) -> Provider:
-            return Provider(
-                timed=lambda: function(real, fake, weight), result=lambda: [function(real, fake, weight)]
-            )
+            return Provider(timed=lambda: function(real, fake, weight), result=lambda: [function(real, fake, weight)])
 
         num_bytes = 3 * 4 * real.numel()
         torch._dynamo.reset()

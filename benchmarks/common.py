@@ -104,14 +104,14 @@ def clock(device: torch.device) -> Callable[[Callable[[], object], int], float]:
         return (time.perf_counter() - start) / count
 
     def on_cuda(timed: Callable[[], object], count: int) -> float:
-        start, end = torch.cuda.Event(enable_timing=True), torch.cuda.Event(enable_timing=True)
+        start, end = (torch.cuda.Event(enable_timing=True) for _ in range(2))  # type: ignore[no-untyped-call]
         torch.cuda.synchronize(device)
         start.record()
         for _ in range(count):
             timed()
         end.record()
         torch.cuda.synchronize(device)
-        return start.elapsed_time(end) / 1e3 / count
+        return float(start.elapsed_time(end)) / 1e3 / count
 
     return on_cuda if device.type == "cuda" else on_cpu
 

@@ -72,12 +72,12 @@ def plot(paths: Iterable[Path], target: Path) -> None:
     figure, axes = pyplot.subplots(figsize=(9, 0.28 * len(bars) + 1))
     labels = [f"{case}  |  {provider}".replace("\n", ", ") for case, provider, _ in bars]
     colors = ["tab:blue" if ratio >= 1 else "tab:red" for *_, ratio in bars]
-    axes.barh(range(len(bars)), [ratio for *_, ratio in bars], color=colors)
+    drawn = axes.barh(range(len(bars)), [ratio for *_, ratio in bars], color=colors)
     axes.set_yticks(range(len(bars)), labels, fontsize=7)
     axes.invert_yaxis()
     axes.axvline(1.0, color="black", linewidth=0.8)
     axes.set_xlabel("time of the provider / time of wgan_fast (median; above 1 wgan_fast is faster)")
-    axes.bar_label(axes.containers[0], fmt="%.2f", fontsize=7, padding=2)
+    axes.bar_label(drawn, fmt="%.2f", fontsize=7, padding=2)
     figure.tight_layout()
     figure.savefig(target, dpi=120)
     pyplot.close(figure)

@@ -17,9 +17,7 @@ from torch.utils.checkpoint import checkpoint
 class ResidualBlock(nn.Module):
     """A block of the WGAN-GP ResNet: ReLU, conv, ReLU, conv, mean pool; the shortcut pooled and 1x1."""
 
-    def __init__(
-        self, channels_in: int, channels: int, norm: Callable[[int], nn.Module] = nn.Identity
-    ) -> None:
+    def __init__(self, channels_in: int, channels: int, norm: Callable[[int], nn.Module] = nn.Identity) -> None:
         super().__init__()
         self.first = nn.Conv2d(channels_in, channels, 3, padding=1)
         self.second = nn.Conv2d(channels, channels, 3, padding=1)
@@ -189,9 +187,7 @@ class Entry:
 ZOO = {
     "mlp": Entry(lambda: mlp(nn.ReLU(), nn.ReLU()), (5, 6)),
     "mlp_inplace": Entry(lambda: mlp(nn.ReLU(inplace=True), nn.Hardtanh(inplace=True)), (5, 6)),
-    "mlp_smooth_mixed": Entry(
-        lambda: mlp(nn.SiLU(), nn.ReLU(), nn.Tanh(), nn.LeakyReLU(), nn.GELU()), (5, 6)
-    ),
+    "mlp_smooth_mixed": Entry(lambda: mlp(nn.SiLU(), nn.ReLU(), nn.Tanh(), nn.LeakyReLU(), nn.GELU()), (5, 6)),
     "groupsort": Entry(lambda: mlp(GroupSort(), nn.ReLU(), GroupSort()), (5, 6)),
     "dcgan": Entry(dcgan, (3, 3, 16, 16)),
     "dcgan_not_inplace": Entry(lambda: dcgan(inplace=False), (3, 3, 16, 16)),
@@ -212,9 +208,7 @@ ZOO = {
 }
 
 
-def build(
-    name: str, dtype: torch.dtype = torch.float64, seed: int = 0
-) -> tuple[nn.Module, Tensor, tuple[Any, ...]]:
+def build(name: str, dtype: torch.dtype = torch.float64, seed: int = 0) -> tuple[nn.Module, Tensor, tuple[Any, ...]]:
     """(critic, x, further arguments of the critic)."""
     torch.manual_seed(seed)
     entry = ZOO[name]

@@ -16,7 +16,11 @@ def run(code: str, **environment: str) -> subprocess.CompletedProcess[str]:
     import os
 
     return subprocess.run(
-        [sys.executable, "-c", code], capture_output=True, text=True, env={**os.environ, **environment}, check=False
+        [sys.executable, "-c", code],
+        capture_output=True,
+        text=True,
+        env={**os.environ, **environment},
+        check=False,
     )
 
 
@@ -42,11 +46,15 @@ def test_an_unknown_name_is_refused_with_the_known_ones() -> None:
     assert (weight == 1).all()
 
 
-def test_a_named_backend_that_cannot_serve_says_why_and_what_is_there(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_named_backend_that_cannot_serve_says_why_and_what_is_there(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     with pytest.raises(RuntimeError, match=r"backend='cpu' cannot serve meta tensors: it takes tensors on cpu only"):
         wgan_fast.clip_weights_(torch.ones(3, device="meta"), 0.1, backend="cpu")
     monkeypatch.setitem(backends._MODULES, "absent", "wgan_fast.no_such_module")
-    with pytest.raises(RuntimeError, match=r"backend='absent' cannot serve cpu tensors: .*not available.*available: \["):
+    with pytest.raises(
+        RuntimeError, match=r"backend='absent' cannot serve cpu tensors: .*not available.*available: \["
+    ):
         wgan_fast.clip_weights_(torch.ones(3), 0.1, backend="absent")
 
 
@@ -78,7 +86,10 @@ import wgan_fast
 from wgan_fast import backends
 print(backends.choose("cpu", "auto").__name__, backends.choose("cpu", "cpu").__name__)
 """
-    assert run(code, WGAN_FAST_BACKEND="reference").stdout.split() == ["wgan_fast.reference", "wgan_fast.backends.cpu"]
+    assert run(code, WGAN_FAST_BACKEND="reference").stdout.split() == [
+        "wgan_fast.reference",
+        "wgan_fast.backends.cpu",
+    ]
     assert run(code, WGAN_FAST_BACKEND="auto").stdout.split() == ["wgan_fast.backends.cpu"] * 2
     unknown = run(code, WGAN_FAST_BACKEND="warp")
     assert unknown.returncode != 0

@@ -135,14 +135,10 @@ def test_a_run_is_not_replaced_by_mistake(capsys: pytest.CaptureFixture[str]) ->
     assert _run(f"train --no-evaluate --out x --overwrite --resume {TINY}") == 2
 
 
-def test_a_missing_extra_is_one_sentence(
-    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_a_missing_extra_is_one_sentence(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
     monkeypatch.setitem(sys.modules, "tyro", None)
     assert _run("doctor") == 2
-    expected = (
-        'wgan-fast: the command line needs tyro, which cannot be imported: pip install "wgan-fast[train]"\n'
-    )
+    expected = 'wgan-fast: the command line needs tyro, which cannot be imported: pip install "wgan-fast[train]"\n'
     assert capsys.readouterr().err == expected
 
 
@@ -171,9 +167,7 @@ def test_help_names_every_option(capsys: pytest.CaptureFixture[str]) -> None:
 
 
 @pytest.mark.parametrize(("sent", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
-def test_a_signal_ends_with_a_checkpoint_that_resumes(
-    sent: signal.Signals, code: int, elsewhere: Path
-) -> None:
+def test_a_signal_ends_with_a_checkpoint_that_resumes(sent: signal.Signals, code: int, elsewhere: Path) -> None:
     command = [sys.executable, "-m", "wgan_fast", "train", "--out", "run", "--no-evaluate", *TINY.split()]
     command += ["--iterations", "1000000", "--checkpoint-every", "1000000"]
     environment = {**os.environ, "PYTHONPATH": str(Path(__file__).parents[1]), "OMP_NUM_THREADS": "1"}

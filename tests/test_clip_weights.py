@@ -10,7 +10,17 @@ from torch import Tensor, nn
 import wgan_fast
 from wgan_fast import clip_weights_
 
-BOUNDS = [0.01, 1.0, 1e-30, float("inf"), (-0.5, 0.25), (0.0, 1.0), (-1.0, -0.0), (0.0, 0.0), (-float("inf"), 0.0)]
+BOUNDS = [
+    0.01,
+    1.0,
+    1e-30,
+    float("inf"),
+    (-0.5, 0.25),
+    (0.0, 1.0),
+    (-1.0, -0.0),
+    (0.0, 0.0),
+    (-float("inf"), 0.0),
+]
 
 
 def loop(tensors: list[Tensor], clip_value: float | tuple[float, float]) -> None:
@@ -179,7 +189,12 @@ def test_subclasses_take_the_way_through_torch(backend: str) -> None:
         ([torch.ones(3), "x"], 0.01, TypeError, r"parameters\[1\]: .* got str"),
         ([torch.ones(3), ("name", torch.ones(3))], 0.01, TypeError, r"named_parameters\(\) yields pairs"),
         ([torch.ones(3), torch.ones(3, dtype=torch.int64)], 0.01, TypeError, r"parameters\[1\]: .*int64"),
-        ([torch.ones(3), torch.ones(3, dtype=torch.complex64)], 0.01, TypeError, r"parameters\[1\]: .*complex64"),
+        (
+            [torch.ones(3), torch.ones(3, dtype=torch.complex64)],
+            0.01,
+            TypeError,
+            r"parameters\[1\]: .*complex64",
+        ),
         ([torch.ones(3), torch.ones(1).expand(3)], 0.01, ValueError, r"parameters\[1\]: an expanded tensor"),
     ],
 )

@@ -21,9 +21,7 @@ from wgan_fast.double_backward import exact_shortcut
 inf, nan = float("inf"), float("nan")
 
 
-def penalty(
-    critic: Callable[..., Any], x: Tensor, context: AbstractContextManager[Any], *args: Any
-) -> Tensor:
+def penalty(critic: Callable[..., Any], x: Tensor, context: AbstractContextManager[Any], *args: Any) -> Tensor:
     torch.manual_seed(1)
     with context:
         scores = critic(x, *args)
@@ -145,9 +143,7 @@ def test_backward_with_create_graph_equals_eager() -> None:
         scores.sum().backward(create_graph=True, inputs=[points])
         assert points.grad is not None
         gradient, points.grad = points.grad, None
-        return list(
-            torch.autograd.grad(gradient.square().sum(), list(critic.parameters()), allow_unused=True)
-        )
+        return list(torch.autograd.grad(gradient.square().sum(), list(critic.parameters()), allow_unused=True))
 
     assert_same(gradients(exact_shortcut()), gradients(nullcontext()))
 
@@ -195,9 +191,7 @@ def test_no_zeros_are_carried(name: str) -> None:
 
 # ---------------------------------------------------------------- operations
 
-VALUES = torch.tensor(
-    [-inf, -7.0, -1.0, -0.5, -0.3, -1e-40, -0.0, 0.0, 1e-40, 0.3, 0.5, 1.0, 6.0, 7.0, inf, nan]
-)
+VALUES = torch.tensor([-inf, -7.0, -1.0, -0.5, -0.3, -1e-40, -0.0, 0.0, 1e-40, 0.3, 0.5, 1.0, 6.0, 7.0, inf, nan])
 
 ELEMENTWISE: dict[str, Callable[[Tensor], Tensor]] = {
     "F.relu": F.relu,
@@ -320,9 +314,7 @@ def test_elementwise_is_bit_identical_to_eager(name: str, dtype: torch.dtype) ->
     if "rrelu" in name and dtype == torch.float16:
         pytest.skip("torch has no rrelu for float16 on the CPU")
     operation, x = ELEMENTWISE[name], VALUES.to(dtype).repeat(3)
-    for ours, eager in zip(
-        orders(operation, x, exact_shortcut()), orders(operation, x, nullcontext()), strict=True
-    ):
+    for ours, eager in zip(orders(operation, x, exact_shortcut()), orders(operation, x, nullcontext()), strict=True):
         assert (ours is None) == (eager is None)
         if ours is not None:
             torch.testing.assert_close(ours, eager, rtol=0, atol=0, equal_nan=True)
@@ -349,9 +341,7 @@ def test_shaped_is_bit_identical_to_eager(name: str, dtype: torch.dtype) -> None
 def test_max_pool_passes_nan_and_ties_as_eager_does() -> None:
     x = torch.tensor([[1.0, 1.0, nan, 0.0, -0.0, 0.0, -inf, -inf]]).view(1, 1, 8)
     operation = SHAPED["torch.max_pool1d"][0]
-    for ours, eager in zip(
-        orders(operation, x, exact_shortcut()), orders(operation, x, nullcontext()), strict=True
-    ):
+    for ours, eager in zip(orders(operation, x, exact_shortcut()), orders(operation, x, nullcontext()), strict=True):
         torch.testing.assert_close(ours, eager, rtol=0, atol=0, equal_nan=True)
 
 
@@ -380,16 +370,12 @@ def test_empty_and_strided_inputs(name: str) -> None:
 
 def test_second_order_of_a_mixed_critic_against_finite_differences() -> None:
     torch.manual_seed(0)
-    critic = nn.Sequential(
-        nn.Linear(3, 4), nn.LeakyReLU(0.3), nn.Linear(4, 4), nn.Tanh(), nn.PReLU(4), nn.Linear(4, 1)
-    )
+    critic = nn.Sequential(nn.Linear(3, 4), nn.LeakyReLU(0.3), nn.Linear(4, 4), nn.Tanh(), nn.PReLU(4), nn.Linear(4, 1))
     critic = critic.double()
 
     def scores(x: Tensor, *parameters: Tensor) -> Tensor:
         with exact_shortcut():
-            return functional_call(
-                critic, dict(zip(dict(critic.named_parameters()), parameters, strict=True)), (x,)
-            )
+            return functional_call(critic, dict(zip(dict(critic.named_parameters()), parameters, strict=True)), (x,))
 
     inputs = (torch.randn(3, 3, dtype=torch.float64, requires_grad=True), *critic.parameters())
     assert torch.autograd.gradcheck(scores, inputs)

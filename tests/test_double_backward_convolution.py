@@ -57,11 +57,7 @@ def orders(
     torch.manual_seed(0)
     x = torch.randn(x_shape, dtype=dtype).contiguous(memory_format=memory_format).requires_grad_()
     weight = torch.randn(weight_shape, dtype=dtype).contiguous(memory_format=memory_format).requires_grad_()
-    channels = (
-        weight_shape[0]
-        if "transpose" not in operation.__name__
-        else weight_shape[1] * options.get("groups", 1)
-    )
+    channels = weight_shape[0] if "transpose" not in operation.__name__ else weight_shape[1] * options.get("groups", 1)
     b = torch.randn(channels, dtype=dtype, requires_grad=True) if bias else None
     leaves = [x, weight] if b is None else [x, weight, b]
     with context:
@@ -77,9 +73,7 @@ def orders(
     return [y, *first, *second, *third, *mixed]
 
 
-def is_direct(
-    operation: Callable[..., Tensor], x_shape: Any, weight_shape: Any, options: dict[str, Any]
-) -> bool:
+def is_direct(operation: Callable[..., Tensor], x_shape: Any, weight_shape: Any, options: dict[str, Any]) -> bool:
     with exact_shortcut(direct_convolution=True):
         y = operation(torch.randn(x_shape, requires_grad=True), torch.randn(weight_shape), **options)
     return y.grad_fn.name() == "_ConvolutionBackward"
@@ -104,9 +98,7 @@ def test_what_is_left_to_autograd(case: str) -> None:
 
 @pytest.mark.parametrize("case", ["2d", "2d strided, padded", "2d grouped", "transposed 2d"])
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
-def test_channels_last_and_low_precision_are_as_near_to_float64_as_eager(
-    case: str, dtype: torch.dtype
-) -> None:
+def test_channels_last_and_low_precision_are_as_near_to_float64_as_eager(case: str, dtype: torch.dtype) -> None:
     exact = orders(*CONV[case], nullcontext())
     form = torch.channels_last
     direct = orders(*CONV[case], exact_shortcut(direct_convolution=True), dtype=dtype, memory_format=form)
@@ -114,10 +106,7 @@ def test_channels_last_and_low_precision_are_as_near_to_float64_as_eager(
     for a, b, c in zip(direct, eager, exact, strict=True):
         scale = float(c.detach().abs().max())
         error = float((b.detach().double() - c.detach()).abs().max())
-        assert (
-            float((a.detach().double() - c.detach()).abs().max())
-            <= 2 * error + 4 * torch.finfo(dtype).eps * scale
-        )
+        assert float((a.detach().double() - c.detach()).abs().max()) <= 2 * error + 4 * torch.finfo(dtype).eps * scale
     assert [g.stride() for g in direct[:2]] == [g.stride() for g in eager[:2]]
 
 

@@ -97,9 +97,7 @@ def test_wrong_arguments_raise_eagers_errors() -> None:
 @pytest.mark.parametrize(
     "view", [lambda h: h.view(-1), lambda h: h[1:], lambda h: h.t(), lambda h: h.unsqueeze(0)], ids=range(4)
 )
-@pytest.mark.parametrize(
-    "activation", [torch.relu_, lambda h: F.leaky_relu(h, 0.1, inplace=True)], ids=range(2)
-)
+@pytest.mark.parametrize("activation", [torch.relu_, lambda h: F.leaky_relu(h, 0.1, inplace=True)], ids=range(2))
 def test_in_place_on_a_view_equals_eager(
     view: Callable[[Tensor], Tensor], activation: Callable[[Tensor], Tensor]
 ) -> None:
@@ -171,14 +169,10 @@ def test_a_freed_graph_raises_as_in_eager() -> None:
 # ---------------------------------------------------------------- hooks
 
 
-def hook_calls(
-    install: Callable[[nn.Module, list[Any]], None], context: AbstractContextManager[Any]
-) -> list[Any]:
+def hook_calls(install: Callable[[nn.Module, list[Any]], None], context: AbstractContextManager[Any]) -> list[Any]:
     """What a hook sees in both passes, and the parameter gradients after them."""
     torch.manual_seed(0)
-    critic = nn.Sequential(
-        nn.Linear(3, 4), nn.ReLU(), nn.Linear(4, 4), nn.LeakyReLU(0.1), nn.Linear(4, 1)
-    ).double()
+    critic = nn.Sequential(nn.Linear(3, 4), nn.ReLU(), nn.Linear(4, 4), nn.LeakyReLU(0.1), nn.Linear(4, 1)).double()
     seen: list[Any] = []
     install(critic, seen)
     x = torch.randn(5, 3, dtype=torch.float64, requires_grad=True)
@@ -200,9 +194,7 @@ def _retained(critic: nn.Module, seen: list[Any]) -> None:
 
 def _scaling_hook(critic: nn.Module, seen: list[Any]) -> None:
     """A hook that computes with what it is given, and replaces it."""
-    critic[0].register_forward_hook(
-        lambda module, inputs, output: (output.register_hook(lambda g: 0.5 * g), None)[1]
-    )
+    critic[0].register_forward_hook(lambda module, inputs, output: (output.register_hook(lambda g: 0.5 * g), None)[1])
 
 
 def _full_backward_hook(critic: nn.Module, seen: list[Any]) -> None:
@@ -281,9 +273,7 @@ def test_other_threads_are_not_affected_and_many_may_use_it() -> None:
         for thread in threads:
             thread.join()
     assert outcomes.pop("bystander") is False
-    for (
-        ours
-    ) in outcomes.values():  # torch.manual_seed is shared by the threads, and this critic draws nothing
+    for ours in outcomes.values():  # torch.manual_seed is shared by the threads, and this critic draws nothing
         assert_same(ours, eager)
 
 
@@ -388,9 +378,7 @@ class PeakBytes(TorchDispatchMode):
         return result
 
 
-@pytest.mark.parametrize(
-    "name", ["mlp", "mlp_inplace", "dcgan", "dcgan_not_inplace", "resnet", "sequence", "pooled"]
-)
+@pytest.mark.parametrize("name", ["mlp", "mlp_inplace", "dcgan", "dcgan_not_inplace", "resnet", "sequence", "pooled"])
 def test_peak_memory_is_not_above_eagers(name: str) -> None:
     critic, x, args = build(name)
     x = x.repeat(8, *[1] * (x.dim() - 1))

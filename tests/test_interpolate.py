@@ -9,7 +9,19 @@ from torch import Tensor
 
 from wgan_fast import interpolate
 
-SHAPES = [(1, 1), (3, 2), (5, 7), (64, 2), (4, 3, 8, 8), (17, 129), (2, 40_000), (64, 3, 32, 32), (0, 5), (4, 0), (6,)]
+SHAPES = [
+    (1, 1),
+    (3, 2),
+    (5, 7),
+    (64, 2),
+    (4, 3, 8, 8),
+    (17, 129),
+    (2, 40_000),
+    (64, 3, 32, 32),
+    (0, 5),
+    (4, 0),
+    (6,),
+]
 
 
 def column(alpha: Tensor, like: Tensor) -> Tensor:

@@ -33,7 +33,11 @@ def test_opcheck_interpolate(requires_grad: bool) -> None:
 @pytest.mark.parametrize("requires_grad", [False, True])
 @pytest.mark.parametrize("reduction", ["mean", "sum", "none"])
 def test_opcheck_gradient_norm_penalty(requires_grad: bool, reduction: str) -> None:
-    for gradients in (normal(4, 6), normal(2, 3, 4, 4).to(memory_format=torch.channels_last), normal(4, 12)[:, ::2]):
+    for gradients in (
+        normal(4, 6),
+        normal(2, 3, 4, 4).to(memory_format=torch.channels_last),
+        normal(4, 12)[:, ::2],
+    ):
         leaf = gradients.detach().requires_grad_(requires_grad)
         torch.library.opcheck(OPS.gradient_norm_penalty.default, (leaf, 1.0, False, 2.0, reduction, "auto"))
 

@@ -266,7 +266,13 @@ def test_nan_stays_visible(backend: str) -> None:
 
 def test_amsgrad_keeps_nan_as_torch_maximum_does(backend: str) -> None:
     largest = torch.tensor([torch.nan, 1.0, 0.0])
-    lists = [[torch.zeros(3)], [torch.tensor([1.0, torch.nan, 1.0])], [torch.zeros(3)], [torch.zeros(3)], [largest]]
+    lists = [
+        [torch.zeros(3)],
+        [torch.tensor([1.0, torch.nan, 1.0])],
+        [torch.zeros(3)],
+        [torch.zeros(3)],
+        [largest],
+    ]
     functional.adam_step_(*lists, [torch.zeros(())], lr=0.1, backend=backend)
     assert torch.equal(largest.isnan(), torch.tensor([True, True, False]))
 
@@ -281,9 +287,9 @@ def test_constructor_refuses(name: str) -> None:
         make([param], differentiable=True)
     with pytest.raises(ValueError, match="learning rate"):
         make([param], lr=-1.0)
+    optimizer = make([param], backend="quantum")
+    param.grad = torch.ones(3)
     with pytest.raises(ValueError, match="not a backend"):
-        optimizer = make([param], backend="quantum")
-        param.grad = torch.ones(3)
         optimizer.step()
 
 
@@ -303,7 +309,7 @@ def test_functions_refuse_lists_that_do_not_fit() -> None:
         functional.rmsprop_step_(ones, [], ones, [], [], step, lr=0.1)
     with pytest.raises(ValueError, match=r"grads\[0\]: expected \(3,\)"):
         functional.rmsprop_step_(ones, [torch.ones(4)], [torch.zeros(3)], [], [], step, lr=0.1)
+    integers = [torch.ones(3, dtype=torch.int64)]
     with pytest.raises(TypeError, match=r"params\[0\]: .*int64"):
-        integers = [torch.ones(3, dtype=torch.int64)]
         functional.adam_step_(integers, integers, integers, integers, [], step, lr=0.1)
     assert math.isclose(step[0].item(), 0.0)

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from wgan_fast import constraints, optim
+import wgan_fast.constraints as constraints
+import wgan_fast.optim as optim
 from wgan_fast.backends import available_backends
 from wgan_fast.functional import clip_weights_, gradient_norm_penalty, interpolate
 from wgan_fast.penalties import (

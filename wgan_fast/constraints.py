@@ -1,12 +1,12 @@
 """What a training loop takes to keep its critic Lipschitz: one small interface, one class a constraint.
 
-    constraint = GradientPenalty(weight=10.0)
-    optimizer = wgan_fast.optim.Adam(critic.parameters(), lr=1e-4, clip_value=constraint.clip_value)
-    ...
-    loss = critic(fake).mean() - critic(real).mean()
-    penalty = constraint.penalty(critic, real, fake)
-    if penalty is not None:
-        loss = loss + penalty
+constraint = GradientPenalty(weight=10.0)
+optimizer = wgan_fast.optim.Adam(critic.parameters(), lr=1e-4, clip_value=constraint.clip_value)
+...
+loss = critic(fake).mean() - critic(real).mean()
+penalty = constraint.penalty(critic, real, fake)
+if penalty is not None:
+    loss = loss + penalty
 """
 
 from __future__ import annotations

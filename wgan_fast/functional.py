@@ -156,9 +156,7 @@ def rmsprop_step_(
     lo, hi = (-math.inf, math.inf) if clip_value is None else clip_bounds(clip_value)
     numbers = {"alpha": alpha, "eps": eps, "weight_decay": weight_decay, "momentum": momentum}
     if torch.compiler.is_compiling():
-        torch.ops.wgan_fast.rmsprop_step_(
-            *lists, lr=lr, **numbers, maximize=maximize, lo=lo, hi=hi, backend=backend
-        )
+        torch.ops.wgan_fast.rmsprop_step_(*lists, lr=lr, **numbers, maximize=maximize, lo=lo, hi=hi, backend=backend)
     else:
         ops.rmsprop_step_(lists, backend, lr=lr, **numbers, maximize=maximize, lo=lo, hi=hi)
 
@@ -287,7 +285,8 @@ def _per_sample(alpha: Tensor, real: Tensor) -> Tensor:
         )
     if alpha.device != real.device:
         raise ValueError(f"alpha: expected a tensor on {real.device}, as real is, got one on {alpha.device}")
-    return alpha.reshape(batch).to(accumulation_dtype(real.dtype))
+    wide = accumulation_dtype(real.dtype)
+    return alpha if alpha.dim() == 1 and alpha.dtype == wide else alpha.reshape(batch).to(wide)
 
 
 def _check_out(out: Tensor, real: Tensor, inputs: Sequence[Tensor]) -> None:
@@ -353,9 +352,7 @@ def gradient_norm_penalty(
         positions = rows.shape[:-1]
         rows = rows.reshape(-1, rows.shape[-1])
     if torch.compiler.is_compiling():
-        value, norms, _ = torch.ops.wgan_fast.gradient_norm_penalty(
-            rows, target, one_sided, weight, reduction, backend
-        )
+        value, norms, _ = torch.ops.wgan_fast.gradient_norm_penalty(rows, target, one_sided, weight, reduction, backend)
     else:
         if needs_reference(gradients):
             backend = "reference"
@@ -387,9 +384,7 @@ def _check_penalty_arguments(gradients: Tensor, target: float, norm: str, reduct
 
 def needs_reference(*tensors: Tensor) -> bool:
     """True where a kernel must not look at addresses: tensor subclasses and torch.func transforms."""
-    return (
-        any(type(tensor) not in _PLAIN_TYPES for tensor in tensors) or torch._C._are_functorch_transforms_active()
-    )
+    return not _PLAIN_TYPES.issuperset(map(type, tensors)) or torch._C._are_functorch_transforms_active()
 
 
 def _describe(tensor: Tensor) -> str:

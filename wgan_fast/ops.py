@@ -23,6 +23,10 @@ THIRD_ORDER = (
 )
 
 
+def _apply(function: type[torch.autograd.Function], *arguments: Any) -> Any:
+    return function.apply(*arguments)  # type: ignore[no-untyped-call]  # torch leaves it without types
+
+
 def _in_place(
     name: str, lists: Sequence[Sequence[Tensor]], written: Sequence[int], backend: str, **options: Any
 ) -> None:
@@ -174,7 +178,7 @@ def interpolate(real: Tensor, fake: Tensor, alpha: Tensor, backend: str, out: Te
         return cast(Tensor, mixed)
     recorded = torch.is_grad_enabled() and (real.requires_grad or fake.requires_grad or alpha.requires_grad)
     if recorded and module is not reference:
-        return cast(Tensor, _Interpolate.apply(real, fake, alpha, module.interpolate))
+        return cast(Tensor, _apply(_Interpolate, real, fake, alpha, module.interpolate))
     return cast(Tensor, module.interpolate(real, fake, alpha))
 
 
@@ -199,8 +203,8 @@ class _Interpolate(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, ...]:
-        (gradient,) = gradients
-        return *_interpolate_gradients(gradient, *ctx.saved_tensors, ctx.needs_input_grad), None
+        real, fake, alpha = ctx.saved_tensors
+        return *_interpolate_gradients(gradients[0], real, fake, alpha, ctx.needs_input_grad), None
 
 
 @torch.library.custom_op("wgan_fast::interpolate", mutates_args=())
@@ -219,7 +223,8 @@ def _save_interpolate(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None
 
 
 def _interpolate_op_backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:
-    return *_interpolate_gradients(gradient, *ctx.saved_tensors, ctx.needs_input_grad), None
+    real, fake, alpha = ctx.saved_tensors
+    return *_interpolate_gradients(gradient, real, fake, alpha, ctx.needs_input_grad), None
 
 
 _interpolate_op.register_autograd(_interpolate_op_backward, setup_context=_save_interpolate)
@@ -235,9 +240,8 @@ def gradient_norm_penalty(
     module = choose(gradients.device.type, backend)
     options = {"target": target, "one_sided": one_sided, "weight": weight, "reduction": reduction}
     if torch.is_grad_enabled() and gradients.requires_grad and module is not reference:
-        return cast(
-            tuple[Tensor, Tensor], _GradientNormPenalty.apply(gradients, module.gradient_norm_penalty, options)
-        )
+        launch = module.gradient_norm_penalty
+        return cast(tuple[Tensor, Tensor], _apply(_GradientNormPenalty, gradients, launch, options))
     value, norms, _ = module.gradient_norm_penalty(gradients, **options, with_slope=False)
     return value, norms
 
@@ -245,7 +249,7 @@ def gradient_norm_penalty(
 def _scaled_slope(slope: Tensor, upstream: Tensor) -> Tensor:
     """slope_b times the incoming gradient, which is one number, or one a sample for reduction="none"."""
     if upstream.dim() == 0:
-        return slope * upstream.to(slope.dtype)
+        return slope * upstream
     return (slope * upstream.reshape(-1, *[1] * (slope.dim() - 1))).to(slope.dtype)
 
 
@@ -274,7 +278,7 @@ class _GradientNormPenalty(torch.autograd.Function):
         slope, gradients = ctx.saved_tensors
         if torch.is_grad_enabled():
             # create_graph=True: the result is right, only a derivative of it would lack the gradients' part.
-            return cast(Tensor, _NotTwice.apply(_scaled_slope(slope, upstream[0]), gradients)), None, None
+            return cast(Tensor, _apply(_NotTwice, _scaled_slope(slope, upstream[0]), gradients)), None, None
         # The weight is inside the kernel, so the usual incoming gradient is 1 and the slope is the answer as it is.
         return slope if _is_one(upstream[0]) else _scaled_slope(slope, upstream[0]), None, None
 

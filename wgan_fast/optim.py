@@ -1,9 +1,9 @@
 """RMSprop and Adam that also clip: update and clamp in the same pass over memory.
 
 Signatures, defaults, parameter groups and ``state_dict`` are those of ``torch.optim``, so a checkpoint moves
-between the two both ways. ``clip_value`` is one more option of a group. ``capturable=True`` keeps the step counts
-on the device of the parameters, which a CUDA graph needs. ``foreach`` and ``fused`` are accepted so that a call
-need not change, and have no effect: the step is always the fused one.
+between the two both ways. ``clip_value`` is one more option of a group. ``capturable=True`` keeps the step
+counts on the device of the parameters, which a CUDA graph needs. ``foreach`` and ``fused`` are accepted so
+that a call need not change, and have no effect: the step is always the fused one.
 """
 
 from __future__ import annotations

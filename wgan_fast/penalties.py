@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Callable, Mapping, Sequence
-from contextlib import nullcontext
+from contextlib import AbstractContextManager, nullcontext
 from typing import Any, Literal
 
 import torch
@@ -71,8 +71,9 @@ def gradient_penalty(
         norm, reduction, return_norms, backend: see ``gradient_norm_penalty``.
         critic_args, critic_kwargs: passed on after x (labels, conditions).
         generator: where random points come from; the device's default generator when absent.
-        scaler: a ``torch.amp.GradScaler``: scores are scaled before the input gradient is taken and the gradient
-            unscaled after it, so that fp16 does not underflow in between.
+        scaler: a ``torch.amp.GradScaler``: scores are scaled before the input gradient is taken and the
+            gradient unscaled after it, so that fp16 does not underflow in between. The penalty itself comes
+            unscaled: scale the whole loss as usual.
         exact_shortcut: skip the arithmetic on exact zeros in the double backward of piecewise-linear
             activations; the numbers are the same. See ``wgan_fast.double_backward.exact_shortcut``.
 
@@ -88,7 +89,7 @@ def gradient_penalty(
     recording = torch.is_grad_enabled()
     with torch.enable_grad():
         x = x.detach().requires_grad_(True)
-        with double_backward.exact_shortcut() if exact_shortcut and recording else nullcontext():
+        with _critic_context(exact_shortcut, recording):
             scores = first_output(critic(x, *critic_args, **(critic_kwargs or {})))
         gradients = _input_gradient(scores, x, scaler, recording)
     return gradient_norm_penalty(
@@ -184,6 +185,13 @@ def first_output(scores: Any) -> Tensor:
     return scores
 
 
+def _critic_context(exact_shortcut: bool, recording: bool) -> AbstractContextManager[Any]:
+    """How the critic's forward pass runs, if its gradient is to be differentiated again."""
+    if not recording:
+        return nullcontext()
+    return double_backward.exact_shortcut() if exact_shortcut else double_backward.twice_differentiable()
+
+
 def _input_gradient(scores: Tensor, x: Tensor, scaler: Any, create_graph: bool) -> Tensor:
     """d sum(scores) / dx, in a form that can be differentiated again."""
     if scores.shape[:1] != x.shape[:1]:
@@ -191,17 +199,26 @@ def _input_gradient(scores: Tensor, x: Tensor, scaler: Any, create_graph: bool) 
             f"critic: expected one score (or map of scores) a sample, shape ({x.shape[0]}, ...), "
             f"got {tuple(scores.shape)}"
         )
-    seed = torch.ones_like(scores)
-    if scaler is not None:
-        seed = scaler.scale(seed)
     if not scores.requires_grad:
         raise ValueError(_IGNORES_INPUT)
+    seed = torch.ones_like(scores)
+    scale = None if scaler is None else _seed_scale(scores, scaler)
+    if scale is not None:
+        seed = seed * scale
     (gradients,) = torch.autograd.grad(scores, x, seed, create_graph=create_graph, allow_unused=True)
     if gradients is None:
         raise ValueError(_IGNORES_INPUT)
-    if scaler is not None:
-        gradients = gradients / scaler.scale(torch.ones((), device=gradients.device))
-    return gradients
+    return gradients if scale is None else gradients / scale
+
+
+def _seed_scale(scores: Tensor, scaler: Any) -> Tensor:
+    """The scale of the seeds, on the device and without a host sync.
+
+    The scaler's scale is made for the mean over the batch: a mean's seeds are smaller by the number of samples.
+    The bare scale, 2**16 at first, is infinite in fp16.
+    """
+    scale: Tensor = scaler.scale(torch.ones((), device=scores.device)) / max(1, len(scores))
+    return scale.clamp(max=torch.finfo(scores.dtype).max / 2)
 
 
 _IGNORES_INPUT = (

@@ -183,4 +183,3 @@ def adam_step_(
         p = p - lr / (1 - beta1**count) * m / denominator
         param.copy_(p).clamp_(lo, hi)
     return []
-

@@ -1,0 +1,50 @@
+"""The compiled module of csrc/cpu. Addresses and sizes are plain numbers; see csrc/cpu/kernels.h for their meaning."""
+
+def clip_weights(
+    addresses: list[int], sizes: list[int], codes: list[int], lo: float, hi: float, threads: int
+) -> None: ...
+def interpolate(
+    real: int, fake: int, alpha: int, out: int, batch: int, total: int, code: int, threads: int
+) -> None: ...
+def gradient_norm_penalty(
+    gradients: int,
+    slope: int,
+    norms: int,
+    value: int,
+    batch: int,
+    total: int,
+    code: int,
+    target: float,
+    one_sided: bool,
+    weight: float,
+    reduction: str,
+    threads: int,
+) -> None: ...
+def rmsprop_step(
+    columns: list[list[int]],
+    centered: bool,
+    with_momentum: bool,
+    lr: float,
+    alpha: float,
+    eps: float,
+    weight_decay: float,
+    momentum: float,
+    lo: float,
+    hi: float,
+    maximize: bool,
+    threads: int,
+) -> None: ...
+def adam_step(
+    columns: list[list[int]],
+    amsgrad: bool,
+    lr: float,
+    beta1: float,
+    beta2: float,
+    eps: float,
+    weight_decay: float,
+    lo: float,
+    hi: float,
+    decoupled_weight_decay: bool,
+    maximize: bool,
+    threads: int,
+) -> None: ...
