@@ -215,9 +215,9 @@ def _seed_scale(scores: Tensor, scaler: Any) -> Tensor:
     """The scale of the seeds, on the device and without a host sync.
 
     The scaler's scale is made for the mean over the batch: a mean's seeds are smaller by the number of samples.
-    The bare scale, 2**16 at first, is infinite in fp16.
+    The bare scale, 2**16 at first, is infinite in fp16. By a power of two, which rounds nothing.
     """
-    scale: Tensor = scaler.scale(torch.ones((), device=scores.device)) / max(1, len(scores))
+    scale: Tensor = scaler.scale(torch.ones((), device=scores.device)) / (1 << (len(scores) - 1).bit_length())
     return scale.clamp(max=torch.finfo(scores.dtype).max / 2)
 
 

@@ -12,7 +12,7 @@ where the order of operations is.
 
 ``piecewise_linear`` has the autograd Function, ``activations`` and ``pooling`` say which calls it stands in
 for, ``zero_gradients`` keeps what the zeros meant to the parameters, ``convolution`` has the weight gradient
-in its direct form.
+in its direct form, ``fused_kernels`` the kernels that cannot be differentiated twice.
 """
 
 from __future__ import annotations
@@ -25,9 +25,9 @@ from torch import Tensor, nn
 from torch.autograd import forward_ad
 from torch.overrides import TorchFunctionMode
 
-from wgan_fast.double_backward import activations, convolution, pooling
+from wgan_fast.double_backward import activations, convolution, fused_kernels, pooling
 
-__all__ = ["exact_shortcut"]
+__all__ = ["exact_shortcut", "twice_differentiable"]
 
 
 def exact_shortcut(*, direct_convolution: bool | None = None) -> AbstractContextManager[Any]:
@@ -60,37 +60,57 @@ def exact_shortcut(*, direct_convolution: bool | None = None) -> AbstractContext
     """
     if torch.compiler.is_compiling():
         return nullcontext()
-    return _ExactShortcut(direct_convolution)
+    return _DoubleBackward(shortcut=True, direct_convolution=direct_convolution)
 
 
-class _ExactShortcut(TorchFunctionMode):
-    def __init__(self, direct_convolution: bool | None) -> None:
+def twice_differentiable() -> AbstractContextManager[Any]:
+    """Within this context, recurrent layers and attention run on kernels that have a double backward.
+
+    cuDNN's recurrent layers and fused attention have none; each is named in one warning when it is first
+    avoided. Nothing else changes. ``exact_shortcut`` does this too.
+    """
+    if torch.compiler.is_compiling():
+        return nullcontext()
+    return _DoubleBackward(shortcut=False, direct_convolution=None)
+
+
+class _DoubleBackward(TorchFunctionMode):
+    def __init__(self, shortcut: bool, direct_convolution: bool | None) -> None:
         super().__init__()
+        self.replacements = _REPLACEMENTS if shortcut else {}
         self.direct_convolution = direct_convolution
         self.observed = False
 
-    def __enter__(self) -> _ExactShortcut:
+    def __enter__(self) -> _DoubleBackward:
         self.observed = False
-        super().__enter__()
+        super().__enter__()  # type: ignore[no-untyped-call]
         return self
 
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         kwargs = kwargs or {}
-        replacement = _REPLACEMENTS.get(func)
-        if replacement is None:
-            # An observed tensor's hook expects tensors: whatever may lie behind it keeps handing back zeros.
-            self.observed = self.observed or func in _OBSERVERS
-        elif not self.observed and self._serves(func, args[0] if args else kwargs.get("input")):
+        replacement = self.replacements.get(func)
+        if replacement is not None and not self.observed and self._serves(func, args, kwargs):
             try:
                 result = replacement(*args, **kwargs)
             except TypeError:  # arguments that do not fit: eager says so in its own words
                 result = NotImplemented
             if result is not NotImplemented:
                 return result
+        elif func in _OBSERVERS:
+            # An observed tensor's hook expects tensors: whatever may lie behind it keeps handing back zeros.
+            self.observed = True
+        elif (
+            func in fused_kernels.SUBSTITUTES
+            and torch.is_grad_enabled()
+            and not torch.compiler.is_compiling()
+        ):
+            with fused_kernels.SUBSTITUTES[func](_first(args, kwargs)):
+                return func(*args, **kwargs)
         return func(*args, **kwargs)
 
-    def _serves(self, func: Any, x: Any) -> bool:
-        """Whether a replacement of ``func`` makes a difference on x, and is understood by all around it."""
+    def _serves(self, func: Any, args: Any, kwargs: Any) -> bool:
+        """Whether a replacement of ``func`` makes a difference here, and is understood by all around it."""
+        x = _first(args, kwargs)
         if type(x) not in (Tensor, nn.Parameter) or not x.requires_grad or not torch.is_grad_enabled():
             return False
         if func in convolution.REPLACEMENTS:
@@ -106,6 +126,10 @@ class _ExactShortcut(TorchFunctionMode):
             and forward_ad._current_level < 0
             and torch._C._autograd._top_saved_tensors_default_hooks(True) is None
         )
+
+
+def _first(args: Any, kwargs: Any) -> Any:
+    return args[0] if args else kwargs.get("input", kwargs.get("query"))
 
 
 _REPLACEMENTS = activations.REPLACEMENTS | pooling.REPLACEMENTS | convolution.REPLACEMENTS
