@@ -1,6 +1,7 @@
 """Builds the compiled backends. Neither torch nor a GPU is needed: the kernels take addresses and sizes.
 
-WGAN_FAST_CPU=auto|0|1   the C++ kernels: where they can be built (auto), never (0), or fail if they cannot be (1)
+WGAN_FAST_CPU=auto|0|1    the C++ kernels: where they can be built (auto), never (0), or fail if they cannot be (1)
+WGAN_FAST_CUDA=auto|0|1   the CUDA kernels, likewise; they need nvcc, not a GPU
 """
 
 import os
@@ -9,7 +10,9 @@ import sys
 from pathlib import Path
 
 from setuptools import setup
-from setuptools.command.build_ext import build_ext
+
+sys.path.insert(0, str(Path(__file__).parent))  # an isolated build does not look here by itself
+from build_tools import cuda
 
 try:
     from pybind11.setup_helpers import Pybind11Extension
@@ -36,7 +39,7 @@ def choice(variable: str) -> str:
     return value
 
 
-def extensions() -> list:
+def cpu_extensions() -> list:
     if choice("WGAN_FAST_CPU") == "0" or Pybind11Extension is None:
         return []
     sources = sorted(str(path) for path in Path("csrc/cpu").glob("*.cpp"))
@@ -49,31 +52,20 @@ def extensions() -> list:
             depends=headers,
             extra_compile_args=FLAGS,
             extra_link_args=["-fopenmp"],
+            # A missing compiler costs speed, not the installation.
+            optional=choice("WGAN_FAST_CPU") == "auto",
         )
     ]
 
 
-class BuildWhatCanBeBuilt(build_ext):
-    """A missing compiler costs speed, not the installation, unless WGAN_FAST_CPU=1 says otherwise."""
-
-    def build_extension(self, extension):
-        try:
-            super().build_extension(extension)
-        except Exception as error:
-            if choice("WGAN_FAST_CPU") == "1":
-                raise
-            print(f"wgan_fast: {extension.name} was not built ({error}); the package works without it", file=sys.stderr)
-
-    def get_outputs(self):
-        return [path for path in super().get_outputs() if os.path.exists(path)]
-
-    def copy_extensions_to_source(self):
-        built = [e for e in self.extensions if os.path.exists(self.get_ext_fullpath(e.name)) or self._is_built(e)]
-        self.extensions = built
-        super().copy_extensions_to_source()
-
-    def _is_built(self, extension):
-        return os.path.exists(os.path.join(self.build_lib, self.get_ext_filename(extension.name)))
+def cuda_extensions() -> list:
+    wanted = choice("WGAN_FAST_CUDA")
+    missing = "pybind11 is not installed" if Pybind11Extension is None else cuda.missing()
+    if wanted == "1" and missing:
+        sys.exit(f"WGAN_FAST_CUDA=1: {missing}")
+    if wanted == "0" or missing:
+        return []
+    return [cuda.extension(Pybind11Extension, optional=wanted == "auto")]
 
 
-setup(ext_modules=extensions(), cmdclass={"build_ext": BuildWhatCanBeBuilt})
+setup(ext_modules=cpu_extensions() + cuda_extensions(), cmdclass={"build_ext": cuda.BuildWithNvcc})
