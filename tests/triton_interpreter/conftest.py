@@ -36,9 +36,7 @@ if INTERPRETED:
 @pytest.fixture(autouse=True)
 def _interpreted() -> None:
     if not INTERPRETED:
-        pytest.skip(
-            "needs TRITON_INTERPRET=1, which must not be set for other tests: run this folder on its own"
-        )
+        pytest.skip("needs TRITON_INTERPRET=1, which must not be set for other tests: run this folder on its own")
 
 
 @pytest.fixture

@@ -23,6 +23,4 @@ def _over_backends(module: ModuleType) -> dict[str, Any]:
 
 
 for _module in (test_clip_weights, test_gradient_norm_penalty, test_interpolate, test_optimizer_step):
-    globals().update(
-        {f"{name}_of_{_module.__name__[5:]}": test for name, test in _over_backends(_module).items()}
-    )
+    globals().update({f"{name}_of_{_module.__name__[5:]}": test for name, test in _over_backends(_module).items()})

@@ -58,9 +58,7 @@ def gradient_norm_penalty(
     return value, norms, slope
 
 
-def _launch_rows(
-    tensors: Tensors, batch: int, size: int, numbers: Numbers, switches: Switches, vector: int
-) -> None:
+def _launch_rows(tensors: Tensors, batch: int, size: int, numbers: Numbers, switches: Switches, vector: int) -> None:
     gradients, slope, norms, value = tensors
     columns = triton.next_power_of_2(max(size, 1))
     rows = max(1, block_of(SHORT_TILE, gradients.dtype) // columns)
@@ -83,9 +81,7 @@ def _launch_rows(
         launch(total_kernel, 1, gradients.device, 4, arguments, (dtypes[1], STEP))
 
 
-def _launch_split(
-    tensors: Tensors, batch: int, size: int, numbers: Numbers, switches: Switches, vector: int
-) -> None:
+def _launch_split(tensors: Tensors, batch: int, size: int, numbers: Numbers, switches: Switches, vector: int) -> None:
     gradients, _, norms, _ = tensors
     splits = min(triton.cdiv(size, STEP), triton.cdiv(SPLIT_PROGRAMS, batch))
     span = triton.cdiv(triton.cdiv(size, splits), STEP) * STEP

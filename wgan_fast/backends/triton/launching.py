@@ -38,12 +38,16 @@ def launch(
         return
     key = (kernel.__name__, device.index, warps, constants)
     held = _compiled.get(key)
-    if held is not None:
-        held[(programs, 1, 1)](*arguments, *constants)
-        return
-    launched = kernel[(programs,)](*arguments, *constants, num_warps=warps, enable_fp_fusion=ENABLE_FP_FUSION)
-    if launched is not None:  # None: the interpreter
-        _compiled[key] = launched
+    try:
+        if held is not None:
+            held[(programs, 1, 1)](*arguments, *constants)
+            return
+        options = {"num_warps": warps, "enable_fp_fusion": ENABLE_FP_FUSION}
+        held = kernel[(programs,)](*arguments, *constants, **options)
+    except Exception as error:
+        raise RuntimeError(f"Triton could not compile or launch {kernel.__name__} on {device}: {error}") from error
+    if held is not None:  # None: the interpreter
+        _compiled[key] = held
 
 
 def is_capturing(device: torch.device) -> bool:

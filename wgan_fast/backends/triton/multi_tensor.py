@@ -136,9 +136,7 @@ def load(chunk: tl.tensor, elements: tl.tensor, FULL: tl.constexpr, BLOCK: tl.co
 
 
 @triton.jit
-def store(
-    chunk: tl.tensor, values: tl.tensor, elements: tl.tensor, FULL: tl.constexpr, BLOCK: tl.constexpr
-) -> None:
+def store(chunk: tl.tensor, values: tl.tensor, elements: tl.tensor, FULL: tl.constexpr, BLOCK: tl.constexpr) -> None:
     offsets = tl.arange(0, BLOCK)
     if FULL:
         tl.store(chunk + offsets, values)

@@ -1,0 +1,224 @@
+"""Every Triton kernel compiled ahead of time for sm_80 and sm_90, and what the machine code must have and not have.
+
+What is compiled is what the launchers launch: they run on CPU tensors here, with the launch itself recorded.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import subprocess
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import pytest
+import torch
+from samples import DTYPES
+from torch import Tensor
+
+if os.environ.get("TRITON_INTERPRET") == "1":
+    pytest.skip("the interpreter does not compile", allow_module_level=True)
+
+triton = pytest.importorskip("triton")
+
+from triton.backends.compiler import GPUTarget  # noqa: E402
+from triton.backends.nvidia.compiler import get_ptxas  # noqa: E402
+from triton.compiler import ASTSource  # noqa: E402
+
+from wgan_fast.backends.triton import (  # noqa: E402
+    clip_weights,
+    gradient_norm_penalty,
+    interpolate,
+    optimizer_step,
+)
+
+ARCHITECTURES = [80, 90]
+TYPES = {
+    torch.float32: "fp32",
+    torch.float64: "fp64",
+    torch.bfloat16: "bf16",
+    torch.float16: "fp16",
+    torch.int64: "i64",
+}
+WIDE_ACCESS = r"\.global(?:\.\w+)*\.(?:v4\.[bfu]32|v2\.[bfu]64|v8\.[bfu]16)\b"
+
+
+class Launch(NamedTuple):
+    kernel: Any
+    warps: int
+    arguments: tuple[Any, ...]
+    constants: tuple[Any, ...]
+
+
+class Compiled(NamedTuple):
+    loads: int  # of 128 bits
+    stores: int
+    registers: int
+    assembly: str
+    report: str
+
+
+@pytest.fixture
+def launches(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[Launch]]:
+    recorded: list[Launch] = []
+
+    def record(kernel: Any, programs: int, device: Any, warps: int, arguments: Any, constants: Any) -> None:
+        recorded.append(Launch(kernel, warps, arguments, constants))
+
+    for module in (clip_weights, gradient_norm_penalty, interpolate, optimizer_step):
+        monkeypatch.setattr(module, "launch", record)
+    monkeypatch.setenv("TRITON_CACHE_DIR", str(Path(__file__).parents[1] / "build" / "triton"))
+    yield recorded
+    assert recorded, "nothing was launched"
+
+
+def compile_for(launch: Launch, architecture: int) -> Compiled:
+    signature, constants = {}, {}
+    for parameter, value in zip(launch.kernel.params, (*launch.arguments, *launch.constants), strict=True):
+        if parameter.is_constexpr or value is None:
+            signature[parameter.name], constants[parameter.name] = "constexpr", value
+        elif isinstance(value, Tensor):
+            signature[parameter.name] = f"*{TYPES[value.dtype]}"
+        else:
+            signature[parameter.name] = parameter.annotation_type
+    source = ASTSource(launch.kernel, signature, constexprs=constants)
+    target = GPUTarget("cuda", architecture, 32)
+    options = {"num_warps": launch.warps, "enable_fp_fusion": False}
+    assembly = triton.compile(source, target=target, options=options).asm["ptx"]
+    (name,) = re.findall(r"\.target (sm_\w+)", assembly)
+    tool = [get_ptxas(architecture).path, "-v", f"-arch={name}", "-o", os.devnull, "/dev/stdin"]
+    report = subprocess.run(tool, input=assembly, capture_output=True, text=True, check=True).stderr
+    return Compiled(
+        loads=len(re.findall("ld" + WIDE_ACCESS, assembly)),
+        stores=len(re.findall("st" + WIDE_ACCESS, assembly)),
+        registers=int(re.findall(r"(\d+) registers", report)[0]),
+        assembly=assembly,
+        report=report,
+    )
+
+
+def check(launches: list[Launch], accesses: dict[str, tuple[int, int]]) -> None:
+    """Compile all launches; ``accesses``: bytes a program loads and stores in 128-bit accesses, by kernel."""
+    assert {launch.kernel.__name__ for launch in launches} == set(accesses)
+    for launch in launches:
+        name = launch.kernel.__name__
+        for architecture in ARCHITECTURES:
+            compiled = compile_for(launch, architecture)
+            per_thread = launch.warps * 32 * 16
+            print(f"{name} {launch.constants} sm_{architecture}: {compiled.registers} registers")
+            assert ".local" not in compiled.assembly, name
+            assert "0 bytes stack frame, 0 bytes spill stores, 0 bytes spill loads" in compiled.report, name
+            assert compiled.loads == accesses[name][0] // per_thread, name
+            assert compiled.stores == accesses[name][1] // per_thread, name
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+def test_clip_weights(dtype: torch.dtype, launches: list[Launch]) -> None:
+    clip_weights.clip_weights_([torch.zeros(9000, dtype=dtype)], -0.01, 0.01)
+    chunk = launches[0].constants[-1] * dtype.itemsize
+    check(launches, {"clip_kernel": (chunk, chunk)})
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+def test_interpolate(dtype: torch.dtype, launches: list[Launch]) -> None:
+    wide = torch.float64 if dtype == torch.float64 else torch.float32
+    for shape in ((8, 3, 64, 64), (64, 784)):
+        images = torch.zeros(shape, dtype=dtype)
+        interpolate.interpolate(images, images, torch.zeros(shape[0], dtype=wide))
+    tile = launches[0].constants[-1] * launches[0].constants[-2] * dtype.itemsize
+    check(launches, {"interpolate_kernel": (2 * tile, tile)})
+
+
+OPTIONS: dict[str, Any] = {
+    "target": 1.0,
+    "one_sided": True,
+    "weight": 10.0,
+    "reduction": "mean",
+    "with_slope": True,
+}
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("shape", [(64, 3, 64, 64), (256, 784), (64, 16)])
+def test_penalty_of_rows_in_registers(dtype: torch.dtype, shape: tuple[int, ...], launches: list[Launch]) -> None:
+    gradient_norm_penalty.gradient_norm_penalty(torch.zeros(shape, dtype=dtype), **OPTIONS)
+    tile = launches[0].constants[-1] * launches[0].constants[-2] * dtype.itemsize
+    accesses = {"rows_kernel": (tile, tile)}
+    if len(launches) > 1:
+        accesses["total_kernel"] = (0, 0)  # a few kilobytes
+        launches[1:] = [launch for launch in launches[1:] if launch.kernel.__name__ == "total_kernel"]
+    check(launches, accesses)
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+def test_penalty_of_two_dimensional_points(dtype: torch.dtype, launches: list[Launch]) -> None:
+    gradient_norm_penalty.gradient_norm_penalty(torch.zeros(256, 2, dtype=dtype), **OPTIONS)
+    tile = launches[0].constants[-1] * launches[0].constants[-2] * dtype.itemsize
+    wide = tile if dtype == torch.float64 else 0  # 16 bytes a point, and less in the other types
+    check(launches, {"rows_kernel": (wide, wide)})
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+def test_penalty_of_split_rows(dtype: torch.dtype, launches: list[Launch]) -> None:
+    gradient_norm_penalty.gradient_norm_penalty(torch.zeros(4, 3, 128, 128, dtype=dtype), **OPTIONS)
+    step = gradient_norm_penalty.STEP * dtype.itemsize
+    check(launches, {"split_squares_kernel": (step, 0), "split_slope_kernel": (step, step)})
+
+
+STEP_DTYPES = [(dtype, variant) for dtype in DTYPES for variant in ("plain", "all")]
+
+
+@pytest.mark.parametrize(("dtype", "variant"), STEP_DTYPES)
+def test_rmsprop(dtype: torch.dtype, variant: str, launches: list[Launch], monkeypatch: pytest.MonkeyPatch) -> None:
+    everything = variant == "all"
+    monkeypatch.setattr(optimizer_step, "on_device", lambda tensor: everything)
+    column = [torch.zeros(9000, dtype=dtype)]
+    optional = column if everything else []
+    optimizer_step.rmsprop_step_(
+        column,
+        column,
+        column,
+        optional,
+        optional,
+        [torch.zeros(())],
+        lr=torch.tensor(1e-3) if everything else 1e-3,
+        alpha=0.99,
+        eps=1e-8,
+        weight_decay=0.1 if everything else 0.0,
+        momentum=0.5 if everything else 0.0,
+        maximize=everything,
+        lo=-0.01,
+        hi=0.01,
+    )
+    chunk = launches[0].constants[-1] * dtype.itemsize
+    check(launches, {"rmsprop_kernel": (5 * chunk, 4 * chunk) if everything else (3 * chunk, 2 * chunk)})
+
+
+@pytest.mark.parametrize(("dtype", "variant"), STEP_DTYPES)
+def test_adam(dtype: torch.dtype, variant: str, launches: list[Launch], monkeypatch: pytest.MonkeyPatch) -> None:
+    everything = variant == "all"
+    monkeypatch.setattr(optimizer_step, "on_device", lambda tensor: everything)
+    column = [torch.zeros(9000, dtype=dtype)]
+    optimizer_step.adam_step_(
+        column,
+        column,
+        column,
+        column,
+        column if everything else [],
+        [torch.zeros(())],
+        lr=torch.tensor(1e-3) if everything else 1e-3,
+        beta1=0.5,
+        beta2=0.9,
+        eps=1e-8,
+        weight_decay=0.1 if everything else 0.0,
+        decoupled_weight_decay=everything,
+        maximize=everything,
+        lo=-0.01,
+        hi=0.01,
+    )
+    chunk = launches[-1].constants[-1] * dtype.itemsize
+    accesses = {"adam_kernel": (5 * chunk, 4 * chunk) if everything else (4 * chunk, 3 * chunk)}
+    if everything:
+        accesses["count_kernel"] = (0, 0)
+    check(launches, accesses)
