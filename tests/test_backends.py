@@ -106,3 +106,27 @@ def test_tensors_on_two_devices_in_one_list() -> None:
     here, there = torch.ones(3), torch.ones(3, device="meta")
     wgan_fast.clip_weights_([there, here, there], 0.25)
     assert (here == 0.25).all()
+
+
+@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="looks into /proc")
+def test_one_openmp_runtime_and_as_many_threads_as_torch_has() -> None:
+    """A second libgomp would mean two pools that fight over the cores."""
+    code = """
+import os
+import torch, wgan_fast
+
+def threads():
+    return len(os.listdir("/proc/self/task"))
+
+torch.set_num_threads(1)
+weight = torch.randn(200_000)
+wgan_fast.clip_weights_(weight, 0.1, backend="cpu")
+alone = threads()
+torch.set_num_threads(3)
+wgan_fast.clip_weights_(weight, 0.1, backend="cpu")
+assert threads() == alone + 2, (alone, threads())
+runtimes = {line.split()[-1] for line in open("/proc/self/maps") if "gomp" in line}
+assert len(runtimes) == 1, runtimes
+"""
+    result = run(code, OMP_NUM_THREADS="1")
+    assert result.returncode == 0, result.stderr
