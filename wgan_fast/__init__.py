@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import wgan_fast.compat as compat
 import wgan_fast.constraints as constraints
 import wgan_fast.optim as optim
 from wgan_fast.backends import available_backends
@@ -19,6 +20,7 @@ __version__ = "0.1.0"
 __all__ = [
     "available_backends",
     "clip_weights_",
+    "compat",
     "constraints",
     "dragan_penalty",
     "gradient_norm_penalty",

@@ -84,14 +84,15 @@ def gradient_penalty(
         TypeError, ValueError: an argument is not as above, or the scores do not depend on the input.
         RuntimeError: the critic is a compiled module, which has no double backward.
     """
-    _check_critic(critic)
-    x = _points(points, real, fake, alpha, generator, backend)
-    recording = torch.is_grad_enabled()
-    with torch.enable_grad():
-        x = x.detach().requires_grad_(True)
-        with _critic_context(exact_shortcut, recording):
-            scores = first_output(critic(x, *critic_args, **(critic_kwargs or {})))
-        gradients = _input_gradient(scores, x, scaler, recording)
+    check_critic(critic)
+    gradients = input_gradient(
+        critic,
+        penalty_points(points, real, fake, alpha, generator, backend),
+        critic_args,
+        critic_kwargs,
+        scaler=scaler,
+        exact_shortcut=exact_shortcut,
+    )
     return gradient_norm_penalty(
         gradients,
         target=target,
@@ -138,7 +139,7 @@ def dragan_penalty(critic: Critic, real: Tensor, **options: Any) -> Any:
     return gradient_penalty(critic, real, None, points="dragan", **options)
 
 
-def _points(
+def penalty_points(
     points: str,
     real: Tensor | None,
     fake: Tensor | None,
@@ -146,6 +147,7 @@ def _points(
     generator: torch.Generator | None,
     backend: str,
 ) -> Tensor:
+    """Where the critic's gradient is penalised: see ``points`` of ``gradient_penalty``."""
     needed = {"mixed": ("real", "fake"), "real": ("real",), "fake": ("fake",), "dragan": ("real",)}.get(points)
     if needed is None:
         raise ValueError(f"points={points!r}: expected 'mixed', 'real', 'fake' or 'dragan'")
@@ -185,30 +187,43 @@ def first_output(scores: Any) -> Tensor:
     return scores
 
 
+def input_gradient(
+    critic: Critic,
+    x: Tensor,
+    critic_args: Sequence[Any] = (),
+    critic_kwargs: Mapping[str, Any] | None = None,
+    *,
+    scaler: Any = None,
+    exact_shortcut: bool = True,
+) -> Tensor:
+    """d sum(critic(x)) / dx, in the shape of x; it can be differentiated again if gradients are being recorded."""
+    recording = torch.is_grad_enabled()
+    with torch.enable_grad():
+        x = x.detach().requires_grad_(True)
+        with _critic_context(exact_shortcut, recording):
+            scores = first_output(critic(x, *critic_args, **(critic_kwargs or {})))
+        if scores.shape[:1] != x.shape[:1]:
+            raise ValueError(
+                f"critic: expected one score (or map of scores) a sample, shape ({x.shape[0]}, ...), "
+                f"got {tuple(scores.shape)}"
+            )
+        if not scores.requires_grad:
+            raise ValueError(_IGNORES_INPUT)
+        seed = torch.ones_like(scores)
+        scale = None if scaler is None else _seed_scale(scores, scaler)
+        if scale is not None:
+            seed = seed * scale
+        (gradients,) = torch.autograd.grad(scores, x, seed, create_graph=recording, allow_unused=True)
+        if gradients is None:
+            raise ValueError(_IGNORES_INPUT)
+        return gradients if scale is None else gradients / scale
+
+
 def _critic_context(exact_shortcut: bool, recording: bool) -> AbstractContextManager[Any]:
     """How the critic's forward pass runs, if its gradient is to be differentiated again."""
     if not recording:
         return nullcontext()
     return double_backward.exact_shortcut() if exact_shortcut else double_backward.twice_differentiable()
-
-
-def _input_gradient(scores: Tensor, x: Tensor, scaler: Any, create_graph: bool) -> Tensor:
-    """d sum(scores) / dx, in a form that can be differentiated again."""
-    if scores.shape[:1] != x.shape[:1]:
-        raise ValueError(
-            f"critic: expected one score (or map of scores) a sample, shape ({x.shape[0]}, ...), "
-            f"got {tuple(scores.shape)}"
-        )
-    if not scores.requires_grad:
-        raise ValueError(_IGNORES_INPUT)
-    seed = torch.ones_like(scores)
-    scale = None if scaler is None else _seed_scale(scores, scaler)
-    if scale is not None:
-        seed = seed * scale
-    (gradients,) = torch.autograd.grad(scores, x, seed, create_graph=create_graph, allow_unused=True)
-    if gradients is None:
-        raise ValueError(_IGNORES_INPUT)
-    return gradients if scale is None else gradients / scale
 
 
 def _seed_scale(scores: Tensor, scaler: Any) -> Tensor:
@@ -233,7 +248,7 @@ _COMPILED = (
 )
 
 
-def _check_critic(critic: Critic) -> None:
+def check_critic(critic: Critic) -> None:
     """Refuse compiled critics, warn of batch statistics."""
     if torch.compiler.is_compiling():
         return
