@@ -1,0 +1,101 @@
+"""How csrc/cuda becomes the extension wgan_fast._cuda: nvcc compiles the kernels, the C++ compiler the binding.
+
+The CUDA runtime is linked statically, so the module imports on machines without CUDA and beside any torch. Neither a
+GPU nor a driver is needed to build it.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+from setuptools import Extension
+from setuptools.command.build_ext import build_ext
+from setuptools.errors import CompileError
+
+NAME = "wgan_fast._cuda"
+# Machine code for A100 and H100 (and their relatives of the same major version), PTX for what comes after them.
+TARGETS = ["arch=compute_80,code=sm_80", "arch=compute_90,code=[sm_90,compute_90]"]
+FLAGS = ["-std=c++17", "-O3", "-Icsrc", "-Icsrc/cuda", "-Xcompiler=-fPIC,-fvisibility=hidden"]
+
+
+def find_nvcc() -> str | None:
+    """nvcc of CUDA_HOME, of PATH, or where the toolkit installs itself."""
+    homes = [os.environ[name] for name in ("CUDA_HOME", "CUDA_PATH") if name in os.environ]
+    candidates = [shutil.which("nvcc", path=os.path.join(home, "bin")) for home in homes]
+    candidates += [shutil.which("nvcc"), shutil.which("nvcc", path="/usr/local/cuda/bin")]
+    return next(filter(None, candidates), None)
+
+
+def _folders(nvcc: str) -> tuple[Path | None, Path | None]:
+    """Where the toolkit of this nvcc keeps its headers and its static runtime; nvcc itself may be a script."""
+    plan = subprocess.run([nvcc, "--dryrun", "-x", "cu", "-c", os.devnull], capture_output=True, text=True).stderr
+    home = next((line.partition("TOP=")[2] for line in plan.splitlines() if "TOP=" in line), Path(nvcc).parent.parent)
+    roots = [Path(home), Path(home, "targets", "x86_64-linux"), Path("/usr")]
+    includes = [root / "include" for root in roots]
+    libraries = [root / name for root in roots for name in ("lib64", "lib", "lib/x86_64-linux-gnu")]
+    return _first(includes, "cuda_runtime.h"), _first(libraries, "libcudart_static.a")
+
+
+def _first(folders: list[Path], name: str) -> Path | None:
+    return next((folder.resolve() for folder in folders if (folder / name).exists()), None)
+
+
+def missing() -> str | None:
+    """What keeps the kernels from being built here, in a sentence; None if nothing does."""
+    nvcc = find_nvcc()
+    if nvcc is None:
+        return "nvcc of the CUDA toolkit was not found (looked in CUDA_HOME, on PATH and in /usr/local/cuda)"
+    include, library = _folders(nvcc)
+    if include is None or library is None:
+        absent = "cuda_runtime.h" if include is None else "libcudart_static.a"
+        return f"{absent} was not found beside {nvcc}: the toolkit is not complete"
+    return None
+
+
+def extension(kind: type[Extension], optional: bool) -> Extension:
+    """The extension without its kernels, which BuildWithNvcc adds."""
+    nvcc = find_nvcc()
+    assert nvcc is not None
+    include, library = _folders(nvcc)
+    return kind(
+        NAME,
+        ["csrc/cuda/bindings.cpp"],
+        include_dirs=["csrc", "csrc/cuda", str(include)],
+        depends=[str(path) for path in sorted(Path("csrc").glob("**/*"))],
+        extra_compile_args=["-std=c++17", "-O2"],
+        library_dirs=[str(library)],
+        libraries=["cudart_static", "rt", "pthread", "dl"],
+        optional=optional,
+    )
+
+
+def compile_kernels(folder: Path) -> list[str]:
+    """One object file for each kernel file, in ``folder``."""
+    folder.mkdir(parents=True, exist_ok=True)
+    nvcc = find_nvcc()
+    assert nvcc is not None
+    gencode = [f"-gencode={target}" for target in TARGETS]
+
+    def compile_one(source: Path) -> str:
+        target = folder / f"{source.stem}.cuda.o"
+        command = [nvcc, *FLAGS, *gencode, "-c", str(source), "-o", str(target)]
+        done = subprocess.run(command, capture_output=True, text=True)
+        if done.returncode != 0:
+            raise CompileError(f"nvcc could not compile {source}:\n{(done.stderr or done.stdout)[-4000:]}")
+        return str(target)
+
+    with ThreadPoolExecutor(os.cpu_count()) as pool:
+        return list(pool.map(compile_one, sorted(Path("csrc/cuda").glob("*.cu"))))
+
+
+class BuildWithNvcc(build_ext):
+    """Compiles the kernels of the one extension that has some before the rest of it."""
+
+    def build_extension(self, ext: Extension) -> None:
+        if ext.name == NAME:
+            ext.extra_objects = compile_kernels(Path(self.build_temp))
+        super().build_extension(ext)

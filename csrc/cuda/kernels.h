@@ -1,0 +1,64 @@
+// The operations of the CUDA backend as the binding sees them. Addresses are those of dense blocks of device
+// memory; dtype codes are those of launch.cuh; stream is the caller's cudaStream_t on the current device.
+// Nothing is allocated on the device, nothing waits for it, nothing is checked that Python has checked. A
+// launch that fails throws std::runtime_error with the name of the operation.
+#pragma once
+
+#include <cstdint>
+#include <vector>
+
+#include "rules.h"
+
+namespace wgan_fast {
+
+// Clamps block i, of sizes[i] elements, to [lo, hi]; all blocks of one dtype.
+void clip_weights(const std::vector<int64_t>& addresses, const std::vector<int64_t>& sizes, int code,
+                  double lo, double hi, void* stream);
+
+// out[b, :] = fake[b, :] + alpha[b] (real[b, :] - fake[b, :]) over `batch` rows of `total` elements in all;
+// alpha is fp32 (fp64 for fp64).
+void interpolate(int64_t real, int64_t fake, int64_t alpha, int64_t out, int64_t batch, int64_t total,
+                 int code, void* stream);
+
+enum class Reduction { kMean, kSum, kNone };
+
+// How many values of workspace, in the accumulation dtype, gradient_norm_penalty needs for this shape.
+int64_t penalty_workspace(int64_t batch, int64_t row_size, int code);
+
+// norms[b] = ‖gradients[b, :]‖, value = the penalty on them (one number, or one a row for kNone), and slope,
+// unless its address is 0, the gradient of value. norms, value and workspace are fp32 (fp64 for fp64).
+void gradient_norm_penalty(int64_t gradients, int64_t slope, int64_t norms, int64_t value, int64_t workspace,
+                           int64_t batch, int64_t total, int code, PenaltyOptions options,
+                           Reduction reduction, void* stream);
+
+// One parameter of an optimizer step: the blocks are the parameter, its gradient and its moments, all of one
+// size and dtype. step is on the host, where the count is advanced here, or on the device (capturable), where
+// the caller has advanced it.
+struct StepRow {
+  int64_t size;
+  float* step;
+  void* blocks[5];
+};
+
+// A learning rate on the device, read by the kernel at every launch and every replay; without one it is
+// options.lr.
+struct DeviceLr {
+  const void* address;
+  bool is_double;
+
+  WGAN_FAST_HD bool given() const { return address != nullptr; }
+  WGAN_FAST_HD double read() const {
+    return is_double ? *static_cast<const double*>(address) : *static_cast<const float*>(address);
+  }
+};
+
+// Blocks: parameter, gradient, square_avg, then grad_avg if centred, then momentum_buffer if there is
+// momentum.
+void rmsprop_step(const std::vector<StepRow>& rows, int code, bool centered, bool with_momentum,
+                  const RMSpropOptions& options, DeviceLr lr, bool steps_on_device, void* stream);
+
+// Blocks: parameter, gradient, exp_avg, exp_avg_sq, then max_exp_avg_sq if amsgrad.
+void adam_step(const std::vector<StepRow>& rows, int code, bool amsgrad, const AdamOptions& options,
+               DeviceLr lr, bool steps_on_device, void* stream);
+
+}  // namespace wgan_fast

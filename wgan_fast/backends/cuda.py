@@ -1,0 +1,258 @@
+"""Launchers of the CUDA C++ kernels (``csrc/cuda``): addresses and sizes in, nothing copied, nothing waited for.
+
+Everything runs on the current stream of the tensors' device, and may be captured in a CUDA graph: addresses travel
+as kernel parameters, and a learning rate or step counts that live on the device are read there at every replay.
+The kernels see memory as flat blocks, so a launcher takes the tensors whose elements are dense and whose companions
+(gradients, moments) lie the same way, and returns the positions of the others.
+"""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Callable, Hashable, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from wgan_fast.memory_layout import has_dense_samples, is_dense
+
+try:
+    from wgan_fast import _cuda
+except ImportError as error:
+    raise ImportError(
+        "the CUDA kernels were not built: put nvcc of the CUDA toolkit on PATH and run 'pip install' again "
+        f"(WGAN_FAST_CUDA=1 makes a failed build an error) [{error}]"
+    ) from error
+
+if not torch.cuda.is_available():
+    raise ImportError("the CUDA kernels cannot run here: torch finds no usable CUDA device")
+if _reason := _cuda.unusable():
+    raise ImportError(f"the CUDA kernels cannot run here: {_reason}")
+
+DEVICE_TYPES = ("cuda",)
+
+_CODES = {torch.float32: 0, torch.float64: 1, torch.bfloat16: 2, torch.float16: 3}
+_WIDE = {torch.float32: torch.float32, torch.float64: torch.float64}
+_PLAIN_TYPES = frozenset({Tensor, torch.nn.Parameter})
+
+
+def _current_stream(device: int) -> int:
+    # torch.cuda.current_stream builds a Python object, which costs more than the launch; Triton asks like this too.
+    return int(torch._C._cuda_getCurrentRawStream(device))
+
+
+def _launch(kernel: Callable[..., None], device: int, *arguments: Any) -> None:
+    """Run a function of ``_cuda`` on the current stream of ``device``, which it finds to be the current device."""
+    if device == torch.cuda.current_device():
+        kernel(device, _current_stream(device), *arguments)
+    else:
+        with torch.cuda.device(device):
+            kernel(device, _current_stream(device), *arguments)
+
+
+def _grouped(keys: Sequence[Hashable], lists: list[Sequence[Tensor]]) -> list[tuple[Any, list[Sequence[Tensor]]]]:
+    """Parallel lists cut into those of equal key, in order of appearance: one group in the usual case."""
+    distinct = dict.fromkeys(keys)
+    if len(distinct) == 1:
+        return [(key, lists) for key in distinct]
+    chosen = {key: [other == key for other in keys] for key in distinct}
+    return [(key, [list(itertools.compress(tensors, mask)) for tensors in lists]) for key, mask in chosen.items()]
+
+
+def clip_weights_(tensors: Sequence[Tensor], lo: float, hi: float) -> list[int]:
+    taken = [type(t) in _PLAIN_TYPES and (t.is_contiguous() or is_dense(t)) for t in tensors]
+    if not all(taken):
+        rest = [i for i, usable in enumerate(taken) if not usable]
+        tensors = list(itertools.compress(tensors, taken))
+    else:
+        rest = []
+    keys = [(tensor.get_device(), tensor.dtype) for tensor in tensors]
+    for (device, dtype), (alike,) in _grouped(keys, [tensors]):
+        addresses, sizes = list(map(Tensor.data_ptr, alike)), list(map(Tensor.numel, alike))
+        _launch(_cuda.clip_weights, device, addresses, sizes, _CODES[dtype], lo, hi)
+    return rest
+
+
+def interpolate(real: Tensor, fake: Tensor, alpha: Tensor, out: Tensor | None = None) -> Tensor:
+    if not has_dense_samples(real):
+        real = real.contiguous()
+    if fake.stride() != real.stride():
+        fake = torch.empty_like(real).copy_(fake)
+    alpha = alpha.contiguous()
+    mixed = torch.empty_like(real) if out is None or out.stride() != real.stride() else out
+    _launch(
+        _cuda.interpolate,
+        real.get_device(),
+        real.data_ptr(),
+        fake.data_ptr(),
+        alpha.data_ptr(),
+        mixed.data_ptr(),
+        real.shape[0],
+        real.numel(),
+        _CODES[real.dtype],
+    )
+    return mixed if out is None or mixed is out else out.copy_(mixed)
+
+
+def gradient_norm_penalty(
+    gradients: Tensor, *, target: float, one_sided: bool, weight: float, reduction: str, with_slope: bool
+) -> tuple[Tensor, Tensor, Tensor | None]:
+    if not has_dense_samples(gradients):
+        gradients = gradients.contiguous()
+    batch, total, code = gradients.shape[0], gradients.numel(), _CODES[gradients.dtype]
+    wide = _WIDE.get(gradients.dtype, torch.float32)
+    norms = torch.empty(batch, dtype=wide, device=gradients.device)
+    value = torch.empty((batch,) if reduction == "none" else (), dtype=wide, device=gradients.device)
+    slope = torch.empty_like(gradients) if with_slope else None
+    needed = _cuda.penalty_workspace(batch, total // batch if batch else 0, code)
+    workspace = torch.empty(needed, dtype=wide, device=gradients.device)
+    _launch(
+        _cuda.gradient_norm_penalty,
+        gradients.get_device(),
+        gradients.data_ptr(),
+        slope.data_ptr() if slope is not None else 0,
+        norms.data_ptr(),
+        value.data_ptr(),
+        workspace.data_ptr(),
+        batch,
+        total,
+        code,
+        target,
+        one_sided,
+        weight,
+        reduction,
+    )
+    return value, norms, slope
+
+
+def _takes(param: Tensor, companions: tuple[Tensor, ...], step: Tensor) -> bool:
+    """True where a kernel can walk over a parameter and its companions together."""
+    if type(param) not in _PLAIN_TYPES or step.dtype != torch.float32 or step.device not in (param.device, _HOST):
+        return False
+    return is_dense(param) and all(
+        other.dtype == param.dtype and other.device == param.device and other.stride() == param.stride()
+        for other in companions
+    )
+
+
+_HOST = torch.device("cpu")
+
+
+def _all_taken(lists: list[Sequence[Tensor]], steps: Sequence[Tensor]) -> bool:
+    """The usual case, decided column by column: for a hundred tensors a loop over rows would cost three times this."""
+    dtypes = [param.dtype for param in lists[0]]
+    devices = [param.device for param in lists[0]]
+    return (
+        _PLAIN_TYPES.issuperset(map(type, lists[0]))
+        and all(all(map(Tensor.is_contiguous, tensors)) for tensors in lists)
+        and all([tensor.dtype for tensor in tensors] == dtypes for tensors in lists[1:])
+        and all([tensor.device for tensor in tensors] == devices for tensors in lists[1:])
+        and all([step.dtype == torch.float32 for step in steps])
+        and ([step.device for step in steps] == devices or all([step.is_cpu for step in steps]))
+    )
+
+
+def _step(
+    kernel: Callable[..., None],
+    lists: list[Sequence[Tensor]],
+    steps: Sequence[Tensor],
+    lr: float | Tensor,
+    variant: tuple[bool, ...],
+    numbers: tuple[float, ...],
+) -> list[int]:
+    """One launch for each device and dtype; counts on the host are advanced by the kernel's launcher."""
+    rest: list[int] = []
+    if not _all_taken(lists, steps):
+        taken = [_takes(row[0], tuple(row[1:]), step) for step, *row in zip(steps, *lists, strict=True)]
+        rest = [i for i, usable in enumerate(taken) if not usable]
+        lists = [list(itertools.compress(tensors, taken)) for tensors in lists]
+        steps = list(itertools.compress(steps, taken))
+    if any([step.is_cpu for step in steps]) and torch.cuda.is_current_stream_capturing():
+        raise RuntimeError(
+            "step counts on the CPU would be frozen by the CUDA graph that is being captured: create the optimizer "
+            "with capturable=True, which keeps them on the device"
+        )
+    keys = [(param.get_device(), param.dtype, not step.is_cpu) for param, step in zip(lists[0], steps, strict=True)]
+    for (device, dtype, steps_on_device), (counts, *alike) in _grouped(keys, [steps, *lists]):
+        if steps_on_device:
+            torch._foreach_add_(list(counts), 1)
+        lr_there = _on_device(lr, alike[0][0].device)
+        columns = [list(map(Tensor.numel, alike[0])), *(list(map(Tensor.data_ptr, t)) for t in (counts, *alike))]
+        _launch(
+            kernel,
+            device,
+            columns,
+            _CODES[dtype],
+            steps_on_device,
+            *variant,
+            lr_there.data_ptr() if lr_there is not None else 0,
+            lr_there is not None and lr_there.dtype == torch.float64,
+            0.0 if lr_there is not None else float(lr),
+            *numbers,
+        )
+    return rest
+
+
+def _on_device(lr: float | Tensor, device: torch.device) -> Tensor | None:
+    """A learning rate for the kernel to read, where it lives on a device."""
+    if not isinstance(lr, Tensor) or lr.is_cpu:
+        return None
+    return lr.to(device=device, dtype=torch.float64 if lr.dtype == torch.float64 else torch.float32)
+
+
+def rmsprop_step_(
+    params: Sequence[Tensor],
+    grads: Sequence[Tensor],
+    square_avgs: Sequence[Tensor],
+    grad_avgs: Sequence[Tensor],
+    momentum_buffers: Sequence[Tensor],
+    steps: Sequence[Tensor],
+    *,
+    lr: float | Tensor,
+    alpha: float,
+    eps: float,
+    weight_decay: float,
+    momentum: float,
+    maximize: bool,
+    lo: float,
+    hi: float,
+) -> list[int]:
+    optional = [tensors for tensors in (grad_avgs, momentum_buffers) if tensors]
+    return _step(
+        _cuda.rmsprop_step,
+        [params, grads, square_avgs, *optional],
+        steps,
+        lr,
+        (bool(grad_avgs), bool(momentum_buffers)),
+        (alpha, eps, weight_decay, momentum, maximize, lo, hi),
+    )
+
+
+def adam_step_(
+    params: Sequence[Tensor],
+    grads: Sequence[Tensor],
+    exp_avgs: Sequence[Tensor],
+    exp_avg_sqs: Sequence[Tensor],
+    max_exp_avg_sqs: Sequence[Tensor],
+    steps: Sequence[Tensor],
+    *,
+    lr: float | Tensor,
+    beta1: float,
+    beta2: float,
+    eps: float,
+    weight_decay: float,
+    decoupled_weight_decay: bool,
+    maximize: bool,
+    lo: float,
+    hi: float,
+) -> list[int]:
+    optional = [max_exp_avg_sqs] if max_exp_avg_sqs else []
+    return _step(
+        _cuda.adam_step,
+        [params, grads, exp_avgs, exp_avg_sqs, *optional],
+        steps,
+        lr,
+        (bool(max_exp_avg_sqs),),
+        (beta1, beta2, eps, weight_decay, decoupled_weight_decay, maximize, lo, hi),
+    )
