@@ -79,6 +79,14 @@ def test_a_scaler_keeps_float16_gradients_from_vanishing() -> None:
     torch.testing.assert_close(norms(torch.float16, torch.amp.GradScaler("cpu")), exact, rtol=0.01, atol=0.0)
 
 
+def test_a_disabled_scaler_changes_nothing() -> None:
+    critic, x, _ = build("mlp", torch.float32)
+    alpha = torch.rand(len(x))
+    plain = wgan_fast.gradient_penalty(critic, x, x + 1, alpha=alpha)
+    scaler = torch.amp.GradScaler("cpu", enabled=False)
+    assert torch.equal(wgan_fast.gradient_penalty(critic, x, x + 1, alpha=alpha, scaler=scaler), plain)
+
+
 @pytest.mark.parametrize("batch", [1, 3, 64])
 def test_the_default_scale_does_not_overflow(batch: int) -> None:
     critic, _, _ = build("mlp", torch.float32)
