@@ -35,9 +35,7 @@ class Train:
     """Compare generated samples with held-out real ones at the end."""
 
     def folder(self) -> Path:
-        return self.out or Path("runs") / f"{Path(self.config.data).stem}-{self.config.constraint}".replace(
-            ":", "-"
-        )
+        return self.out or Path("runs") / f"{Path(self.config.data).stem}-{self.config.constraint}".replace(":", "-")
 
 
 @dataclass
@@ -189,9 +187,7 @@ def _train(command: Train, console: Any) -> int:
     ):
         result = trainer.train(out, progress)
     if received:
-        console.print(
-            f"stopped at iteration {trainer.iteration}; --resume --out {out} continues", highlight=False
-        )
+        console.print(f"stopped at iteration {trainer.iteration}; --resume --out {out} continues", highlight=False)
         return 128 + received[0]
     files = runs.write_pictures(trainer, out)
     evaluation = None

@@ -17,6 +17,8 @@ from wgan_fast.training.steps import has_batch_statistics
         ("mlp", (7,), 32),
         ("mlp", (1, 28, 28), 32),
         ("mlp", (3, 5, 6), 32),
+        ("pyramid", (1, 28, 28), 16),
+        ("pyramid", (5,), 16),
         ("conv8", (1, 8, 8), 4),
         ("dcgan", (3, 32, 32), 4),
         ("dcgan", (1, 64, 64), 4),
@@ -62,8 +64,14 @@ def test_defaults_follow_the_shape() -> None:
     assert default_architecture((2,)) == "mlp"
     assert default_architecture((1, 8, 8)) == "mlp"
     assert default_architecture((3, 64, 64)) == "dcgan"
-    assert default_width("mlp", (2,)) == 512
-    assert default_width("dcgan", (3, 64, 64)) == 64
+    assert default_architecture((1, 28, 28)) == "pyramid"
+    assert default_width("mlp") == 512
+    assert default_width("dcgan") == 64
+
+
+def test_mnist_critic_is_the_usual_one() -> None:
+    _, critic = build_models("pyramid", (1, 28, 28), 100, 512)
+    assert [tuple(p.shape) for p in critic.parameters() if p.dim() == 2] == [(512, 784), (256, 512), (1, 256)]
 
 
 def test_pairs_that_do_not_fit_are_refused() -> None:

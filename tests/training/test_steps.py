@@ -151,7 +151,7 @@ class CountProducts(TorchDispatchMode):
 
 
 def test_steps_do_no_needless_work() -> None:
-    """Two layers in each network: 2 products forward, 3 backward for the weights, 2 for the input's gradient."""
+    """Two layers in each network: 2 products forward; backward 3, or 2 for the input alone."""
     generator, critic = _pair()
     real, latent = torch.randn(BATCH, 5).double(), torch.randn(BATCH, LATENT).double()
     constraint = WeightClipping(0.1)

@@ -88,13 +88,14 @@ def print_summary(
     table = Table(title="summary", show_header=evaluation is not None)
     table.add_column("")
     table.add_column("generated", justify="right")
-    table.add_column("held-out real data", justify="right")
-    table.add_row("generator iterations", str(result.iterations), "")
-    table.add_row("training time", f"{result.seconds:.1f} s", "")
-    table.add_row("time in all", f"{seconds:.1f} s", "")
-    table.add_row("iterations a second", f"{result.iterations / max(result.seconds, 1e-9):.1f}", "")
+    if evaluation is not None:
+        table.add_column("held-out real data", justify="right")
+    table.add_row("generator iterations", str(result.iterations))
+    table.add_row("training time", f"{result.seconds:.1f} s")
+    table.add_row("time in all", f"{seconds:.1f} s")
+    table.add_row("iterations a second", f"{result.iterations / max(result.seconds, 1e-9):.1f}")
     if result.last:
-        table.add_row("wasserstein_estimate", f"{result.last['wasserstein_estimate']:.4f}", "")
+        table.add_row("wasserstein_estimate", f"{result.last['wasserstein_estimate']:.4f}")
     if evaluation is not None:
         table.add_section()
         _add_figures(table, evaluation.figures)

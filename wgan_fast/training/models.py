@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from wgan_fast.training.errors import UserError
 
-Architecture = Literal["mlp", "conv8", "dcgan", "resnet"]
+Architecture = Literal["mlp", "pyramid", "conv8", "dcgan", "resnet"]
 CriticNorm = Literal["none", "batch"]
 
 
@@ -26,17 +26,15 @@ class Pair(NamedTuple):
 
 
 def default_architecture(sample_shape: tuple[int, ...]) -> Architecture:
-    """The pair that suits samples of this shape: DCGAN for 32 and 64 pixels, else a multilayer perceptron."""
+    """The pair that suits samples of this shape: DCGAN for 32 and 64 pixels, else perceptrons."""
     if len(sample_shape) == 3 and sample_shape[1:] in ((32, 32), (64, 64)):
         return "dcgan"
-    return "mlp"
+    return "pyramid" if sample_shape == (1, 28, 28) else "mlp"
 
 
-def default_width(architecture: Architecture, sample_shape: tuple[int, ...]) -> int:
+def default_width(architecture: Architecture) -> int:
     """Hidden units of the perceptrons, base channels of the others: the papers' where there is a paper."""
-    if architecture == "mlp":
-        return 512 if sample_shape == (2,) else 256
-    return {"conv8": 16, "dcgan": 64, "resnet": 128}[architecture]
+    return {"mlp": 512, "pyramid": 512, "conv8": 16, "dcgan": 64, "resnet": 128}[architecture]
 
 
 def build_models(
@@ -49,8 +47,9 @@ def build_models(
     """Build a freshly initialised pair.
 
     Args:
-        architecture: ``mlp`` (any shape), ``conv8`` (8x8 images), ``dcgan`` (32x32 or 64x64), ``resnet``
-            (32x32).
+        architecture: ``mlp`` (three equal hidden layers, any shape), ``pyramid`` (perceptrons that narrow
+            towards the score, 784-512-256-1 for MNIST, any shape), ``conv8`` (8x8 images), ``dcgan`` (32x32
+            or 64x64), ``resnet`` (32x32).
         sample_shape: shape of one sample, ``(features,)`` or ``(channels, height, width)``.
         latent_dim: size of the generator's input.
         width: hidden units of the perceptrons, base channels of the others.
@@ -73,6 +72,7 @@ def build_models(
         return _dcgan(sample_shape, latent_dim, width, critic_norm)
     builders: dict[str, Callable[[tuple[int, ...], int, int], Pair]] = {
         "mlp": _mlp,
+        "pyramid": _pyramid,
         "conv8": _conv8,
         "resnet": _resnet,
     }
@@ -80,28 +80,32 @@ def build_models(
 
 
 def _mlp(sample_shape: tuple[int, ...], latent_dim: int, width: int) -> Pair:
+    return _perceptrons(sample_shape, latent_dim, [width] * 3, [width] * 3)
+
+
+def _pyramid(sample_shape: tuple[int, ...], latent_dim: int, width: int) -> Pair:
+    half = max(width // 2, 1)
+    return _perceptrons(sample_shape, latent_dim, [half, width, 2 * width], [width, half])
+
+
+def _perceptrons(
+    sample_shape: tuple[int, ...], latent_dim: int, generator_widths: list[int], critic_widths: list[int]
+) -> Pair:
     features = int(torch.Size(sample_shape).numel())
     is_image = len(sample_shape) == 3
     generator = nn.Sequential(
-        *_hidden(latent_dim, width, nn.ReLU),
-        nn.Linear(width, features),
-        nn.Tanh() if is_image else nn.Identity(),
+        *_hidden(latent_dim, generator_widths, nn.ReLU), nn.Linear(generator_widths[-1], features)
     )
-    generator.append(nn.Unflatten(1, sample_shape))
+    generator.extend([nn.Tanh() if is_image else nn.Identity(), nn.Unflatten(1, sample_shape)])
     activation = (lambda: nn.LeakyReLU(0.2)) if is_image else nn.ReLU
-    critic = nn.Sequential(
-        nn.Flatten(), *_hidden(features, width, activation), nn.Linear(width, 1), nn.Flatten(0)
-    )
+    hidden = _hidden(features, critic_widths, activation)
+    critic = nn.Sequential(nn.Flatten(), *hidden, nn.Linear(critic_widths[-1], 1), nn.Flatten(0))
     return Pair(generator, critic)
 
 
-def _hidden(
-    features: int, width: int, activation: Callable[[], nn.Module], layers: int = 3
-) -> list[nn.Module]:
-    modules: list[nn.Module] = []
-    for inputs in (features, *[width] * (layers - 1)):
-        modules += [nn.Linear(inputs, width), activation()]
-    return modules
+def _hidden(features: int, widths: list[int], activation: Callable[[], nn.Module]) -> list[nn.Module]:
+    layers = (nn.Linear(inputs, outputs) for inputs, outputs in pairwise([features, *widths]))
+    return [module for layer in layers for module in (layer, activation())]
 
 
 def _conv8(sample_shape: tuple[int, ...], latent_dim: int, width: int) -> Pair:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import dataclasses
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -75,7 +76,8 @@ class Trainer:
         constraint: Constraint | None = None,
     ) -> None:
         self.data = split("samples", data) if isinstance(data, Tensor) else data
-        self.config = resolve(config or Config(), self.data.sample_shape)
+        named = dataclasses.replace(config or Config(), data=self.data.name)
+        self.config = resolve(named, self.data.sample_shape)
         self.device = torch.device(self.config.device)
         self.generator = generator.to(self.device).train()
         self.critic = critic.to(self.device).train()
