@@ -6,33 +6,18 @@ TRITON_INTERPRET=1 pytest tests/triton_interpreter
 from __future__ import annotations
 
 import os
-from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import pytest
-import torch
 
-HERE = Path(__file__).parent
 INTERPRETED = os.environ.get("TRITON_INTERPRET") == "1"
 
 if INTERPRETED:
-    import triton.language as tl
-    from triton.runtime import interpreter
+    import interpreter_casts
 
-    def _cast(self: Any, source: Any, target: Any) -> Any:
-        """The interpreter's own fp32 -> bf16 cuts bits off instead of rounding, and loses subnormal numbers."""
-        kinds = (source.dtype.scalar, target.scalar)
-        if kinds == (tl.float32, tl.bfloat16):
-            bits = torch.from_numpy(source.data.copy()).to(torch.bfloat16).view(torch.uint16)
-            return interpreter.TensorHandle(bits.numpy(), tl.bfloat16)
-        if kinds == (tl.bfloat16, tl.float32):
-            values = torch.from_numpy(source.data.copy()).view(torch.bfloat16).to(torch.float32)
-            return interpreter.TensorHandle(values.numpy(), tl.float32)
-        return _interpreters_cast(self, source, target)
+    interpreter_casts.install()
 
-    _interpreters_cast: Callable[..., Any] = interpreter.InterpreterBuilder.cast_impl
-    interpreter.InterpreterBuilder.cast_impl = _cast
+HERE = Path(__file__).parent
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
