@@ -17,7 +17,7 @@ CXX_FILES := $(shell find csrc tests -name '*.h' -o -name '*.cpp' -o -name '*.cu
 .PHONY: demo test lint typecheck bench clean
 
 demo: $(VENV)/.train
-	$(BIN)/wgan-fast train --data digits --constraint gp --seed 0 --out runs/demo
+	$(BIN)/wgan-fast train --data digits --constraint gp --seed 0 --out runs/demo --overwrite
 
 test: $(VENV)/.dev
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(WORKERS) --cov --cov-report=term

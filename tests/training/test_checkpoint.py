@@ -94,9 +94,7 @@ def test_damage_is_one_sentence(tmp_path: Path, file: str, damage: str) -> None:
     if damage == "missing":
         path.unlink()
     else:
-        path.write_bytes(
-            {"truncated": content[: len(content) // 2], "empty": b"", "noise": b"\x93" * 300}[damage]
-        )
+        path.write_bytes({"truncated": content[: len(content) // 2], "empty": b"", "noise": b"\x93" * 300}[damage])
     with pytest.raises(UserError, match="the checkpoint is damaged or foreign") as caught:
         load_checkpoint(tmp_path)
     assert "\n" not in str(caught.value)

@@ -58,9 +58,7 @@ def test_feature_network_learns_is_cached_and_leaves_the_random_state_alone(
     assert file.name.startswith("digits-")
 
 
-def test_a_damaged_cache_is_replaced(
-    digits: TensorData, cache: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_damaged_cache_is_replaced(digits: TensorData, cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(features, "STEPS", 2)
     feature_network(digits)
     (file,) = (cache / "wgan-fast" / "features").iterdir()

@@ -40,13 +40,9 @@ def test_sliced_wasserstein_of_a_shift() -> None:
     x = torch.randn(100, 1, 3, 4)
     shift = 2.0
     distance = metrics.sliced_wasserstein(x, x + shift, projections=4000)
-    assert distance == pytest.approx(
-        shift, rel=0.05
-    )  # E[<u, shift 1>²] = shift² · 12 / 12 for unit u in 12 dimensions
+    assert distance == pytest.approx(shift, rel=0.05)  # E[<u, shift 1>²] = shift² · 12 / 12 for unit u in 12 dimensions
     assert metrics.sliced_wasserstein(x, x) == pytest.approx(0, abs=1e-9)
-    assert metrics.sliced_wasserstein(x, x.roll(1), seed=1) == metrics.sliced_wasserstein(
-        x, x.roll(1), seed=1
-    )
+    assert metrics.sliced_wasserstein(x, x.roll(1), seed=1) == metrics.sliced_wasserstein(x, x.roll(1), seed=1)
 
 
 def test_frechet_distance_of_gaussians_with_known_moments() -> None:
@@ -70,9 +66,7 @@ def test_mode_coverage_counts_modes_with_a_fair_part_of_good_samples() -> None:
     assert modes is not None
     everything = stream.batch(8000, torch.Generator().manual_seed(0))
     assert metrics.mode_coverage(everything, modes)[:2] == (8, 8)
-    assert metrics.mode_coverage(everything, modes).high_quality == pytest.approx(
-        1 - math.exp(-4.5), abs=0.005
-    )
+    assert metrics.mode_coverage(everything, modes).high_quality == pytest.approx(1 - math.exp(-4.5), abs=0.005)
     without_one = everything[(everything - modes.centers[3]).norm(dim=1) > 0.5]
     assert metrics.mode_coverage(without_one, modes).covered == 7
     fair = 80 / 8

@@ -25,9 +25,7 @@ from wgan_fast.training.steps import has_batch_statistics
         ("resnet", (3, 32, 32), 8),
     ],
 )
-def test_shapes_ranges_and_independent_scores(
-    architecture: Architecture, shape: tuple[int, ...], width: int
-) -> None:
+def test_shapes_ranges_and_independent_scores(architecture: Architecture, shape: tuple[int, ...], width: int) -> None:
     generator, critic = build_models(architecture, shape, 6, width)
     samples = generator(torch.randn(4, 6))
     assert samples.shape == (4, *shape)

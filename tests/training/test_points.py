@@ -38,9 +38,7 @@ def test_swiss_roll_has_the_moments_of_scikit_learns() -> None:
     theirs = torch.from_numpy(make_swiss_roll(20_000, noise=0.25, random_state=0)[0][:, [0, 2]] / 7.5).float()
     assert torch.allclose(ours.mean(dim=0), theirs.mean(dim=0), atol=0.02)
     assert torch.allclose(ours.T.cov(), theirs.T.cov(), atol=0.02)
-    radius = torch.stack([ours.norm(dim=1), theirs.norm(dim=1)]).quantile(
-        torch.tensor([0.1, 0.5, 0.9]), dim=1
-    )
+    radius = torch.stack([ours.norm(dim=1), theirs.norm(dim=1)]).quantile(torch.tensor([0.1, 0.5, 0.9]), dim=1)
     assert torch.allclose(radius[:, 0], radius[:, 1], atol=0.03)
 
 

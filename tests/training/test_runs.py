@@ -61,9 +61,7 @@ def test_a_folder_with_a_run_is_not_written_over_by_mistake(tmp_path: Path) -> N
     start_run(tmp_path, config).train(tmp_path)
     mine = tmp_path / "notes.txt"
     mine.write_text("keep")
-    with pytest.raises(
-        UserError, match="holds a run already; --resume continues it, --overwrite replaces it"
-    ):
+    with pytest.raises(UserError, match="holds a run already; --resume continues it, --overwrite replaces it"):
         start_run(tmp_path, config)
     with pytest.raises(UserError, match="is unknown"):
         start_run(tmp_path, dataclasses.replace(config, data="nonsense"), overwrite=True)

@@ -30,9 +30,7 @@ class FixedAlpha(GradientPenalty):
 def _pair(critic_norm: bool = False, outputs: int = 1) -> tuple[nn.Module, nn.Module]:
     generator = nn.Sequential(nn.Linear(LATENT, 8), nn.ReLU(), nn.Linear(8, 5))
     norm = nn.BatchNorm1d(8) if critic_norm else nn.Identity()
-    critic = nn.Sequential(
-        nn.Linear(5, 8, bias=not critic_norm), norm, nn.LeakyReLU(0.2), nn.Linear(8, outputs)
-    )
+    critic = nn.Sequential(nn.Linear(5, 8, bias=not critic_norm), norm, nn.LeakyReLU(0.2), nn.Linear(8, outputs))
     return generator.double(), critic.double()
 
 
@@ -157,11 +155,7 @@ def test_steps_do_no_needless_work() -> None:
     constraint = WeightClipping(0.1)
     with CountProducts() as critic_work:
         critic_step(critic, generator, _optimizer(critic, constraint), constraint, real, latent)
-    assert (
-        critic_work.products == 2 + 2 + 3
-    )  # generator forward; real and fake as one batch forward and backward
+    assert critic_work.products == 2 + 2 + 3  # generator forward; real and fake as one batch forward and backward
     with CountProducts() as generator_work:
         generator_step(critic, generator, Adam(generator.parameters()), latent)
-    assert (
-        generator_work.products == 2 + 2 + 2 + 3
-    )  # forward both; critic's input gradient alone; generator's backward
+    assert generator_work.products == 2 + 2 + 2 + 3  # forward both; critic's input gradient alone; generator's backward

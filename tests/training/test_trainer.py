@@ -53,9 +53,7 @@ def test_resumed_equals_uninterrupted(tmp_path: Path, constraint: Any, data: str
     assert mine.keys() == theirs.keys()
     for index in mine:
         assert all(torch.equal(mine[index][name], theirs[index][name]) for name in mine[index])
-    assert (tmp_path / "whole" / "metrics.jsonl").read_text() == (
-        tmp_path / "parts" / "metrics.jsonl"
-    ).read_text()
+    assert (tmp_path / "whole" / "metrics.jsonl").read_text() == (tmp_path / "parts" / "metrics.jsonl").read_text()
     assert torch.equal(whole.data.batch(4, whole._data_order), second.data.batch(4, second._data_order))
 
 
@@ -95,8 +93,7 @@ def test_every_iteration_takes_its_steps(monkeypatch: pytest.MonkeyPatch) -> Non
     assert set(steps) == {12}
     assert {int(s["step"]) for s in trainer.generator_optimizer.state_dict()["state"].values()} == {4}
     assert any(
-        not torch.equal(a, b)
-        for a, b in zip(before.values(), trainer.critic.state_dict().values(), strict=True)
+        not torch.equal(a, b) for a, b in zip(before.values(), trainer.critic.state_dict().values(), strict=True)
     )
 
 
@@ -137,9 +134,7 @@ def test_learning_rate_falls_linearly_to_zero() -> None:
 def test_average_follows_weights_and_running_statistics() -> None:
     generator = nn.Sequential(nn.Linear(2, 4), nn.BatchNorm1d(4), nn.Linear(4, 2))
     critic = nn.Linear(2, 1)
-    trainer = Trainer(
-        generator, critic, eight_gaussians(), _config(data="8gaussians", ema_decay=0.9, iterations=1)
-    )
+    trainer = Trainer(generator, critic, eight_gaussians(), _config(data="8gaussians", ema_decay=0.9, iterations=1))
     expected = copy.deepcopy(generator.state_dict())
     decay = min(0.9, 1 / 10)
     trainer.train()

@@ -90,9 +90,7 @@ def load_checkpoint(run: Path, device: torch.device | str = "cpu") -> Checkpoint
 
 def nested(weights: Mapping[str, Tensor], prefix: str) -> dict[str, Tensor]:
     """The tensors below ``prefix.``, under their names without it."""
-    return {
-        name.removeprefix(f"{prefix}."): t for name, t in weights.items() if name.startswith(f"{prefix}.")
-    }
+    return {name.removeprefix(f"{prefix}."): t for name, t in weights.items() if name.startswith(f"{prefix}.")}
 
 
 def random_state(device: torch.device) -> dict[str, Any]:

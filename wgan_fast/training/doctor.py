@@ -62,13 +62,9 @@ def _devices() -> dict[str, str]:
     devices = {"cpu": f"{platform.machine()}, {torch.backends.cpu.get_cpu_capability()}"}
     if not torch.cuda.is_available():
         built = torch.version.cuda or torch.version.hip
-        devices["cuda"] = "not available: " + (
-            "no usable GPU" if built else "this torch is built without CUDA"
-        )
+        devices["cuda"] = "not available: " + ("no usable GPU" if built else "this torch is built without CUDA")
     for index in range(torch.cuda.device_count()):
         properties = torch.cuda.get_device_properties(index)
         capability = f"compute capability {properties.major}.{properties.minor}"
-        devices[f"cuda:{index}"] = (
-            f"{properties.name}, {properties.total_memory / 2**30:.0f} GiB, {capability}"
-        )
+        devices[f"cuda:{index}"] = f"{properties.name}, {properties.total_memory / 2**30:.0f} GiB, {capability}"
     return devices

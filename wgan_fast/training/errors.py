@@ -25,6 +25,4 @@ def require(module: str, purpose: str) -> ModuleType:
     except ImportError as error:
         package = module.partition(".")[0]
         extra = package if package == "torchvision" else '"wgan-fast[train]"'
-        raise UserError(
-            f"{purpose} needs {package}, which cannot be imported: pip install {extra}"
-        ) from error
+        raise UserError(f"{purpose} needs {package}, which cannot be imported: pip install {extra}") from error

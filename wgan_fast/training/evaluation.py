@@ -78,11 +78,7 @@ def _evaluate_points(sample: Sampler, data: Data, random: torch.Generator) -> Ev
     real = data.held_out(MAX_SAMPLES, random)
     reference = data.batch(len(real), random)
     fake = _finite(sample(len(real)))
-    figures = [
-        Figure(
-            "Wasserstein-1 distance (exact)", wasserstein_1(fake, reference), wasserstein_1(real, reference)
-        )
-    ]
+    figures = [Figure("Wasserstein-1 distance (exact)", wasserstein_1(fake, reference), wasserstein_1(real, reference))]
     notes = [f"{len(real)} points each, compared with as many other real points"]
     if isinstance(data, PointStream) and data.modes is not None:
         ours = mode_coverage(_finite(sample(MODE_SAMPLES)), data.modes)
@@ -107,9 +103,7 @@ def _evaluate_images(sample: Sampler, data: TensorData, random: torch.Generator)
         raise UserError(f"{data.name}: a single held-out sample is too few for a Fréchet distance")
     figures = [
         Figure("Fréchet distance", *(frechet_distance(network, x, reference) for x in (fake, real))),
-        Figure(
-            "distance to nearest training sample", *(nearest_distance(x, reference) for x in (fake, real))
-        ),
+        Figure("distance to nearest training sample", *(nearest_distance(x, reference) for x in (fake, real))),
         Figure("sliced Wasserstein distance", *(sliced_wasserstein(x, reference) for x in (fake, real))),
     ]
     notes = [
@@ -123,7 +117,5 @@ def _evaluate_images(sample: Sampler, data: TensorData, random: torch.Generator)
             int(network.classify(x).bincount(minlength=data.num_classes).count_nonzero())
             for x in (_finite(sample(CLASS_SAMPLES)), data.held_out(CLASS_SAMPLES, random))
         ]
-        figures.append(
-            Figure(f"classes among {CLASS_SAMPLES}", *(f"{n} of {data.num_classes}" for n in counts))
-        )
+        figures.append(Figure(f"classes among {CLASS_SAMPLES}", *(f"{n} of {data.num_classes}" for n in counts)))
     return Evaluation(figures, notes)

@@ -24,9 +24,7 @@ def cache_folder() -> Path:
 def digits() -> tuple[Tensor, Tensor]:
     """scikit-learn's handwritten digits, ``(1797, 1, 8, 8)`` float32 in [-1, 1], and their classes."""
     bunch = require("sklearn.datasets", "--data digits").load_digits()
-    return torch.from_numpy(bunch.images).float().div_(8).sub_(1).unsqueeze(1), torch.from_numpy(
-        bunch.target
-    ).long()
+    return torch.from_numpy(bunch.images).float().div_(8).sub_(1).unsqueeze(1), torch.from_numpy(bunch.target).long()
 
 
 def photo_crops(size: int) -> tuple[Tensor, Tensor]:
@@ -86,9 +84,7 @@ def folder(path: Path, size: int) -> Tensor:
         except Exception as error:  # Pillow's decoders raise many kinds for a corrupt file
             raise UserError(f"--data folder: {file} cannot be read as an image ({error})") from error
         sample.copy_(
-            torch.frombuffer(bytearray(square.tobytes()), dtype=torch.uint8)
-            .view(size, size, 3)
-            .permute(2, 0, 1)
+            torch.frombuffer(bytearray(square.tobytes()), dtype=torch.uint8).view(size, size, 3).permute(2, 0, 1)
         )
     return samples
 
@@ -110,9 +106,7 @@ def npz(path: Path) -> tuple[Tensor, Tensor | None]:
         with numpy.load(path, allow_pickle=False) as archive:
             arrays: dict[str, Any] = {name: archive[name] for name in archive.files}
     except (OSError, ValueError, EOFError, AttributeError, zipfile.BadZipFile) as error:
-        raise UserError(
-            f"--data npz:{path}: cannot be read as an npz archive of plain arrays ({error})"
-        ) from error
+        raise UserError(f"--data npz:{path}: cannot be read as an npz archive of plain arrays ({error})") from error
     names = [name for name in ("images", "data", "x") if name in arrays] or list(arrays)[:1]
     if not names:
         raise UserError(f"--data npz:{path}: holds no arrays")
@@ -144,8 +138,7 @@ def _as_samples(path: Path, array: Any) -> Tensor:
     low, high = samples.min().item(), samples.max().item()
     if low < -1 or high > 1:
         raise UserError(
-            f"--data npz:{path}: floating-point images must lie in [0, 1] or [-1, 1], "
-            f"found [{low:g}, {high:g}]"
+            f"--data npz:{path}: floating-point images must lie in [0, 1] or [-1, 1], found [{low:g}, {high:g}]"
         )
     return samples * 2 - 1 if low >= 0 else samples
 

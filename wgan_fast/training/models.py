@@ -63,9 +63,7 @@ def build_models(
     sizes = {"conv8": ((8, 8),), "dcgan": ((32, 32), (64, 64)), "resnet": ((32, 32),)}
     if architecture in sizes and sample_shape[1:] not in sizes[architecture]:
         expected = " or ".join(f"{h}x{w}" for h, w in sizes[architecture])
-        raise UserError(
-            f"--architecture {architecture} makes {expected} images; these samples are {sample_shape}"
-        )
+        raise UserError(f"--architecture {architecture} makes {expected} images; these samples are {sample_shape}")
     if critic_norm == "batch" and architecture != "dcgan":
         raise UserError(f"--critic-norm batch exists for --architecture dcgan alone, not for {architecture}")
     if architecture == "dcgan":

@@ -58,9 +58,7 @@ def gaussian_mixture(name: str, centers: Tensor, std: float) -> PointStream:
 def eight_gaussians() -> PointStream:
     """Centers on the circle of radius 2, std 0.02, everything divided by 1.414."""
     angle = torch.arange(8) * (math.pi / 4)
-    return gaussian_mixture(
-        "8gaussians", 2 * torch.stack([angle.cos(), angle.sin()], dim=1) / 1.414, 0.02 / 1.414
-    )
+    return gaussian_mixture("8gaussians", 2 * torch.stack([angle.cos(), angle.sin()], dim=1) / 1.414, 0.02 / 1.414)
 
 
 def twenty_five_gaussians() -> PointStream:

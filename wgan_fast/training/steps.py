@@ -71,9 +71,7 @@ def critic_step(
     return CriticStep(loss.detach(), wasserstein_estimate.detach(), penalty, gradient_norm)
 
 
-def generator_step(
-    critic: nn.Module, generator: nn.Module, optimizer: torch.optim.Optimizer, latent: Tensor
-) -> Tensor:
+def generator_step(critic: nn.Module, generator: nn.Module, optimizer: torch.optim.Optimizer, latent: Tensor) -> Tensor:
     """Raise E[D(G(z))]; returns the loss -E[D(G(z))], detached.
 
     The gradient is taken with respect to the generator's parameters alone, so autograd never forms the

@@ -95,9 +95,7 @@ class Trainer:
         """Ask the running `train` to finish its iteration, write a checkpoint and return."""
         self._stop_requested = True
 
-    def train(
-        self, out: Path | None = None, on_progress: Callable[[Record], None] | None = None
-    ) -> TrainResult:
+    def train(self, out: Path | None = None, on_progress: Callable[[Record], None] | None = None) -> TrainResult:
         """Run until ``config.iterations`` iterations are done.
 
         Args:
@@ -255,9 +253,7 @@ class Trainer:
         self.iteration = state["iteration"]
 
 
-def sample(
-    generator: nn.Module, latent_dim: int, count: int, *, seed: int = 0, batch_size: int = 1024
-) -> Tensor:
+def sample(generator: nn.Module, latent_dim: int, count: int, *, seed: int = 0, batch_size: int = 1024) -> Tensor:
     """``(count, *sample_shape)`` samples, drawn in evaluation mode with their own random generator."""
     parameter = next(generator.parameters())
     random = torch.Generator(parameter.device).manual_seed(seed)
