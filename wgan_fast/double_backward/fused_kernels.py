@@ -1,0 +1,50 @@
+"""Kernels without a double backward, and what stands in for them.
+
+cuDNN's recurrent layers (pytorch/pytorch#5261) and the fused attention kernels (flash, memory-efficient,
+cuDNN; pytorch/pytorch#116350) can be differentiated once. PyTorch has slower forms of the same functions that
+can be differentiated again; each function here maps to the context that selects them.
+"""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+from torch.nn.attention import SDPBackend, sdpa_kernel
+
+_said: set[str] = set()
+
+
+def _say_once(message: str) -> None:
+    if message not in _said:
+        _said.add(message)
+        warnings.warn(message, stacklevel=4)
+
+
+def _recurrent(x: Any) -> AbstractContextManager[Any]:
+    if not isinstance(x, Tensor) or not x.is_cuda or not torch.backends.cudnn.enabled:
+        return nullcontext()
+    _say_once("the critic's recurrent layers run without cuDNN here, which has no second derivative for them")
+    return torch.backends.cudnn.flags(enabled=False)
+
+
+def _attention(x: Any) -> AbstractContextManager[Any]:
+    _say_once(
+        "the critic's attention runs as plain products here: the fused kernels have no second derivative"
+    )
+    return sdpa_kernel(SDPBackend.MATH)
+
+
+SUBSTITUTES: dict[Any, Callable[[Any], AbstractContextManager[Any]]] = {
+    torch.lstm: _recurrent,
+    torch.gru: _recurrent,
+    torch.rnn_tanh: _recurrent,
+    torch.rnn_relu: _recurrent,
+    F.scaled_dot_product_attention: _attention,
+    F.multi_head_attention_forward: _attention,
+}
