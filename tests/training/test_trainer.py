@@ -148,6 +148,18 @@ def test_average_follows_weights_and_running_statistics() -> None:
     assert generator.training
 
 
+def test_tied_weights_are_averaged_once_and_saved(tmp_path: Path) -> None:
+    first, second = nn.Linear(2, 2), nn.Linear(2, 2)
+    second.weight = first.weight
+    config = _config(data="8gaussians", ema_decay=0.9, iterations=1)
+    start = first.weight.detach().clone()
+    trainer = Trainer(nn.Sequential(first, second), nn.Linear(2, 1), eight_gaussians(), config)
+    trainer.train(tmp_path)
+    average = trainer.average[0].weight  # type: ignore[index, union-attr]
+    assert torch.allclose(average, torch.lerp(start, first.weight.detach(), 1 - 1 / 10))
+    trainer.load(tmp_path)
+
+
 def test_without_an_average_samples_come_from_the_generator() -> None:
     trainer = build_trainer(_config(ema_decay=0.0, iterations=1))
     assert trainer.average is trainer.generator

@@ -75,7 +75,7 @@ def frechet_distance(extractor: nn.Module, x: Tensor, y: Tensor, *, batch_size: 
         x, y: at least two samples each.
     """
     image = require("torchmetrics.image.fid", "the Fréchet distance")
-    metric = image.FrechetInceptionDistance(feature=extractor)
+    metric = image.FrechetInceptionDistance(feature=extractor).to(x.device)
     for samples, is_real in ((x, False), (y, True)):
         for part in torch.split(samples, batch_size):
             metric.update(part, real=is_real)

@@ -139,7 +139,7 @@ class Trainer:
         config = self.config
         self._set_learning_rate()
         for _ in range(self.critic_steps(self.iteration)):
-            real = self.data.batch(config.batch_size, self._data_order)
+            real = self.data.batch(config.batch_size, self._data_order).to(self.device)
             latent = torch.randn(config.batch_size, config.latent_dim, device=self.device)
             seen = critic_step(
                 self.critic,
@@ -169,8 +169,9 @@ class Trainer:
         if not self.config.ema_decay:
             return
         decay = min(self.config.ema_decay, (1 + self.iteration) / (10 + self.iteration))
-        mine, theirs = self.average.state_dict().values(), self.generator.state_dict().values()
-        pairs = [(a, b) for a, b in zip(mine, theirs, strict=True)]
+        mine = [*self.average.parameters(), *self.average.buffers()]
+        theirs = [*self.generator.parameters(), *self.generator.buffers()]
+        pairs = list(zip(mine, theirs, strict=True))
         floating = [(a, b) for a, b in pairs if a.is_floating_point()]
         torch._foreach_lerp_([a for a, _ in floating], [b for _, b in floating], 1 - decay)
         for a, b in pairs:
@@ -206,7 +207,7 @@ class Trainer:
         Not defined for a critic with batch statistics.
         """
         random = torch.Generator(self.device).manual_seed(self.iteration)
-        real = self.data.batch(self.config.batch_size, random)
+        real = self.data.batch(self.config.batch_size, random).to(self.device)
         fake = self.sample(len(real), seed=self.iteration)
         with torch.no_grad():
             _, norms = gradient_penalty(self.critic, real, fake, generator=random, return_norms=True)
