@@ -73,7 +73,7 @@ __global__ void __launch_bounds__(kThreads)
 
 // Adds the partial sums of a row and scales a part of it. Without a slope to write there is one block a row.
 template <class T, int kWidth>
-__global__ void __launch_bounds__(kThreads)
+__global__ void __launch_bounds__(kThreads, 4)
     split_slopes(const T* gradients, T* slope, const Wide<T>* partials, Wide<T>* norms, Wide<T>* row_values,
                  int64_t row_items, int parts, const __grid_constant__ PenaltyConstants<Wide<T>> constants) {
   using W = Wide<T>;

@@ -66,9 +66,14 @@ struct AdamStep {
   AdamOptions options;
   DeviceLr lr;
 
-  // One thread takes the powers for its block: they are fp64, which most GPUs have few units for.
   __device__ Correction prepare(const PerTensor& tensor) const {
-    if (!tensor.step) return tensor.correction;
+    if (!tensor.step && !lr.given()) return tensor.correction;
+    if (!tensor.step) {
+      const double rate = lr.read();
+      return {Wide<T>(rate * tensor.correction.step_size), tensor.correction.inverse_root_correction,
+              Wide<T>(1 - rate * options.weight_decay)};
+    }
+    // One thread takes the powers for its block: they are fp64, which most GPUs have few units for.
     __shared__ Correction correction;
     if (threadIdx.x == 0) {
       AdamOptions current = options;
@@ -118,10 +123,12 @@ void launch_adam(const Launch& launch, const std::vector<StepRow>& rows, const A
                  DeviceLr lr, bool steps_on_device) {
   using Op = AdamStep<T, kAmsgrad>;
   auto entries = entries_of<Op>(rows);
+  AdamOptions on_host = options;
+  if (lr.given()) on_host.lr = 1;
   for (size_t i = 0; i < rows.size(); ++i) {
     auto& tensor = entries[i].per_tensor;
     tensor.step = steps_on_device ? rows[i].step : nullptr;
-    if (!steps_on_device) tensor.correction = adam_correction<Wide<T>>(*rows[i].step + 1, options);
+    if (!steps_on_device) tensor.correction = adam_correction<Wide<T>>(*rows[i].step + 1, on_host);
   }
   multi_tensor_apply(launch, Op{options, {options.lo, options.hi}, options, lr}, entries);
 }

@@ -170,8 +170,8 @@ def _step(
         steps = list(itertools.compress(steps, taken))
     if any([step.is_cpu for step in steps]) and torch.cuda.is_current_stream_capturing():
         raise RuntimeError(
-            "step counts on the CPU would be frozen by the CUDA graph that is being captured: create the optimizer "
-            "with capturable=True, which keeps them on the device"
+            "a CUDA graph is being captured and the optimizer counts its steps on the host, where a replay does not: "
+            "make it with capturable=True"
         )
     keys = [(param.get_device(), param.dtype, not step.is_cpu) for param, step in zip(lists[0], steps, strict=True)]
     for (device, dtype, steps_on_device), (counts, *alike) in _grouped(keys, [steps, *lists]):

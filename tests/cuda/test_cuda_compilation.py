@@ -1,0 +1,97 @@
+"""Every CUDA kernel file compiled by nvcc for sm_80 and sm_90, and what the machine code must have and not have."""
+
+from __future__ import annotations
+
+import hashlib
+import re
+import shutil
+import subprocess
+from pathlib import Path
+from typing import NamedTuple
+
+import pytest
+from host_build import CACHE, KERNELS, ROOT, only_here
+
+from build_tools import cuda
+
+pytestmark = pytest.mark.skipif(cuda.find_nvcc() is None, reason="nvcc is not installed")
+
+ARCHITECTURES = ["sm_80", "sm_90"]
+WIDE_ACCESS = r"\b{}\.global(?:\.nc)?\.(?:v4\.[bfu]32|v2\.[bfu]64)\b"
+
+
+class Kernel(NamedTuple):
+    name: str
+    registers: int
+    stack: int
+    spilled: int
+
+
+def compiled(source: str, architecture: str) -> tuple[str, str]:
+    """ptxas's report on a kernel file and its PTX, kept under a hash of what they were made from."""
+    inputs = sorted([*ROOT.glob("csrc/*.h"), *ROOT.glob("csrc/cuda/*"), Path(cuda.__file__)])
+    key = hashlib.sha256(b"".join(path.read_bytes() for path in inputs)).hexdigest()[:16]
+    folder = CACHE / f"nvcc-{key}"
+    ptx, report = (folder / f"{source}.{architecture}.{kind}" for kind in ("ptx", "txt"))
+    with only_here(folder / source):
+        if report.exists():
+            return report.read_text(), ptx.read_text()
+        virtual = architecture.replace("sm", "compute")
+        common = [cuda.find_nvcc(), *cuda.FLAGS, f"csrc/cuda/{source}.cu"]
+        subprocess.run([*common, f"-arch={virtual}", "-ptx", "-o", ptx], cwd=ROOT, check=True)
+        command = [*common, f"-gencode=arch={virtual},code={architecture}", "-Xptxas=-v", "-cubin", "-o", "/dev/null"]
+        done = subprocess.run(command, cwd=ROOT, check=True, capture_output=True, text=True)
+        demangler = shutil.which("c++filt")
+        names = subprocess.run([demangler], input=done.stderr, capture_output=True, text=True) if demangler else done
+        report.write_text(names.stdout if demangler else done.stderr)
+    return report.read_text(), ptx.read_text()
+
+
+def kernels_of(report: str) -> list[Kernel]:
+    pattern = (
+        r"Compiling entry function '(?P<name>[^']+)'.*?"
+        r"(?P<stack>\d+) bytes stack frame, (?P<stores>\d+) bytes spill stores, (?P<loads>\d+) bytes spill loads.*?"
+        r"Used (?P<registers>\d+) registers"
+    )
+    found = []
+    for match in re.finditer(pattern, report, re.DOTALL):
+        name = re.sub(r"wgan_fast::|\(anonymous namespace\)::|^void ", "", match["name"]).split(">(")[0]
+        spilled = int(match["stores"]) + int(match["loads"])
+        found.append(Kernel(name, int(match["registers"]), int(match["stack"]), spilled))
+    return found
+
+
+@pytest.mark.parametrize("architecture", ARCHITECTURES)
+@pytest.mark.parametrize("source", KERNELS)
+def test_no_kernel_spills_or_uses_a_stack(source: str, architecture: str) -> None:
+    report, _ = compiled(source, architecture)
+    kernels = kernels_of(report)
+    print("\n".join(f"{architecture} {kernel.registers:4d} registers  {kernel.name}" for kernel in kernels))
+    assert len(kernels) == report.count("Compiling entry function") >= 4, report
+    assert [kernel for kernel in kernels if kernel.stack or kernel.spilled] == []
+
+
+# Accesses of 16 bytes that each dtype's kernels make at the least: loads and stores.
+PACKS = {
+    # Four packs are loaded before the first is stored.
+    "clip_weights": (4, 4),
+    "interpolate": (8, 4),
+    # fp64 holds four packs of a row, the others eight; a loop over parts does the same.
+    "gradient_norm_penalty": (4, 4),
+    # Two packs of each of three arrays are loaded, two of two stored.
+    "optimizer_step": (6, 4),
+}
+
+
+@pytest.mark.parametrize("source", KERNELS)
+def test_memory_is_accessed_16_bytes_at_a_time(source: str) -> None:
+    _, ptx = compiled(source, "sm_90")
+    entries = re.split(r"(?=\.visible \.entry|\.entry )", ptx)[1:]
+    wide = [entry for entry in entries if re.search(WIDE_ACCESS.format("ld"), entry)]
+    loads, stores = PACKS[source]
+    # One kernel a dtype at the least takes packs; narrower kernels of its kind serve unaligned memory.
+    assert len(wide) >= 4
+    for entry in wide:
+        assert len(re.findall(WIDE_ACCESS.format("ld"), entry)) >= loads
+        if "partial_sums" not in entry.split("(")[0]:
+            assert len(re.findall(WIDE_ACCESS.format("st"), entry)) >= stores
