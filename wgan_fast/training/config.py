@@ -105,7 +105,8 @@ def resolve(config: Config, sample_shape: tuple[int, ...]) -> Resolved:
       drew better 8x8 digits in that time than convolutions did. Under clip RMSprop 1e-3, c = 0.05 and 256 wide:
       the critic of the paper's 5e-5 and 0.01 is still flat after so few steps. The average of the weights is
       over about 100 iterations, as it is for 2-D data.
-    - 2-D data: 500 iterations at 5e-4.
+    - 2-D data: 500 iterations, of Adam 5e-4 under a penalty. Under clip the paper's values stay, and 500
+      iterations are too few for them: weight clipping is slow here (Gulrajani et al. 2017, figure 2).
     - ``photos``: 2000 iterations. Other images: 20 000; no paper fixes a number for them.
     - Samples are drawn from the moving average of the generator (Karras et al. 2018), which neither paper has.
 
