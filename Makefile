@@ -20,6 +20,7 @@ demo: $(VENV)/.train
 	$(BIN)/wgan-fast train --data digits --constraint gp --seed 0 --out runs/demo --overwrite
 
 test: $(VENV)/.dev
+	TRITON_INTERPRET=1 OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(WORKERS) tests/triton_interpreter
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(WORKERS) --cov --cov-report=term
 
 lint: $(VENV)/.dev

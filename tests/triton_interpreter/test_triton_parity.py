@@ -13,7 +13,10 @@ import test_interpolate
 import test_optimizer_step
 
 # numpy's, for what the kernels do on purpose with infinities and NaN.
-pytestmark = pytest.mark.filterwarnings("ignore:invalid value encountered:RuntimeWarning")
+pytestmark = [
+    pytest.mark.usefixtures("large_tiles"),
+    pytest.mark.filterwarnings("ignore:invalid value encountered:RuntimeWarning"),
+]
 
 
 def _over_backends(module: ModuleType) -> dict[str, Any]:
