@@ -6,6 +6,27 @@
 
 ``gradient_penalty`` is the general form, the named wrappers are the papers' settings of it. All return the
 penalty *unweighted* unless ``weight`` is given: half of the field multiplies by lambda_gp outside, half inside.
+
+Where it is used:
+
+- Mixed precision: call it under ``torch.autocast``, and give the ``GradScaler`` as ``scaler``. The penalty's own
+  arithmetic is fp32 (fp64 for fp64).
+- torch.compile: a compiled critic has no double backward, and is refused. Compile the whole critic step, with the
+  gradient of the loss inside; the inner gradient needs ``trace_autograd_ops``::
+
+      torch._dynamo.config.trace_autograd_ops = True
+
+      @torch.compile(fullgraph=True)
+      def critic_step(real, fake):
+          penalty = gradient_penalty(critic, real, fake, weight=10.0)
+          loss = critic(fake).mean() - critic(real).mean() + penalty
+          return torch.autograd.grad(loss, list(critic.parameters()))
+
+- DistributedDataParallel: give the wrapped critic, made with ``broadcast_buffers=False`` (two forward passes before
+  a backward break otherwise: pytorch/pytorch#175024). Each rank penalises its own samples; the average of the
+  gradients over ranks is that of the joined batch.
+- Recurrent layers and attention: the critic's forward pass keeps off cuDNN's and the fused kernels, which have no
+  double backward, and says so once.
 """
 
 from __future__ import annotations

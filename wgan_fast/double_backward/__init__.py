@@ -99,11 +99,7 @@ class _DoubleBackward(TorchFunctionMode):
         elif func in _OBSERVERS:
             # An observed tensor's hook expects tensors: whatever may lie behind it keeps handing back zeros.
             self.observed = True
-        elif (
-            func in fused_kernels.SUBSTITUTES
-            and torch.is_grad_enabled()
-            and not torch.compiler.is_compiling()
-        ):
+        elif func in fused_kernels.SUBSTITUTES and torch.is_grad_enabled() and not torch.compiler.is_compiling():
             with fused_kernels.SUBSTITUTES[func](_first(args, kwargs)):
                 return func(*args, **kwargs)
         return func(*args, **kwargs)

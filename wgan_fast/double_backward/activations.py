@@ -19,7 +19,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from wgan_fast.double_backward.piecewise_linear import Backward, Forward, piecewise_linear
-from wgan_fast.double_backward.zero_gradients import keep_zero_gradients
+from wgan_fast.double_backward.zero_gradients import keep_zero_gradients, wanted
 
 aten: Any = torch.ops.aten
 
@@ -39,9 +39,7 @@ def _threshold(input: Tensor, threshold: float, value: float, inplace: bool = Fa
     def forward(x: Tensor) -> tuple[Tensor, tuple[Tensor, ...]]:
         return F.threshold(x, threshold, value), (x,)
 
-    return _elementwise(
-        input, forward, lambda g, x: aten.threshold_backward.default(g, x, threshold), inplace
-    )
+    return _elementwise(input, forward, lambda g, x: aten.threshold_backward.default(g, x, threshold), inplace)
 
 
 def _leaky_relu(input: Tensor, negative_slope: float = 0.01, inplace: bool = False) -> Any:
@@ -59,9 +57,7 @@ def _hardtanh(input: Tensor, min_val: float = -1.0, max_val: float = 1.0, inplac
         y = F.hardtanh(x, min_val, max_val, inplace)
         return y, (y if inplace else x,)
 
-    return _elementwise(
-        input, forward, lambda g, x: aten.hardtanh_backward.default(g, x, min_val, max_val), inplace
-    )
+    return _elementwise(input, forward, lambda g, x: aten.hardtanh_backward.default(g, x, min_val, max_val), inplace)
 
 
 def _relu6(input: Tensor, inplace: bool = False) -> Any:
@@ -125,9 +121,10 @@ class _PReLU(torch.autograd.Function):
         if not torch.is_grad_enabled():
             return backward(grad, x, weight)
         grad_x = grad_weight = None
-        if ctx.needs_input_grad[0]:
+        x_wanted, weight_wanted = (wanted(node) for node, _ in ctx.next_functions)
+        if x_wanted:
             grad_x = keep_zero_gradients(ctx, backward(grad, x.detach(), weight)[0], x)
-        if ctx.needs_input_grad[1]:
+        if weight_wanted:
             grad_weight = backward(grad, x, weight)[1]
         return grad_x, grad_weight
 

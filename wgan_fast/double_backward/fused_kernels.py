@@ -34,9 +34,7 @@ def _recurrent(x: Any) -> AbstractContextManager[Any]:
 
 
 def _attention(x: Any) -> AbstractContextManager[Any]:
-    _say_once(
-        "the critic's attention runs as plain products here: the fused kernels have no second derivative"
-    )
+    _say_once("the critic's attention runs as plain products here: the fused kernels have no second derivative")
     return sdpa_kernel(SDPBackend.MATH)
 
 

@@ -127,9 +127,7 @@ def _max_pool1d(
     if input.dim() not in (2, 3):
         return NotImplemented
     sizes = (_row(kernel_size, 1), _row(stride, 1), _row(padding, 0), _row(dilation, 1))
-    return _flat(
-        _max_pool(2, input.unsqueeze(-2), *sizes, ceil_mode=ceil_mode, return_indices=return_indices)
-    )
+    return _flat(_max_pool(2, input.unsqueeze(-2), *sizes, ceil_mode=ceil_mode, return_indices=return_indices))
 
 
 def _adaptive_max_pool1d(input: Tensor, output_size: Size, return_indices: bool = False) -> Any:
@@ -149,9 +147,7 @@ def _avg_pool1d(
     if input.dim() not in (2, 3):
         return NotImplemented
     sizes = (_row(kernel_size, 1), _row(stride, 1), _row(padding, 0))
-    return _flat(
-        _avg_pool(2, input.unsqueeze(-2), *sizes, ceil_mode=ceil_mode, count_include_pad=count_include_pad)
-    )
+    return _flat(_avg_pool(2, input.unsqueeze(-2), *sizes, ceil_mode=ceil_mode, count_include_pad=count_include_pad))
 
 
 def _adaptive_avg_pool1d(input: Tensor, output_size: Size) -> Any:
@@ -200,7 +196,5 @@ REPLACEMENTS: dict[Any, Callable[..., Any]] = {
     F.pad: _pad,
 }
 
-CAST_BY_AUTOCAST = frozenset(
-    function for function in REPLACEMENTS if function is F.pad or "3d" in function.__name__
-)
+CAST_BY_AUTOCAST = frozenset(function for function in REPLACEMENTS if function is F.pad or "3d" in function.__name__)
 """Left to autograd under autocast, which converts their input inside the call on some devices."""

@@ -11,7 +11,7 @@ from collections.abc import Callable
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.autograd import Function
 from torch.nn.modules._functions import BackwardHookFunction
 
@@ -30,7 +30,11 @@ class _ZeroGradients(Function):
         if grad is None:
             return (None,) * (1 + len(ctx.others))
         nodes = [node for node, _ in ctx.next_functions[1:]]
-        zeros = (torch.zeros_like(t) if _wanted(n) else None for t, n in zip(ctx.others, nodes, strict=True))
+        # Parameters are what gradients are taken for; the points can be large, and are mostly not asked for.
+        zeros = (
+            torch.zeros_like(tensor) if isinstance(tensor, nn.Parameter) or wanted(node) else None
+            for tensor, node in zip(ctx.others, nodes, strict=True)
+        )
         return grad, *zeros
 
 
@@ -78,7 +82,7 @@ def _survey(start: Any) -> tuple[list[Tensor], list[Any], bool]:
         parent = pending.pop()
         edges = [node for node, _ in parent.next_functions]
         if (operands := _PRODUCTS.get(parent.name())) is not None:
-            left, right = (_wanted(edges[i]) for i in operands)
+            left, right = (_differentiated(edges[i], parent) for i in operands)
             if left != right:
                 edges[operands[1] if left else operands[0]] = None
         for node in edges:
@@ -96,8 +100,15 @@ def _survey(start: Any) -> tuple[list[Tensor], list[Any], bool]:
     return leaves, inner, hooked
 
 
-def _wanted(node: Any) -> bool:
-    """Whether the running backward pass computes the gradient that this node receives."""
+def _differentiated(node: Any, parent: Any) -> bool:
+    """Whether the running backward pass computes the gradient that ``parent`` hands to ``node``."""
+    leaf = getattr(node, "variable", None)
+    # The points, in all likelihood: then _wanted would answer with an exception, which takes its time.
+    return wanted(node if leaf is None or isinstance(leaf, nn.Parameter) else parent)
+
+
+def wanted(node: Any) -> bool:
+    """Whether the running backward pass reaches this node; ``ctx.needs_input_grad`` only says that one could."""
     if node is None:
         return False
     try:
