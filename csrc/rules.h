@@ -148,8 +148,13 @@ struct ClipBounds {
 
   WGAN_FAST_HD T operator()(T stored) const {
     const Wide<T> value = widen(stored);
+#if defined(__CUDA_ARCH__)
+    // At a bound of zero torch's CUDA kernel orders -0.0 below 0.0, its CPU kernel keeps the value.
+    return value != value ? stored : narrow<T>(min(max(value, lo), hi));
+#else
     const T raised = value < lo ? stored_lo : stored;
     return value > hi ? stored_hi : raised;
+#endif
   }
 };
 

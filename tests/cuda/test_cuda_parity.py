@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from test_clip_weights import *  # noqa: F403
-from test_gradient_norm_penalty import *  # noqa: F403
-from test_interpolate import *  # noqa: F403
-from test_optimizer_step import *  # noqa: F403
+from parity import parity_tests
+
+globals().update(parity_tests())
