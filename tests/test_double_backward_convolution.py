@@ -110,10 +110,11 @@ def test_channels_last_and_low_precision_are_as_near_to_float64_as_eager(case: s
     assert [g.stride() for g in direct[:2]] == [g.stride() for g in eager[:2]]
 
 
-def test_without_a_direct_form_asked_for_the_cpu_keeps_atens() -> None:
-    with exact_shortcut():
+@pytest.mark.parametrize(("asked", "node"), [(None, "_ConvolutionBackward"), (False, "ConvolutionBackward0")])
+def test_the_device_chooses_the_form_unless_told(asked: bool | None, node: str) -> None:
+    with exact_shortcut(direct_convolution=asked):
         y = F.conv2d(torch.randn(2, 3, 6, 6, requires_grad=True), torch.randn(4, 3, 3, 3))
-    assert y.grad_fn.name() == "ConvolutionBackward0"
+    assert y.grad_fn.name() == node
 
 
 def test_wrong_arguments_raise_eagers_errors() -> None:

@@ -205,7 +205,7 @@ def test_10_two_point_masses_have_the_estimate_that_theory_gives(theta: float) -
 
 def test_every_critic_of_the_zoo_has_the_same_penalty_with_and_without_the_short_cut() -> None:
     for name in ZOO:
-        critic, real, args = build(name, torch.float32)
+        critic, real, args = build(name)
         outcomes = []
         for shortcut in (True, False):
             torch.manual_seed(2)
@@ -216,5 +216,6 @@ def test_every_critic_of_the_zoo_has_the_same_penalty_with_and_without_the_short
             value = wgan_fast.gradient_penalty(twin, real, real.flip(0) + 0.3, **options)
             outcomes.append([value, *torch.autograd.grad(value, list(twin.parameters()), allow_unused=True)])
         for ours, eager in zip(*outcomes, strict=True):
-            assert (ours is None) == (eager is None)
-            assert ours is None or torch.equal(ours, eager), name
+            assert (ours is None) == (eager is None), name
+            if ours is not None:
+                torch.testing.assert_close(ours, eager, rtol=1e-12, atol=1e-12 * float(eager.detach().abs().max()))

@@ -56,7 +56,8 @@ def exact_shortcut(*, direct_convolution: bool | None = None) -> AbstractContext
 
     Args:
         direct_convolution: whether the convolutions' weight gradients in the double backward are computed in
-            the direct form. None chooses by device: yes on CUDA, no on the CPU, where ATen's form is faster.
+            the direct form, which is faster and rounds differently, or in ATen's, which makes all bit-identical
+            to eager. None chooses by device: direct on the CPU and on CUDA.
     """
     if torch.compiler.is_compiling():
         return nullcontext()
