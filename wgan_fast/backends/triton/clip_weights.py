@@ -9,7 +9,7 @@ import triton.language as tl
 from torch import Tensor
 
 from wgan_fast.backends.triton.launching import launch
-from wgan_fast.backends.triton.multi_tensor import chunk_of, chunk_table, lie_alike, load, row_of, store
+from wgan_fast.backends.triton.multi_tensor import all_lie_alike, chunk_of, chunk_table, lie_alike, load, row_of, store
 from wgan_fast.backends.triton.rules import DTYPES, WIDE, block_of, clamp
 
 # Elements a program: the 2.8 M parameters of a DCGAN critic make 680 programs, five a multiprocessor of an
@@ -51,14 +51,17 @@ def _clip_chunk(
 
 
 def clip_weights_(tensors: Sequence[Tensor], lo: float, hi: float) -> list[int]:
-    groups: dict[tuple[object, ...], list[Tensor]] = {}
-    rest = []
-    for i, tensor in enumerate(tensors):
-        if lie_alike([tensor]):
-            groups.setdefault((tensor.device, tensor.dtype), []).append(tensor)
-        else:
-            rest.append(i)
-    for group in groups.values():
+    rest: list[int] = []
+    groups = [list(tensors)]
+    if not all_lie_alike(groups):
+        by_kind: dict[tuple[object, ...], list[Tensor]] = {}
+        for i, tensor in enumerate(tensors):
+            if lie_alike([tensor]):
+                by_kind.setdefault((tensor.device, tensor.dtype), []).append(tensor)
+            else:
+                rest.append(i)
+        groups = list(by_kind.values())
+    for group in groups:
         dtype = group[0].dtype
         block = block_of(BLOCK, dtype)
         table = chunk_table([group], block)

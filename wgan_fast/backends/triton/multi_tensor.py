@@ -11,6 +11,7 @@ the address of its table, so inside capture the table must exist already, and is
 
 from __future__ import annotations
 
+import itertools
 from collections import OrderedDict
 from collections.abc import Callable, Sequence
 
@@ -25,7 +26,7 @@ from wgan_fast.memory_layout import is_dense
 
 KEPT_TABLES = 64
 
-_PLAIN_TYPES = (Tensor, torch.nn.Parameter)
+_PLAIN_TYPES = {Tensor, torch.nn.Parameter}
 
 # By contents, then by stream: on one stream the order of the work protects a table from being read before it
 # is written, and its memory from being reused too early.
@@ -34,6 +35,19 @@ _captured: list[Tensor] = []
 
 
 # ------------------------------------------------------------------------------------------------ on the host
+
+
+def all_lie_alike(lists: Sequence[Sequence[Tensor]]) -> bool:
+    """True in the usual case: contiguous tensors of one dtype on one device, decided without a loop in Python."""
+    tensors = list(itertools.chain(*lists))
+    return (
+        len(tensors) > 0
+        and tensors[0].dtype in DTYPES
+        and _PLAIN_TYPES.issuperset(map(type, tensors))
+        and all(map(Tensor.is_contiguous, tensors))
+        and len({tensor.dtype for tensor in tensors}) == 1
+        and len(set(map(Tensor.get_device, tensors))) == 1
+    )
 
 
 def lie_alike(tensors: Sequence[Tensor]) -> bool:
@@ -51,8 +65,8 @@ def lie_alike(tensors: Sequence[Tensor]) -> bool:
 def chunk_table(lists: Sequence[Sequence[Tensor]], block: int) -> Tensor:
     """The table of these tensors, (programs, 2 + lists), on their device; of one dtype, lying alike."""
     first = lists[0][0]
-    sizes = tuple(tensor.numel() for tensor in lists[0])
-    addresses = tuple(tuple(tensor.data_ptr() for tensor in tensors) for tensors in lists)
+    sizes = tuple(map(Tensor.numel, lists[0]))
+    addresses = tuple(tuple(map(Tensor.data_ptr, tensors)) for tensors in lists)
 
     def build() -> Tensor:
         return chunk_rows(torch.tensor(addresses).T, torch.tensor(sizes), first.element_size(), block)
@@ -62,7 +76,7 @@ def chunk_table(lists: Sequence[Sequence[Tensor]], block: int) -> Tensor:
 
 def address_table(tensors: Sequence[Tensor]) -> Tensor:
     """The addresses of these tensors, int64, on their device."""
-    addresses = tuple(tensor.data_ptr() for tensor in tensors)
+    addresses = tuple(map(Tensor.data_ptr, tensors))
     return _kept(addresses, tensors[0].device, lambda: torch.tensor(addresses))
 
 

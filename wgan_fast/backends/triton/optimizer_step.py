@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 import triton
@@ -17,7 +17,7 @@ from torch import Tensor
 
 from wgan_fast.backends.triton.adam_kernel import adam_kernel, count_kernel
 from wgan_fast.backends.triton.launching import is_capturing, launch
-from wgan_fast.backends.triton.multi_tensor import address_table, chunk_table, lie_alike
+from wgan_fast.backends.triton.multi_tensor import address_table, all_lie_alike, chunk_table, lie_alike
 from wgan_fast.backends.triton.rmsprop_kernel import rmsprop_kernel
 from wgan_fast.backends.triton.rules import DTYPES, WIDE, block_of
 
@@ -26,7 +26,18 @@ BLOCK = 2048
 WARPS = 8
 COUNT_BLOCK = 128
 
-Groups = dict[tuple[Any, ...], list[int]]
+_HOST = torch.device("cpu")
+
+
+class Kind(NamedTuple):
+    """What parameters of one launch have in common."""
+
+    device: torch.device
+    dtype: torch.dtype
+    counted_there: bool
+
+
+Groups = dict[Kind, list[int]]
 
 
 def on_device(tensor: Tensor) -> bool:
@@ -34,27 +45,41 @@ def on_device(tensor: Tensor) -> bool:
     return tensor.device.type != "cpu"
 
 
-def _groups(lists: Sequence[Sequence[Tensor]], steps: Sequence[Tensor], by_count: bool) -> tuple[Groups, list[int]]:
-    """Positions that share a launch, by device, dtype, step count (None: on the device); those left out."""
-    groups: Groups = {}
-    rest = []
-    for i, step in enumerate(steps):
-        tensors = [column[i] for column in lists]
-        param = tensors[0]
-        if step.dtype != torch.float32 or step.device not in (param.device, _HOST) or not lie_alike(tensors):
-            rest.append(i)
-            continue
-        if not on_device(step) and is_capturing(param.device):
-            raise RuntimeError(
-                "a CUDA graph is being captured and the optimizer counts its steps on the host, where a "
-                "replay does not: make it with capturable=True"
-            )
-        count = step.item() + 1 if by_count and not on_device(step) else None
-        groups.setdefault((param.device, param.dtype, on_device(step), count), []).append(i)
-    return groups, rest
+def _groups(lists: Sequence[Sequence[Tensor]], steps: Sequence[Tensor]) -> tuple[Groups, list[int]]:
+    """Positions that can share a launch, by kind, and the positions left out."""
+    if all_lie_alike(lists) and len({(step.dtype, step.device) for step in steps}) == 1:
+        kinds = [_kind([column[0] for column in lists], steps[0])] * len(steps)
+    else:
+        kinds = [_kind(tensors, step) for step, *tensors in zip(steps, *lists, strict=True)]
+    groups: dict[Kind | None, list[int]] = {}
+    for i, kind in enumerate(kinds):
+        groups.setdefault(kind, []).append(i)
+    rest = groups.pop(None, [])
+    taken = {kind: members for kind, members in groups.items() if kind is not None}
+    if any(not kind.counted_there and is_capturing(kind.device) for kind in taken):
+        raise RuntimeError(
+            "a CUDA graph is being captured and the optimizer counts its steps on the host, where a replay does "
+            "not: make it with capturable=True"
+        )
+    return taken, rest
 
 
-_HOST = torch.device("cpu")
+def _kind(tensors: Sequence[Tensor], step: Tensor) -> Kind | None:
+    """None where a kernel cannot take the parameter."""
+    param = tensors[0]
+    if step.dtype != torch.float32 or step.device not in (param.device, _HOST) or not lie_alike(tensors):
+        return None
+    return Kind(param.device, param.dtype, on_device(step))
+
+
+def _by_count(groups: Groups, steps: Sequence[Tensor]) -> list[tuple[Kind, float | None, list[int]]]:
+    """The groups, apart where counts on the host differ; with the count after this step, None on the device."""
+    parts: dict[tuple[Kind, float | None], list[int]] = {}
+    for kind, members in groups.items():
+        for i in members:
+            count = None if kind.counted_there else steps[i].item() + 1
+            parts.setdefault((kind, count), []).append(i)
+    return [(kind, count, members) for (kind, count), members in parts.items()]
 
 
 def _learning_rate(lr: float | Tensor, device: torch.device) -> tuple[Tensor | None, float, Any]:
@@ -82,8 +107,8 @@ def rmsprop_step_(
     hi: float,
 ) -> list[int]:
     lists = [column for column in (params, grads, square_avgs, grad_avgs, momentum_buffers) if column]
-    groups, rest = _groups(lists, steps, by_count=False)
-    for (device, dtype, *_), members in groups.items():
+    groups, rest = _groups(lists, steps)
+    for (device, dtype, _), members in groups.items():
         block = block_of(BLOCK, dtype)
         table = chunk_table([[column[i] for i in members] for column in lists], block)
         lr_tensor, rate, lr_dtype = _learning_rate(lr, device)
@@ -114,8 +139,8 @@ def adam_step_(
     hi: float,
 ) -> list[int]:
     lists = [column for column in (params, grads, exp_avgs, exp_avg_sqs, max_exp_avg_sqs) if column]
-    groups, rest = _groups(lists, steps, by_count=True)
-    for (device, dtype, _, count), members in groups.items():
+    groups, rest = _groups(lists, steps)
+    for (device, dtype, _), count, members in _by_count(groups, steps):
         block = block_of(BLOCK, dtype)
         table = chunk_table([[column[i] for i in members] for column in lists], block)
         counts = [steps[i] for i in members]
