@@ -1,8 +1,7 @@
-"""The exact short cut among everything else: hooks, views, transforms, autocast, threads, memory."""
+"""The exact short cut among everything else: hooks, views, transforms, autocast, threads."""
 
 from __future__ import annotations
 
-import gc
 import threading
 from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
@@ -15,7 +14,6 @@ from critics import build
 from test_double_backward import assert_same, in_eagers_order, penalty, value_and_gradients
 from torch import Tensor, nn
 from torch.autograd import forward_ad
-from torch.utils._python_dispatch import TorchDispatchMode
 
 from wgan_fast.double_backward import exact_shortcut
 
@@ -352,72 +350,3 @@ def test_around_a_compiled_function_it_steps_aside() -> None:
         y = compiled(x)
     (ours,) = torch.autograd.grad(y.sum(), x)
     assert torch.equal(ours, 2 * F.leaky_relu(x, 0.2) * slope(x))
-
-
-# ---------------------------------------------------------------- memory
-
-
-class PeakBytes(TorchDispatchMode):
-    """The most bytes that tensors born in this context held at once."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.alive: dict[int, tuple[Any, int]] = {}
-        self.peak = 0
-
-    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        from torch.multiprocessing.reductions import StorageWeakRef
-
-        result = func(*args, **(kwargs or {}))
-        for tensor in torch.utils._pytree.tree_leaves(result):
-            if isinstance(tensor, Tensor):
-                storage = tensor.untyped_storage()
-                self.alive.setdefault(storage._cdata, (StorageWeakRef(storage), storage.nbytes()))
-        self.alive = {key: entry for key, entry in self.alive.items() if not entry[0].expired()}
-        self.peak = max(self.peak, sum(size for _, size in self.alive.values()))
-        return result
-
-
-@pytest.mark.parametrize("name", ["mlp", "mlp_inplace", "dcgan", "dcgan_not_inplace", "resnet", "sequence", "pooled"])
-def test_peak_memory_is_not_above_eagers(name: str) -> None:
-    critic, x, args = build(name)
-    x = x.repeat(8, *[1] * (x.dim() - 1))
-    parameters = list(critic.parameters())
-    peaks = []
-    for context in (exact_shortcut(), nullcontext()):
-        with PeakBytes() as memory:
-            value = penalty(critic, x.clone().requires_grad_(), context, *args)
-            torch.autograd.grad(value, parameters, allow_unused=True)
-        peaks.append(memory.peak)
-    assert 0 < peaks[0] <= peaks[1]
-
-
-@pytest.mark.parametrize("hooked", [False, True])
-def test_200_penalties_leave_nothing_behind(hooked: bool) -> None:
-    """Without the garbage collector: no cycle holds a graph."""
-    critic, x, _ = build("resnet")
-    if hooked:
-        critic.blocks.register_full_backward_hook(lambda module, into, out: None)
-    parameters = list(critic.parameters())
-
-    def step() -> None:
-        value = penalty(critic, x.clone().requires_grad_(), exact_shortcut())
-        torch.autograd.grad(value, parameters, allow_unused=True)
-
-    def tensors() -> int:
-        return sum(issubclass(type(o), Tensor) for o in gc.get_objects())
-
-    step()
-    gc.collect()
-    gc.disable()
-    try:
-        with PeakBytes() as memory:
-            step()
-            before, first, alive = tensors(), memory.peak, len(memory.alive)
-            for _ in range(200 if not hooked else 20):
-                step()
-            assert tensors() <= before
-            assert memory.peak <= first
-            assert len(memory.alive) <= alive
-    finally:
-        gc.enable()
