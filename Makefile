@@ -5,16 +5,17 @@
 #   make lint        ruff, clang-format, the layers of the house
 #   make typecheck   mypy
 #   make bench       the benchmarks, as tables, CSV files and a plot in benchmarks/results
+#   make gpu         on a machine with a CUDA device: build, test and measure with PYTHON as it is, without a network
 PYTHON ?= python3
 VENV ?= .venv
 WORKERS ?= auto
 BIN := $(VENV)/bin
 INSTALL := $(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt
 SOURCES := setup.py pyproject.toml constraints.txt $(shell find csrc -type f)
-PYTHON_FILES := wgan_fast tests benchmarks setup.py
+PYTHON_FILES := wgan_fast tests benchmarks build_tools setup.py
 CXX_FILES := $(shell find csrc tests -name '*.h' -o -name '*.cpp' -o -name '*.cu' -o -name '*.cuh')
 
-.PHONY: demo test lint typecheck bench clean
+.PHONY: demo test lint typecheck bench gpu clean
 
 demo: $(VENV)/.train
 	$(BIN)/wgan-fast train --data digits --constraint gp --seed 0 --out runs/demo --overwrite
@@ -34,6 +35,9 @@ typecheck: $(VENV)/.dev
 
 bench: $(VENV)/.dev
 	$(BIN)/python -m benchmarks
+
+gpu:
+	$(PYTHON) -m benchmarks.gpu
 
 # The example trains with the extras alone; everything else wants the tools of development as well.
 $(VENV)/.train: $(SOURCES)

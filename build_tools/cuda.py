@@ -30,7 +30,7 @@ def find_nvcc() -> str | None:
     return next(filter(None, candidates), None)
 
 
-def _folders(nvcc: str) -> tuple[Path | None, Path | None]:
+def folders(nvcc: str) -> tuple[Path | None, Path | None]:
     """Where the toolkit of this nvcc keeps its headers and its static runtime; nvcc itself may be a script."""
     plan = subprocess.run([nvcc, "--dryrun", "-x", "cu", "-c", os.devnull], capture_output=True, text=True).stderr
     home = next((line.partition("TOP=")[2] for line in plan.splitlines() if "TOP=" in line), Path(nvcc).parent.parent)
@@ -49,7 +49,7 @@ def missing() -> str | None:
     nvcc = find_nvcc()
     if nvcc is None:
         return "nvcc of the CUDA toolkit was not found (looked in CUDA_HOME, on PATH and in /usr/local/cuda)"
-    include, library = _folders(nvcc)
+    include, library = folders(nvcc)
     if include is None or library is None:
         absent = "cuda_runtime.h" if include is None else "libcudart_static.a"
         return f"{absent} was not found beside {nvcc}: the toolkit is not complete"
@@ -60,7 +60,7 @@ def extension(kind: type[Extension], optional: bool) -> Extension:
     """The extension without its kernels, which BuildWithNvcc adds."""
     nvcc = find_nvcc()
     assert nvcc is not None
-    include, library = _folders(nvcc)
+    include, library = folders(nvcc)
     return kind(
         NAME,
         ["csrc/cuda/bindings.cpp"],
@@ -92,7 +92,7 @@ def compile_kernels(folder: Path) -> list[str]:
         return list(pool.map(compile_one, sorted(Path("csrc/cuda").glob("*.cu"))))
 
 
-class BuildWithNvcc(build_ext):
+class BuildWithNvcc(build_ext):  # type: ignore[misc]
     """Compiles the kernels of the one extension that has some before the rest of it."""
 
     def build_extension(self, ext: Extension) -> None:

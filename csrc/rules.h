@@ -15,8 +15,8 @@
 
 namespace wgan_fast {
 
-// 16-bit floats are carried as bits and computed with in fp32. A device has an instruction for each conversion;
-// the arithmetic on bits beside it gives the same values.
+// 16-bit floats are carried as bits and computed with in fp32. A device has an instruction for each
+// conversion; the arithmetic on bits beside it gives the same values.
 struct bf16 {
   uint16_t bits;
 };

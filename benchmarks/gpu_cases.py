@@ -1,0 +1,297 @@
+"""The benchmarks of one GPU backend: ``python -m benchmarks.gpu_cases triton``, usually run by ``benchmarks.gpu``.
+
+Three questions a case: how much of the device's bandwidth (64 M values, against one large device copy of the same
+bytes), how fast on a critic's parameters inside a CUDA graph (against eager PyTorch inside a CUDA graph), and what a
+call costs the CPU. The CSV is written anew after every case, so what fails later costs nothing that was measured.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+import traceback
+from collections.abc import Callable, Iterator
+from dataclasses import replace
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+import wgan_fast
+from benchmarks.common import LIMIT, OURS, Case, Provider, Row, copy_of, device_name, measure, write_csv
+from benchmarks.workloads import CRITICS, DCGAN_64, MNIST_MLP, Shapes, num_values, weights
+
+CLIP_VALUE = 0.01
+# 64 M values: as parameters, and as the gradients or images of a batch.
+LARGE: Shapes = [(4 << 20,)] * 16
+LARGE_BATCH = (5461, 12288)
+BATCHES = [(64, 3, 64, 64), (256, 2)]
+DEVICE = torch.device("cuda")
+
+Work = Callable[[], object]
+
+
+def in_graph(work: Work) -> Work:
+    """The work as a captured graph; what is returned replays it."""
+    side = torch.cuda.Stream()  # type: ignore[no-untyped-call]
+    side.wait_stream(torch.cuda.current_stream())
+    with torch.cuda.stream(side):
+        for _ in range(3):
+            work()
+    torch.cuda.current_stream().wait_stream(side)
+    graph = torch.cuda.CUDAGraph()
+    with torch.cuda.graph(graph):
+        work()
+
+    def replay(keep: Work = work) -> None:  # the graph reads and writes the memory that ``work`` holds
+        graph.replay()
+
+    return replay
+
+
+def on_device(shapes: Shapes) -> list[Tensor]:
+    return [tensor.detach().to(DEVICE) for tensor in weights(shapes)]
+
+
+# ------------------------------------------------------------------------------------------------ clip_weights
+
+
+def foreach_pair(tensors: list[Tensor]) -> None:
+    torch._foreach_clamp_min_(tensors, -CLIP_VALUE)
+    torch._foreach_clamp_max_(tensors, CLIP_VALUE)
+
+
+def loop(tensors: list[Tensor]) -> None:
+    for tensor in tensors:
+        tensor.clamp_(-CLIP_VALUE, CLIP_VALUE)
+
+
+def clip_case(backend: str, op: str, workload: str, shapes: Shapes, prepare: Callable[[Work], Work]) -> Case:
+    tensors = on_device(shapes)
+    num_bytes = 2 * 4 * num_values(shapes)
+
+    def provider(clip: Callable[[list[Tensor]], object]) -> Provider:
+        def result() -> list[Tensor]:
+            fresh = on_device(shapes)
+            clip(fresh)
+            return fresh
+
+        return Provider(timed=prepare(lambda: clip(tensors)), result=result)
+
+    return Case(
+        op=op,
+        workload=workload,
+        bytes=num_bytes,
+        providers={
+            OURS: provider(partial(wgan_fast.clip_weights_, clip_value=CLIP_VALUE, backend=backend)),
+            "foreach pair": provider(foreach_pair),
+            "loop": provider(loop),
+            LIMIT: copy_of(num_bytes, DEVICE),
+        },
+        device=DEVICE,
+    )
+
+
+# ------------------------------------------------------------------------------------------------- interpolate
+
+
+def interpolate_case(
+    backend: str, op: str, workload: str, shape: tuple[int, ...], prepare: Callable[[Work], Work]
+) -> Case:
+    real, fake = (torch.randn(shape, device=DEVICE) for _ in range(2))
+    alpha = torch.rand(shape[0], device=DEVICE)
+    column = alpha.view(-1, *[1] * (len(shape) - 1))
+    out = torch.empty_like(real)
+    num_bytes = 3 * 4 * real.numel()
+
+    def provider(mix: Callable[[], object]) -> Provider:
+        def result() -> list[Tensor]:
+            out.fill_(torch.nan)
+            mix()
+            return [out.clone()]
+
+        return Provider(timed=prepare(mix), result=result)
+
+    return Case(
+        op=op,
+        workload=workload,
+        bytes=num_bytes,
+        rtol=1e-5,
+        atol=1e-6,
+        providers={
+            OURS: provider(lambda: wgan_fast.interpolate(real, fake, alpha, out=out, backend=backend)),
+            "torch.lerp": provider(lambda: torch.lerp(fake, real, column, out=out)),
+            "textbook": provider(lambda: torch.add(column * real, (1 - column) * fake, out=out)),
+            LIMIT: copy_of(num_bytes, DEVICE),
+        },
+        device=DEVICE,
+    )
+
+
+# --------------------------------------------------------------------------------------- gradient_norm_penalty
+
+
+def penalty_case(backend: str, op: str, workload: str, shape: tuple[int, ...], prepare: Callable[[Work], Work]) -> Case:
+    """Ours is timed without the backward pass, which only scales: value and slope are both there after the forward."""
+    scale = 1.0 / (torch.tensor(shape[1:]).prod().sqrt().item())
+    gradients = (torch.randn(shape, device=DEVICE) * scale).requires_grad_()
+    num_bytes = 2 * 4 * gradients.numel()
+
+    def ours() -> Tensor:
+        penalty: Tensor = wgan_fast.gradient_norm_penalty(gradients, weight=10.0, backend=backend)
+        return penalty
+
+    def textbook() -> Tensor:
+        penalty: Tensor = 10 * (gradients.flatten(1).norm(2, dim=1) - 1).square().mean()
+        return penalty
+
+    def both(penalty: Callable[[], Tensor]) -> list[Tensor]:
+        value = penalty()
+        return [value.detach(), *torch.autograd.grad(value, gradients)]
+
+    return Case(
+        op=op,
+        workload=workload,
+        bytes=num_bytes,
+        rtol=1e-3,
+        atol=1e-6,
+        providers={
+            OURS: Provider(timed=prepare(ours), result=lambda: both(ours)),
+            "textbook": Provider(timed=prepare(lambda: both(textbook)), result=lambda: both(textbook)),
+            LIMIT: copy_of(num_bytes, DEVICE),
+        },
+        device=DEVICE,
+    )
+
+
+# ---------------------------------------------------------------------------------------------- optimizer_step
+
+
+def step_case(backend: str, op: str, workload: str, name: str, shapes: Shapes, prepare: Callable[[Work], Work]) -> Case:
+    num_bytes = (5 if name == "RMSprop" else 7) * 4 * num_values(shapes)
+
+    def ours(params: list[Tensor]) -> Work:
+        step: Work = getattr(wgan_fast.optim, name)(
+            params, lr=5e-5, clip_value=CLIP_VALUE, capturable=True, backend=backend
+        ).step
+        return step
+
+    def theirs(params: list[Tensor], **options: Any) -> Work:
+        optimizer = getattr(torch.optim, name)(params, lr=5e-5, capturable=True, **options)
+
+        def step() -> None:
+            optimizer.step()
+            foreach_pair([param.data for param in params])
+
+        return step
+
+    def provider(make: Callable[[list[Tensor]], Work]) -> Provider:
+        def made() -> tuple[list[Tensor], Work]:
+            generator = torch.Generator(DEVICE).manual_seed(7)
+            params = [param.requires_grad_() for param in on_device(shapes)]
+            for param in params:
+                param.grad = torch.randn(param.shape, device=DEVICE, generator=generator)
+            return params, make(params)
+
+        def result() -> list[Tensor]:
+            params, step = made()
+            for _ in range(3):
+                step()
+            return [param.detach() for param in params]
+
+        return Provider(timed=prepare(made()[1]), result=result)
+
+    providers = {
+        OURS: provider(ours),
+        "foreach + foreach pair": provider(partial(theirs, foreach=True)),
+        LIMIT: copy_of(num_bytes, DEVICE),
+    }
+    if name == "Adam":
+        providers["fused + foreach pair"] = provider(partial(theirs, fused=True))
+    return Case(op=op, workload=workload, bytes=num_bytes, rtol=1e-4, atol=1e-7, providers=providers, device=DEVICE)
+
+
+# ------------------------------------------------------------------------------------------------------- cases
+
+
+def eager(work: Work) -> Work:
+    return work
+
+
+def cases(backend: str) -> Iterator[tuple[str, Callable[[], Case]]]:
+    """A name and a function that makes the case, so that memory is taken when its turn comes."""
+    size = "64 M fp32"
+    op = "clip_weights, bandwidth"
+    yield op, partial(clip_case, backend, op, size, LARGE, eager)
+    op = "interpolate, bandwidth"
+    yield op, partial(interpolate_case, backend, op, size, LARGE_BATCH, eager)
+    op = "gradient_norm_penalty, bandwidth"
+    yield op, partial(penalty_case, backend, op, size, LARGE_BATCH, eager)
+    for name in ("RMSprop", "Adam"):
+        op = f"{name} step + clip, bandwidth"
+        yield op, partial(step_case, backend, op, size, name, LARGE, eager)
+
+    for how, prepare in (("in a graph", in_graph), ("eager", eager)):
+        for workload, shapes in CRITICS.items():
+            op = f"clip_weights, {how}"
+            yield op, partial(clip_case, backend, op, workload, shapes, prepare)
+            op = f"RMSprop step + clip, {how}"
+            yield op, partial(step_case, backend, op, workload, "RMSprop", shapes, prepare)
+        op, workload = f"Adam step + clip, {how}", "DCGAN-64 critic, 2.76 M in 9"
+        yield op, partial(step_case, backend, op, workload, "Adam", DCGAN_64, prepare)
+        for shape in BATCHES:
+            workload = "x".join(map(str, shape))
+            op = f"interpolate, {how}"
+            yield op, partial(interpolate_case, backend, op, workload, shape, prepare)
+            op = f"gradient_norm_penalty, {how}"
+            yield op, partial(penalty_case, backend, op, workload, shape, prepare)
+
+    def on_cpu(make: Callable[[], Case]) -> Case:
+        """The same work by the CPU's clock, which does not wait for the device: what a call costs its caller."""
+        case = make()
+        providers = {name: provider for name, provider in case.providers.items() if name != LIMIT}
+        return replace(case, device=torch.device("cpu"), providers=providers, bytes=0)
+
+    workload = "MNIST MLP critic, 0.53 M in 6"
+    op = "clip_weights, CPU cost of a call"
+    yield op, partial(on_cpu, partial(clip_case, backend, op, workload, MNIST_MLP, eager))
+    for name in ("RMSprop", "Adam"):
+        op = f"{name} step + clip, CPU cost of a call"
+        yield op, partial(on_cpu, partial(step_case, backend, op, workload, name, MNIST_MLP, eager))
+    op = "interpolate, CPU cost of a call"
+    yield op, partial(on_cpu, partial(interpolate_case, backend, op, "256x2", (256, 2), eager))
+    op = "gradient_norm_penalty, CPU cost of a call"
+    yield op, partial(on_cpu, partial(penalty_case, backend, op, "256x2", (256, 2), eager))
+
+
+def run(backend: str, rounds: int, csv: Path) -> list[str]:
+    """Measure every case of a backend; returns what went wrong."""
+    rows: list[Row] = []
+    problems = []
+    for name, make in cases(backend):
+        try:
+            measured = measure(make(), rounds)
+        except Exception:
+            problems.append(f"{name}: {traceback.format_exc(limit=3)}")
+            continue
+        rows += [replace(row, op=f"{row.op} [{backend}]", device=device_name(DEVICE)) for row in measured]
+        write_csv(rows, csv)
+        print(f"{name}: {rows[-len(measured)].median:.2f} us", flush=True)
+        torch.cuda.empty_cache()
+    return problems
+
+
+if __name__ == "__main__":
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("backend", choices=["triton", "cuda"])
+    parser.add_argument("--rounds", type=int, default=31)
+    parser.add_argument("--out", type=Path, required=True, help="the CSV file; problems go beside it, as JSON")
+    options = parser.parse_args()
+    status = wgan_fast.available_backends()[options.backend]
+    if not status.available:
+        sys.exit(f"{options.backend}: {status.reason}")
+    found = run(options.backend, options.rounds, options.out)
+    options.out.with_suffix(".problems.json").write_text(json.dumps(found))
