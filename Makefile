@@ -17,8 +17,9 @@ CXX_FILES := $(shell find csrc tests -name '*.h' -o -name '*.cpp' -o -name '*.cu
 
 .PHONY: demo test lint typecheck bench gpu clean
 
+# Passive: waiting threads that spin make small steps many times slower when anything else uses the cores.
 demo: $(VENV)/.train
-	$(BIN)/wgan-fast train --data digits --constraint gp --seed 0 --out runs/demo --overwrite
+	OMP_WAIT_POLICY=passive $(BIN)/wgan-fast train --data digits --constraint gp --seed 0 --out runs/demo --overwrite
 
 test: $(VENV)/.dev
 	TRITON_INTERPRET=1 OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(WORKERS) tests/triton_interpreter

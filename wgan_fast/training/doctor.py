@@ -46,6 +46,7 @@ def report() -> dict[str, dict[str, str]]:
             "torch.get_num_threads()": str(torch.get_num_threads()),
             "torch.get_num_interop_threads()": str(torch.get_num_interop_threads()),
             "OMP_NUM_THREADS": os.environ.get("OMP_NUM_THREADS", "not set"),
+            "OMP_WAIT_POLICY": os.environ.get("OMP_WAIT_POLICY", "not set"),
             "WGAN_FAST_BACKEND": os.environ.get("WGAN_FAST_BACKEND", "not set"),
         },
     }
