@@ -32,8 +32,8 @@ void gradient_norm_penalty(int64_t gradients, int64_t slope, int64_t norms, int6
                            Reduction reduction, void* stream);
 
 // One parameter of an optimizer step: the blocks are the parameter, its gradient and its moments, all of one
-// size and dtype. step is on the host, where the count is advanced here, or on the device (capturable), where
-// the caller has advanced it.
+// size and dtype. step counts the steps before this one: on the host, where it is advanced here, or on the
+// device (capturable), where the caller advances it afterwards, on the same stream.
 struct StepRow {
   int64_t size;
   float* step;

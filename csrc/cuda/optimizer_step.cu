@@ -78,7 +78,7 @@ struct AdamStep {
     if (threadIdx.x == 0) {
       AdamOptions current = options;
       if (lr.given()) current.lr = lr.read();
-      correction = adam_correction<Wide<T>>(*tensor.step, current);
+      correction = adam_correction<Wide<T>>(*tensor.step + 1, current);
     }
     __syncthreads();
     return correction;

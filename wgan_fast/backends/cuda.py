@@ -128,7 +128,9 @@ def gradient_norm_penalty(
 
 def _takes(param: Tensor, companions: tuple[Tensor, ...], step: Tensor) -> bool:
     """True where a kernel can walk over a parameter and its companions together."""
-    if type(param) not in _PLAIN_TYPES or step.dtype != torch.float32 or step.device not in (param.device, _HOST):
+    if type(param) not in _PLAIN_TYPES or step.dtype != torch.float32:
+        return False
+    if not step.is_cpu and step.device != param.device:
         return False
     return is_dense(param) and all(
         other.dtype == param.dtype and other.device == param.device and other.stride() == param.stride()
@@ -136,20 +138,16 @@ def _takes(param: Tensor, companions: tuple[Tensor, ...], step: Tensor) -> bool:
     )
 
 
-_HOST = torch.device("cpu")
-
-
 def _all_taken(lists: list[Sequence[Tensor]], steps: Sequence[Tensor]) -> bool:
     """The usual case, decided column by column: for a hundred tensors a loop over rows would cost three times this."""
-    dtypes = [param.dtype for param in lists[0]]
-    devices = [param.device for param in lists[0]]
+    dtypes, devices = [param.dtype for param in lists[0]], list(map(Tensor.get_device, lists[0]))
     return (
         _PLAIN_TYPES.issuperset(map(type, lists[0]))
         and all(all(map(Tensor.is_contiguous, tensors)) for tensors in lists)
         and all([tensor.dtype for tensor in tensors] == dtypes for tensors in lists[1:])
-        and all([tensor.device for tensor in tensors] == devices for tensors in lists[1:])
-        and all([step.dtype == torch.float32 for step in steps])
-        and ([step.device for step in steps] == devices or all([step.is_cpu for step in steps]))
+        and all(list(map(Tensor.get_device, tensors)) == devices for tensors in lists[1:])
+        and {step.dtype for step in steps} <= {torch.float32}
+        and (all([step.is_cpu for step in steps]) or list(map(Tensor.get_device, steps)) == devices)
     )
 
 
@@ -161,22 +159,21 @@ def _step(
     variant: tuple[bool, ...],
     numbers: tuple[float, ...],
 ) -> list[int]:
-    """One launch for each device and dtype; counts on the host are advanced by the kernel's launcher."""
+    """One launch for each device and dtype, which also advances the counts that are on the host."""
     rest: list[int] = []
     if not _all_taken(lists, steps):
         taken = [_takes(row[0], tuple(row[1:]), step) for step, *row in zip(steps, *lists, strict=True)]
         rest = [i for i, usable in enumerate(taken) if not usable]
         lists = [list(itertools.compress(tensors, taken)) for tensors in lists]
         steps = list(itertools.compress(steps, taken))
-    if any([step.is_cpu for step in steps]) and torch.cuda.is_current_stream_capturing():
+    on_host = [step.is_cpu for step in steps]
+    if any(on_host) and torch.cuda.is_current_stream_capturing():
         raise RuntimeError(
             "a CUDA graph is being captured and the optimizer counts its steps on the host, where a replay does not: "
             "make it with capturable=True"
         )
-    keys = [(param.get_device(), param.dtype, not step.is_cpu) for param, step in zip(lists[0], steps, strict=True)]
-    for (device, dtype, steps_on_device), (counts, *alike) in _grouped(keys, [steps, *lists]):
-        if steps_on_device:
-            torch._foreach_add_(list(counts), 1)
+    keys = list(zip(map(Tensor.get_device, lists[0]), [param.dtype for param in lists[0]], on_host, strict=True))
+    for (device, dtype, counts_on_host), (counts, *alike) in _grouped(keys, [steps, *lists]):
         lr_there = _on_device(lr, alike[0][0].device)
         columns = [list(map(Tensor.numel, alike[0])), *(list(map(Tensor.data_ptr, t)) for t in (counts, *alike))]
         _launch(
@@ -184,13 +181,15 @@ def _step(
             device,
             columns,
             _CODES[dtype],
-            steps_on_device,
+            not counts_on_host,
             *variant,
             lr_there.data_ptr() if lr_there is not None else 0,
             lr_there is not None and lr_there.dtype == torch.float64,
             0.0 if lr_there is not None else float(lr),
             *numbers,
         )
+        if not counts_on_host:
+            torch._foreach_add_(list(counts), 1)
     return rest
 
 
