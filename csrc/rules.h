@@ -50,10 +50,10 @@ WGAN_FAST_HD uint32_t float_to_bits(float value) {
 
 WGAN_FAST_HD float widen(float value) { return value; }
 WGAN_FAST_HD double widen(double value) { return value; }
-WGAN_FAST_HD float widen(bf16 value) { return bits_to_float(uint32_t(value.bits) << 16); }
+WGAN_FAST_HD float widen(const bf16& value) { return bits_to_float(uint32_t(value.bits) << 16); }
 
 // Shift the half's exponent into place, then let one exact product rescale normals and subnormals alike.
-WGAN_FAST_HD float widen(fp16 value) {
+WGAN_FAST_HD float widen(const fp16& value) {
 #if defined(__CUDA_ARCH__)
   float wide;
   asm("cvt.f32.f16 %0, %1;" : "=f"(wide) : "h"(value.bits));

@@ -10,6 +10,7 @@ import pytest
 import torch
 from samples import DTYPES, assert_as_close_as
 from torch import Tensor
+from torch.optim.optimizer import register_optimizer_step_post_hook
 
 import wgan_fast
 from wgan_fast import functional
@@ -227,6 +228,23 @@ def test_closure_and_hooks_run_once() -> None:
         assert optimizer.step(closure) == 3.0
     assert calls == ["pre", "post"]
     assert (param == 0.5).all()
+
+
+def test_global_hooks_and_the_profiler_see_the_step() -> None:
+    param = torch.ones(3, requires_grad=True)
+    optimizer = wgan_fast.optim.RMSprop([param])
+    param.grad = torch.ones(3)
+    calls = []
+    handle = register_optimizer_step_post_hook(lambda *_: calls.append("post"))
+    optimizer.step()
+    handle.remove()
+    assert calls == ["post"]
+    with torch.profiler.profile() as profile:
+        optimizer.step()
+    events = profile.events()
+    assert events is not None
+    assert sum("Optimizer.step#RMSprop.step" in event.name for event in events) == 1
+    assert optimizer.state[param]["step"] == 2
 
 
 def test_gradscaler_drives_it() -> None:

@@ -1,35 +1,19 @@
 // Clamp all weights of a critic in one parallel region: 2N values of traffic, read and write.
+#include "clip_range.h"
 #include "engine.h"
 #include "kernels.h"
 
 namespace wgan_fast {
 namespace {
 
-template <class T>
-WGAN_FAST_INLINE void clip_range(T* values, int64_t count, Wide<T> lo, Wide<T> hi) {
-  for (int64_t i = 0; i < count; ++i) values[i] = clamp(values[i], lo, hi);
-}
-
-// 16-bit floats: the value is compared in fp32, but either its own bits or a bound's are stored, so none is
-// rounded.
-template <class T>
-WGAN_FAST_INLINE void clip_range_16bit(T* values, int64_t count, float lo, float hi) {
-  const uint16_t low = narrow<T>(lo).bits, high = narrow<T>(hi).bits;
-  for (int64_t i = 0; i < count; ++i) {
-    const float value = widen(values[i]);
-    const uint16_t raised = value < lo ? low : values[i].bits;
-    values[i].bits = value > hi ? high : raised;
+#define WGAN_FAST_CLIP(T)                                                      \
+  WGAN_FAST_CLONES void clip(T* values, int64_t count, double lo, double hi) { \
+    clip_range(values, count, lo, hi);                                         \
   }
-}
-
-WGAN_FAST_CLONES void clip(float* values, int64_t n, float lo, float hi) { clip_range(values, n, lo, hi); }
-WGAN_FAST_CLONES void clip(double* values, int64_t n, double lo, double hi) { clip_range(values, n, lo, hi); }
-WGAN_FAST_CLONES void clip(bf16* values, int64_t n, float lo, float hi) {
-  clip_range_16bit(values, n, lo, hi);
-}
-WGAN_FAST_CLONES void clip(fp16* values, int64_t n, float lo, float hi) {
-  clip_range_16bit(values, n, lo, hi);
-}
+WGAN_FAST_CLIP(float)
+WGAN_FAST_CLIP(double)
+WGAN_FAST_CLIP(bf16)
+WGAN_FAST_CLIP(fp16)
 
 }  // namespace
 
@@ -44,10 +28,7 @@ void clip_weights(const std::vector<int64_t>& addresses, const std::vector<int64
   parallel_blocks(sizes, threads, [&](size_t block, int64_t begin, int64_t end) {
     with_dtype(int(codes[block]), [&](auto tag) {
       using T = decltype(tag);
-      // torch rounds the bounds to the tensor's dtype before it compares.
-      using W = Wide<T>;
-      const W low = widen(narrow<T>(W(lo))), high = widen(narrow<T>(W(hi)));
-      clip(pointer<T>(addresses[block]) + begin, end - begin, low, high);
+      clip(pointer<T>(addresses[block]) + begin, end - begin, lo, hi);
     });
   });
 }

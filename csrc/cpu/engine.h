@@ -9,7 +9,7 @@
 #include <utility>
 #include <vector>
 
-#include "rules.h"
+#include "dtypes.h"
 
 // One binary for every x86-64: the loader picks the widest of these that the machine has. The attribute does
 // not reach templates, so each kernel is a template, inlined into one plain function a dtype that carries it.
@@ -19,6 +19,7 @@
 #define WGAN_FAST_CLONES
 #endif
 #define WGAN_FAST_INLINE inline __attribute__((always_inline))
+#define WGAN_FAST_INLINE_LAMBDA __attribute__((always_inline))
 
 namespace wgan_fast {
 
@@ -27,22 +28,14 @@ constexpr int64_t kSerialBelow = 32768;
 // Shares begin at multiples of this many elements, so that two threads never write to one cache line.
 constexpr int64_t kShareAlignment = 64;
 
-enum DType { kFloat32 = 0, kFloat64 = 1, kBFloat16 = 2, kFloat16 = 3 };
-
-// Calls body(T{}) with the type that a code from Python stands for.
-template <class Body>
-void with_dtype(int code, Body&& body) {
-  switch (code) {
-    case kFloat32:
-      return body(float{});
-    case kFloat64:
-      return body(double{});
-    case kBFloat16:
-      return body(bf16{});
-    case kFloat16:
-      return body(fp16{});
-  }
+// slot = narrow<T>(value), through the bits of a 16-bit float: GCC vectorises neither loads nor stores of
+// structs, which made bf16 a hundred times slower than fp32. (widen() takes references for the same reason.)
+template <class T>
+WGAN_FAST_INLINE void put(T& slot, Wide<T> value) {
+  slot = narrow<T>(value);
 }
+WGAN_FAST_INLINE void put(bf16& slot, float value) { slot.bits = narrow<bf16>(value).bits; }
+WGAN_FAST_INLINE void put(fp16& slot, float value) { slot.bits = narrow<fp16>(value).bits; }
 
 // Calls share(begin, end) on each of up to `threads` threads; together they cover [0, total) once.
 template <class Share>
@@ -90,11 +83,6 @@ inline bool any_overlap(std::vector<std::pair<uintptr_t, uintptr_t>> ranges) {
     if (ranges[i].first < ranges[i - 1].second) return true;
   }
   return false;
-}
-
-template <class T>
-T* pointer(int64_t address) {
-  return reinterpret_cast<T*>(static_cast<uintptr_t>(address));
 }
 
 }  // namespace wgan_fast

@@ -43,7 +43,7 @@ WGAN_FAST_INLINE Wide<T> sum_of_squares(const T* values, int64_t count) {
 
 template <class T>
 WGAN_FAST_INLINE void scale_row(const T* gradients, T* slope, int64_t count, Wide<T> coefficient) {
-  for (int64_t i = 0; i < count; ++i) slope[i] = narrow<T>(coefficient * widen(gradients[i]));
+  for (int64_t i = 0; i < count; ++i) put(slope[i], coefficient * widen(gradients[i]));
 }
 
 // Few values a row (points in the plane): the lanes would cost more than the sum.

@@ -12,7 +12,7 @@ WGAN_FAST_INLINE void lerp_range(const T* real, const T* fake, const Wide<T>* al
   for (int64_t row = begin / row_size; begin < end; ++row) {
     const int64_t stop = std::min(end, (row + 1) * row_size);
     const Wide<T> weight = alpha[row];
-    for (int64_t i = begin; i < stop; ++i) out[i] = narrow<T>(lerp(widen(fake[i]), widen(real[i]), weight));
+    for (int64_t i = begin; i < stop; ++i) put(out[i], lerp(widen(fake[i]), widen(real[i]), weight));
     begin = stop;
   }
 }

@@ -1,66 +1,102 @@
 // RMSprop and Adam with the clamp, in one parallel region and one pass: 5N and 7N values of traffic, against
 // 17N and 11N for an optimizer followed by a clamp loop.
+#include <limits>
+
+#include "clip_range.h"
 #include "engine.h"
 #include "kernels.h"
 
 namespace wgan_fast {
 namespace {
 
-// The clamp comes after rounding to the parameter's dtype, with bounds rounded likewise: what torch.clamp_
-// would do.
-template <class T>
-struct Bounds {
-  Wide<T> lo, hi;
-  Bounds(double low, double high) : lo(widen(narrow<T>(Wide<T>(low)))), hi(widen(narrow<T>(Wide<T>(high)))) {}
-  WGAN_FAST_INLINE T store(Wide<T> value) const { return narrow<T>(clamp(widen(narrow<T>(value)), lo, hi)); }
-};
+// The one block that is only read.
+constexpr int kGradient = 1;
+
+// Calls update(pointers, count) on the blocks of a row, as arrays of the wide type: in place for fp32 and
+// fp64, and in pieces that fit the first cache for 16-bit floats. GCC vectorises the conversions alone and
+// the arithmetic alone, but not both in one loop: together they took 14 ns an element instead of 0.4.
+template <class T, int kBlocks, class Update>
+WGAN_FAST_INLINE void over_wide(const StepRow& row, int64_t begin, int64_t end, double low, double high,
+                                Update&& update) {
+  using W = Wide<T>;
+  constexpr W kInfinity = std::numeric_limits<W>::infinity();
+  if constexpr (sizeof(T) == sizeof(W)) {
+    W* blocks[kBlocks];
+    for (int b = 0; b < kBlocks; ++b) blocks[b] = static_cast<W*>(row.blocks[b]) + begin;
+    update(blocks, end - begin, W(low), W(high));
+  } else {
+    constexpr int64_t kPiece = 512;
+    alignas(64) W wide[kBlocks][kPiece];
+    W* blocks[kBlocks];
+    for (int b = 0; b < kBlocks; ++b) blocks[b] = wide[b];
+    for (; begin < end; begin += kPiece) {
+      const int64_t count = std::min(kPiece, end - begin);
+      for (int b = 0; b < kBlocks; ++b) {
+        const T* stored = static_cast<const T*>(row.blocks[b]) + begin;
+        for (int64_t i = 0; i < count; ++i) wide[b][i] = widen(stored[i]);
+      }
+      update(blocks, count, -kInfinity, kInfinity);
+      for (int b = 0; b < kBlocks; ++b) {
+        if (b == kGradient) continue;
+        T* stored = static_cast<T*>(row.blocks[b]) + begin;
+        for (int64_t i = 0; i < count; ++i) put(stored[i], wide[b][i]);
+        if (b == 0) clip_range(stored, count, low, high);
+      }
+    }
+  }
+}
 
 template <class T, bool kCentered, bool kMomentum>
 WGAN_FAST_INLINE void rmsprop_range(const StepRow& row, int64_t begin, int64_t end,
                                     const RMSpropOptions& options) {
   using W = Wide<T>;
-  T* __restrict p = static_cast<T*>(row.blocks[0]);
-  const T* __restrict g = static_cast<const T*>(row.blocks[1]);
-  T* __restrict v = static_cast<T*>(row.blocks[2]);
-  T* __restrict mean = kCentered ? static_cast<T*>(row.blocks[3]) : nullptr;
-  T* __restrict buffer = kMomentum ? static_cast<T*>(row.blocks[kCentered ? 4 : 3]) : nullptr;
-  const Bounds<T> bounds(options.lo, options.hi);
   const RMSpropConstants<W> o(options);
-  for (int64_t i = begin; i < end; ++i) {
-    W square_avg = widen(v[i]);
-    W grad_avg = kCentered ? widen(mean[i]) : W(0);
-    W momentum_buffer = kMomentum ? widen(buffer[i]) : W(0);
-    const W updated =
-        rmsprop<W, kCentered, kMomentum>(widen(p[i]), widen(g[i]), square_avg, grad_avg, momentum_buffer, o);
-    v[i] = narrow<T>(square_avg);
-    if (kCentered) mean[i] = narrow<T>(grad_avg);
-    if (kMomentum) buffer[i] = narrow<T>(momentum_buffer);
-    p[i] = bounds.store(updated);
-  }
+  constexpr int kBlocks = 3 + kCentered + kMomentum;
+  over_wide<T, kBlocks>(
+      row, begin, end, options.lo, options.hi,
+      [&](W* const* blocks, int64_t count, W lo, W hi) WGAN_FAST_INLINE_LAMBDA {
+        W* __restrict p = blocks[0];
+        const W* __restrict g = blocks[kGradient];
+        W* __restrict v = blocks[2];
+        W* __restrict mean = kCentered ? blocks[3] : nullptr;
+        W* __restrict buffer = kMomentum ? blocks[kBlocks - 1] : nullptr;
+        for (int64_t i = 0; i < count; ++i) {
+          W square_avg = v[i];
+          W grad_avg = kCentered ? mean[i] : W(0);
+          W momentum_buffer = kMomentum ? buffer[i] : W(0);
+          p[i] = clamp(rmsprop<W, kCentered, kMomentum>(p[i], g[i], square_avg, grad_avg, momentum_buffer, o),
+                       lo, hi);
+          v[i] = square_avg;
+          if (kCentered) mean[i] = grad_avg;
+          if (kMomentum) buffer[i] = momentum_buffer;
+        }
+      });
 }
 
 template <class T, bool kAmsgrad>
 WGAN_FAST_INLINE void adam_range(const StepRow& row, int64_t begin, int64_t end, const AdamOptions& options) {
   using W = Wide<T>;
-  T* __restrict p = static_cast<T*>(row.blocks[0]);
-  const T* __restrict g = static_cast<const T*>(row.blocks[1]);
-  T* __restrict m = static_cast<T*>(row.blocks[2]);
-  T* __restrict v = static_cast<T*>(row.blocks[3]);
-  T* __restrict largest = kAmsgrad ? static_cast<T*>(row.blocks[4]) : nullptr;
-  const Bounds<T> bounds(options.lo, options.hi);
   const AdamCorrection<W> correction = adam_correction<W>(*row.step, options);
   const AdamConstants<W> o(options);
-  for (int64_t i = begin; i < end; ++i) {
-    W exp_avg = widen(m[i]);
-    W exp_avg_sq = widen(v[i]);
-    W max_exp_avg_sq = kAmsgrad ? widen(largest[i]) : W(0);
-    const W updated =
-        adam<W, kAmsgrad>(widen(p[i]), widen(g[i]), exp_avg, exp_avg_sq, max_exp_avg_sq, correction, o);
-    m[i] = narrow<T>(exp_avg);
-    v[i] = narrow<T>(exp_avg_sq);
-    if (kAmsgrad) largest[i] = narrow<T>(max_exp_avg_sq);
-    p[i] = bounds.store(updated);
-  }
+  over_wide<T, 4 + kAmsgrad>(
+      row, begin, end, options.lo, options.hi,
+      [&](W* const* blocks, int64_t count, W lo, W hi) WGAN_FAST_INLINE_LAMBDA {
+        W* __restrict p = blocks[0];
+        const W* __restrict g = blocks[kGradient];
+        W* __restrict m = blocks[2];
+        W* __restrict v = blocks[3];
+        W* __restrict largest = kAmsgrad ? blocks[4] : nullptr;
+        for (int64_t i = 0; i < count; ++i) {
+          W exp_avg = m[i];
+          W exp_avg_sq = v[i];
+          W max_exp_avg_sq = kAmsgrad ? largest[i] : W(0);
+          p[i] = clamp(adam<W, kAmsgrad>(p[i], g[i], exp_avg, exp_avg_sq, max_exp_avg_sq, correction, o), lo,
+                       hi);
+          m[i] = exp_avg;
+          v[i] = exp_avg_sq;
+          if (kAmsgrad) largest[i] = max_exp_avg_sq;
+        }
+      });
 }
 
 #define WGAN_FAST_RMSPROP(T, name, centered, momentum)                          \

@@ -9,7 +9,7 @@
 #include <stdexcept>
 #include <string>
 
-#include "rules.h"
+#include "dtypes.h"
 
 namespace wgan_fast {
 
@@ -17,24 +17,6 @@ constexpr int kWarp = 32;
 constexpr unsigned kFullWarp = 0xffffffffu;
 // The widest access a thread can make to global memory.
 constexpr int kPackBytes = 16;
-
-enum DType { kFloat32 = 0, kFloat64 = 1, kBFloat16 = 2, kFloat16 = 3 };
-
-// Calls body(T{}) with the type that a code from Python stands for.
-template <class Body>
-void with_dtype(int code, Body&& body) {
-  switch (code) {
-    case kFloat32:
-      return body(float{});
-    case kFloat64:
-      return body(double{});
-    case kBFloat16:
-      return body(bf16{});
-    case kFloat16:
-      return body(fp16{});
-  }
-  throw std::invalid_argument("unknown dtype code " + std::to_string(code));
-}
 
 // Values that are loaded and stored by one instruction.
 template <class T, int kWidth, bool kHalves = (sizeof(T) == 2 && kWidth > 1)>
@@ -82,11 +64,6 @@ __device__ __forceinline__ void store_pack(T* values, int64_t pack, const Pack<T
 template <class... Pointers>
 __host__ __device__ __forceinline__ bool begin_packs(const Pointers*... pointers) {
   return ((reinterpret_cast<uintptr_t>(pointers) | ...) % kPackBytes) == 0;
-}
-
-template <class T>
-T* pointer(int64_t address) {
-  return reinterpret_cast<T*>(static_cast<uintptr_t>(address));
 }
 
 inline int64_t ceil_div(int64_t count, int64_t size) { return (count + size - 1) / size; }

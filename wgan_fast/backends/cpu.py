@@ -48,10 +48,9 @@ def clip_weights_(tensors: Sequence[Tensor], lo: float, hi: float) -> list[int]:
 
 
 def interpolate(real: Tensor, fake: Tensor, alpha: Tensor, out: Tensor | None = None) -> Tensor:
-    if not has_dense_samples(real):
-        real = real.contiguous()
-    if fake.stride() != real.stride():
-        fake = torch.empty_like(real).copy_(fake)
+    if not (real.is_contiguous() and fake.is_contiguous()):
+        real = real if has_dense_samples(real) else real.contiguous()
+        fake = fake if fake.stride() == real.stride() else torch.empty_like(real).copy_(fake)
     alpha = alpha.contiguous()
     mixed = torch.empty_like(real) if out is None or out.stride() != real.stride() else out
     _cpu.interpolate(

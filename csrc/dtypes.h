@@ -1,0 +1,35 @@
+// From the numbers that Python passes to the types and addresses they stand for.
+#pragma once
+
+#include <cstdint>
+#include <stdexcept>
+#include <string>
+
+#include "rules.h"
+
+namespace wgan_fast {
+
+enum DType { kFloat32 = 0, kFloat64 = 1, kBFloat16 = 2, kFloat16 = 3 };
+
+// Calls body(T{}) with the type that a code from Python stands for.
+template <class Body>
+void with_dtype(int code, Body&& body) {
+  switch (code) {
+    case kFloat32:
+      return body(float{});
+    case kFloat64:
+      return body(double{});
+    case kBFloat16:
+      return body(bf16{});
+    case kFloat16:
+      return body(fp16{});
+  }
+  throw std::invalid_argument("unknown dtype code " + std::to_string(code));
+}
+
+template <class T>
+T* pointer(int64_t address) {
+  return reinterpret_cast<T*>(static_cast<uintptr_t>(address));
+}
+
+}  // namespace wgan_fast
