@@ -6,8 +6,8 @@ import subprocess
 import sys
 from pathlib import Path
 
-from benchmarks.common import RESULTS
 from benchmarks.report import plot
+from benchmarks.schema import RESULTS
 
 names = sorted(path.stem for path in Path(__file__).parent.glob("bench_*.py"))
 commands = {name: [sys.executable, "-m", f"benchmarks.{name}", *sys.argv[1:]] for name in names}

@@ -12,7 +12,8 @@ import torch
 from torch import Tensor
 
 import wgan_fast
-from benchmarks.common import OURS, Case, Provider, compiled, main
+from benchmarks.common import Case, Provider, compiled, main
+from benchmarks.schema import OURS
 from benchmarks.workloads import CRITICS, Shapes, num_values, weights
 
 CLIP_VALUE = 0.01

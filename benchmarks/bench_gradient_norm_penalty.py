@@ -12,7 +12,8 @@ import torch
 from torch import Tensor
 
 import wgan_fast
-from benchmarks.common import LIMIT, OURS, Case, Provider, compiled, copy_of, main
+from benchmarks.common import Case, Provider, compiled, copy_of, main
+from benchmarks.schema import LIMIT, OURS
 
 SHAPES = [(64, 12288), (64, 784), (256, 2)]
 

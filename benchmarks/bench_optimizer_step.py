@@ -13,7 +13,8 @@ import torch
 from torch import Tensor
 
 import wgan_fast
-from benchmarks.common import LIMIT, OURS, Case, Provider, copy_of, main
+from benchmarks.common import Case, Provider, copy_of, main
+from benchmarks.schema import LIMIT, OURS
 from benchmarks.workloads import CRITICS, Shapes, num_values, weights
 
 CLIP_VALUE = 0.01

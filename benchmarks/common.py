@@ -1,4 +1,4 @@
-"""What every benchmark shares: providers, verification, interleaved rounds, one CSV schema.
+"""What every benchmark shares: providers, verification, interleaved rounds, one command line.
 
 A *case* is one operation on one workload with several *providers*: functions that do the same work, ours among them,
 and, where memory is the limit, one that only moves the same bytes. Each provider first shows its result, which must
@@ -9,7 +9,6 @@ a slow moment of the machine hits all alike. Figures are medians over rounds wit
 from __future__ import annotations
 
 import argparse
-import csv
 import ctypes
 import datetime
 import math
@@ -19,7 +18,7 @@ import statistics
 import sys
 import time
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import asdict, dataclass, field, fields
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -27,10 +26,8 @@ import torch
 from torch import Tensor
 
 import wgan_fast
-
-RESULTS = Path(__file__).parent / "results"
-OURS = "wgan_fast"
-LIMIT = "copy"
+from benchmarks.report import print_table
+from benchmarks.schema import LIMIT, OURS, RESULTS, Row, write_csv
 
 # A timed block lasts about this long, so that the clock's resolution and the call of the timer do not matter.
 BLOCK_SECONDS = 3e-4
@@ -57,25 +54,6 @@ class Case:
     atol: float = 0.0
     notes: str = ""
     device: torch.device = field(default_factory=lambda: torch.device("cpu"))
-
-
-@dataclass(frozen=True)
-class Row:
-    """A line of the CSV. Times in microseconds; ``ratio`` is this provider's median over ours: how many times faster we
-    are; ``fraction_of_limit`` is the median of the copy of the same bytes over this provider's."""
-
-    op: str
-    provider: str
-    workload: str
-    bytes: int
-    median: float
-    p20: float
-    p80: float
-    ratio: float
-    fraction_of_limit: float
-    device: str
-    versions: str
-    date: str
 
 
 def verify(case: Case) -> None:
@@ -174,16 +152,6 @@ def versions() -> str:
     return f"wgan_fast {wgan_fast.__version__}, torch {torch.__version__}, python {platform.python_version()}"
 
 
-def write_csv(rows: Iterable[Row], path: Path) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with path.open("w", newline="") as file:
-        writer = csv.DictWriter(file, [column.name for column in fields(Row)], lineterminator="\n")
-        writer.writeheader()
-        for row in rows:
-            numbers = {key: f"{value:.4g}" for key, value in asdict(row).items() if isinstance(value, float)}
-            writer.writerow({**asdict(row), **numbers})
-
-
 def copy_of(num_bytes: int, device: torch.device | None = None) -> Provider:
     """One ``copy_`` that moves as many bytes, reads and writes together, as the operation has to."""
     source = torch.ones(num_bytes // 8, dtype=torch.float32, device=device)
@@ -211,8 +179,6 @@ def keep_freed_memory() -> None:
 
 def main(name: str, cases: Callable[[], Iterable[Case]]) -> None:
     """The command line of one benchmark: measure its cases, write its CSV, print the table made from it."""
-    from benchmarks.report import print_table
-
     parser = argparse.ArgumentParser(description=f"Benchmark {name}; writes {name}.csv")
     parser.add_argument("--rounds", type=int, default=101, help="interleaved rounds of every case")
     parser.add_argument("--out", type=Path, default=RESULTS, help="folder of the CSV file")

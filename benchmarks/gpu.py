@@ -22,7 +22,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from benchmarks.common import LIMIT, OURS, RESULTS
+from benchmarks.schema import LIMIT, OURS, RESULTS
 
 ROOT = Path(__file__).resolve().parents[1]
 SECONDS = 600

@@ -21,7 +21,8 @@ import torch
 from torch import Tensor
 
 import wgan_fast
-from benchmarks.common import LIMIT, OURS, Case, Provider, Row, copy_of, device_name, measure, write_csv
+from benchmarks.common import Case, Provider, copy_of, device_name, measure
+from benchmarks.schema import LIMIT, OURS, Row, write_csv
 from benchmarks.workloads import CRITICS, DCGAN_64, MNIST_MLP, Shapes, num_values, weights
 
 CLIP_VALUE = 0.01

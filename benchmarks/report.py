@@ -12,7 +12,7 @@ from pathlib import Path
 from rich.console import Console
 from rich.table import Table
 
-from benchmarks.common import LIMIT, OURS, RESULTS
+from benchmarks.schema import LIMIT, OURS, RESULTS
 
 Line = dict[str, str]
 

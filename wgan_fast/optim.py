@@ -55,7 +55,7 @@ class _Clipped(torch.optim.Optimizer):
             or self._optimizer_step_post_hooks
             or _global_optimizer_pre_hooks
             or _global_optimizer_post_hooks
-            or torch.autograd._profiler_enabled()
+            or torch._C._autograd._profiler_enabled()
         )
         return self._observed_update(closure) if observed else self._update(closure)
 

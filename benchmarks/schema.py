@@ -1,0 +1,43 @@
+"""The one CSV schema of all benchmarks, and where the files lie."""
+
+from __future__ import annotations
+
+import csv
+from collections.abc import Iterable
+from dataclasses import asdict, dataclass, fields
+from pathlib import Path
+
+RESULTS = Path(__file__).parent / "results"
+
+# Names of providers: ours, and the copy of the same bytes, which shows what the memory allows.
+OURS = "wgan_fast"
+LIMIT = "copy"
+
+
+@dataclass(frozen=True)
+class Row:
+    """A line of the CSV. Times in microseconds; ``ratio`` is this provider's median over ours: how many times faster we
+    are; ``fraction_of_limit`` is the median of the copy of the same bytes over this provider's."""
+
+    op: str
+    provider: str
+    workload: str
+    bytes: int
+    median: float
+    p20: float
+    p80: float
+    ratio: float
+    fraction_of_limit: float
+    device: str
+    versions: str
+    date: str
+
+
+def write_csv(rows: Iterable[Row], path: Path) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with path.open("w", newline="") as file:
+        writer = csv.DictWriter(file, [column.name for column in fields(Row)], lineterminator="\n")
+        writer.writeheader()
+        for row in rows:
+            numbers = {key: f"{value:.4g}" for key, value in asdict(row).items() if isinstance(value, float)}
+            writer.writerow({**asdict(row), **numbers})
