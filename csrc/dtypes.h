@@ -5,7 +5,7 @@
 #include <stdexcept>
 #include <string>
 
-#include "rules.h"
+#include "floats.h"
 
 namespace wgan_fast {
 

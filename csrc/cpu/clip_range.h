@@ -2,6 +2,7 @@
 #pragma once
 
 #include "engine.h"
+#include "rules.h"
 
 namespace wgan_fast {
 
