@@ -69,17 +69,18 @@ def plot(paths: Iterable[Path], target: Path) -> None:
         for line in group
         if line["provider"] not in (OURS, LIMIT)
     ]
-    figure, axes = pyplot.subplots(figsize=(9, 0.28 * len(bars) + 1))
+    figure, axes = pyplot.subplots(figsize=(9, 0.22 * len(bars) + 1))
     labels = [f"{case}  |  {provider}".replace("\n", ", ") for case, provider, _ in bars]
     colors = ["tab:blue" if ratio >= 1 else "tab:red" for *_, ratio in bars]
     drawn = axes.barh(range(len(bars)), [ratio for *_, ratio in bars], color=colors)
     axes.set_yticks(range(len(bars)), labels, fontsize=7)
     axes.invert_yaxis()
     axes.axvline(1.0, color="black", linewidth=0.8)
-    axes.set_xlabel("time of the provider / time of wgan_fast (median; above 1 wgan_fast is faster)")
+    axes.set_xlabel("their median / ours (above 1: we are faster)")
+    axes.margins(x=0.1, y=0.005)
     axes.bar_label(drawn, fmt="%.2f", fontsize=7, padding=2)
     figure.tight_layout()
-    figure.savefig(target, dpi=120)
+    figure.savefig(target, dpi=100)
     pyplot.close(figure)
 
 
