@@ -40,12 +40,12 @@ def cases() -> Iterator[Case]:
         def provider(function: Callable[[Tensor], Tensor], gradients: Tensor = gradients) -> Provider:
             def timed() -> None:
                 gradients.grad = None
-                function(gradients).backward()  # type: ignore[no-untyped-call]
+                function(gradients).backward()  # type: ignore[no-untyped-call]  # torch leaves it without types
 
             def result() -> list[Tensor]:
                 leaf = gradients.detach().requires_grad_()
                 value = function(leaf)
-                value.backward()  # type: ignore[no-untyped-call]
+                value.backward()  # type: ignore[no-untyped-call]  # torch leaves it without types
                 assert leaf.grad is not None
                 return [value.detach(), leaf.grad]
 

@@ -102,6 +102,13 @@ def test_devices_without_a_backend_of_their_own_use_the_reference() -> None:
     assert backends.choose("meta", "auto").__name__ == "wgan_fast.reference"
 
 
+def test_a_backend_that_cannot_serve_one_device_leaves_the_other_alone() -> None:
+    here, there = torch.ones(3), torch.ones(3, device="meta")
+    with pytest.raises(RuntimeError, match="cannot serve meta tensors"):
+        wgan_fast.clip_weights_([here, there], 0.25, backend="cpu")
+    assert (here == 1).all()
+
+
 def test_tensors_on_two_devices_in_one_list() -> None:
     here, there = torch.ones(3), torch.ones(3, device="meta")
     wgan_fast.clip_weights_([there, here, there], 0.25)

@@ -38,12 +38,12 @@ def _in_place(
     devices = ["cpu"]
     if not all(tensor.is_cpu for tensor in lists[0]):
         devices = sorted({tensor.device.type for tensor in lists[0]})
-    for device in devices:
+    # All choices before the first change: a named backend that cannot serve one device must leave the others alone.
+    for device, module in [(device, choose(device, backend)) for device in devices]:
         chosen = lists
         if len(devices) > 1:
             here = [i for i, tensor in enumerate(lists[0]) if tensor.device.type == device]
             chosen = [[tensors[i] for i in here] if tensors else [] for tensors in lists]
-        module = choose(device, backend)
         rest = getattr(module, name)(*chosen, **options)
         if module is reference:
             continue

@@ -61,7 +61,7 @@ class _Clipped(torch.optim.Optimizer):
 
     # torch wraps every step in its hooks and a profiler range, 5 us when warm and 20 us among other work, a fifth of
     # a small critic's step; "hooked" says that this has been done. Where anyone listens, torch's own wrapper runs.
-    step.hooked = True  # type: ignore[attr-defined]
+    step.hooked = True  # type: ignore[attr-defined]  # a function with an attribute, as torch itself does it
 
     def _update(self, closure: Callable[[], float] | None = None) -> float | None:
         loss = None

@@ -1,7 +1,7 @@
 """One critic step and one generator step of a Wasserstein GAN: all the mathematics of the training loop.
 
 Nothing here waits for the device: what the steps return are detached tensors, to be read when they are
-    logged.
+logged.
 """
 
 from __future__ import annotations
