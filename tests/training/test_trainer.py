@@ -54,7 +54,8 @@ def test_resumed_equals_uninterrupted(tmp_path: Path, constraint: Any, data: str
     for index in mine:
         assert all(torch.equal(mine[index][name], theirs[index][name]) for name in mine[index])
     assert (tmp_path / "whole" / "metrics.jsonl").read_text() == (tmp_path / "parts" / "metrics.jsonl").read_text()
-    assert torch.equal(whole.data.batch(4, whole._data_order), second.data.batch(4, second._data_order))
+    upcoming = [trainer.data.batch(4, trainer.algorithm.data_order) for trainer in (whole, second)]
+    assert torch.equal(*upcoming)
 
 
 def test_metrics_of_iterations_that_are_run_again_are_dropped(tmp_path: Path) -> None:
@@ -78,11 +79,11 @@ def test_metrics_of_iterations_that_are_run_again_are_dropped(tmp_path: Path) ->
 
 def test_the_burst_of_the_paper() -> None:
     trainer = build_trainer(Config(data="8gaussians", constraint="clip", width=4))
-    steps = [trainer.critic_steps(i) for i in range(1001)]
+    steps = [trainer.algorithm.critic_steps(i) for i in range(1001)]
     assert [i for i, count in enumerate(steps) if count == 100] == [*range(25), 500, 1000]
     assert set(steps) == {5, 100}
     gp = build_trainer(Config(data="8gaussians", width=4))
-    assert gp.critic_steps(0) == 5
+    assert gp.algorithm.critic_steps(0) == 5
 
 
 def test_every_iteration_takes_its_steps(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -119,14 +120,14 @@ def test_logging_does_not_change_the_training(tmp_path: Path) -> None:
 def test_learning_rate_falls_linearly_to_zero() -> None:
     trainer = build_trainer(_config(iterations=4, lr_decay=True, learning_rate=0.1))
     seen: list[float] = []
-    plain = trainer._update_average
+    plain = trainer.algorithm.average.update
 
-    def spy() -> None:
+    def spy(iteration: int) -> None:
         seen.append(trainer.critic_optimizer.param_groups[0]["lr"])
         assert trainer.generator_optimizer.param_groups[0]["lr"] == seen[-1]
-        plain()
+        plain(iteration)
 
-    trainer._update_average = spy  # type: ignore[method-assign]
+    trainer.algorithm.average.update = spy  # type: ignore[method-assign]
     trainer.train()
     assert seen == pytest.approx([0.1, 0.075, 0.05, 0.025])
 

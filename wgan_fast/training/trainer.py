@@ -1,8 +1,7 @@
-"""The training loop: state, schedule, checkpoints, metrics. The mathematics is in steps.py."""
+"""The training loop: logging, checkpoints, samples. What an iteration does is in iteration.py."""
 
 from __future__ import annotations
 
-import copy
 import dataclasses
 import time
 from collections.abc import Callable
@@ -12,8 +11,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor, nn
 
-from wgan_fast.constraints import Constraint, GradientPenalty, WeightClipping
-from wgan_fast.optim import Adam, RMSprop
+from wgan_fast.constraints import Constraint
 from wgan_fast.penalties import gradient_penalty
 from wgan_fast.training.checkpoint import (
     Checkpoint,
@@ -23,15 +21,12 @@ from wgan_fast.training.checkpoint import (
     restore_random_state,
     save_checkpoint,
 )
-from wgan_fast.training.config import Config, Resolved, resolve
+from wgan_fast.training.config import Config, resolve
 from wgan_fast.training.data import Data, split
 from wgan_fast.training.errors import UserError
+from wgan_fast.training.iteration import Algorithm, make_constraint
 from wgan_fast.training.metrics_log import MetricsLog, Record
-from wgan_fast.training.steps import CriticStep, critic_step, generator_step, has_batch_statistics
-
-BURST_STEPS = 100
-BURST_ITERATIONS = 25
-BURST_PERIOD = 500
+from wgan_fast.training.steps import CriticStep
 
 
 class TrainResult(NamedTuple):
@@ -61,9 +56,9 @@ class Trainer:
 
     Attributes:
         config: the resolved options.
+        algorithm: what an iteration does, and what it changes.
         average: moving average of the generator, which samples are drawn from; the generator itself without
             one.
-        iteration: generator iterations done.
     """
 
     def __init__(
@@ -78,18 +73,21 @@ class Trainer:
         self.data = split("samples", data) if isinstance(data, Tensor) else data
         named = dataclasses.replace(config or Config(), data=self.data.name)
         self.config = resolve(named, self.data.sample_shape)
-        self.device = torch.device(self.config.device)
-        self.generator = generator.to(self.device).train()
-        self.critic = critic.to(self.device).train()
-        decay = self.config.ema_decay
-        self.average = copy.deepcopy(generator).eval().requires_grad_(False) if decay else generator
-        self.constraint = constraint or make_constraint(self.config)
-        self.critic_optimizer = make_optimizer(self.config, critic, self.constraint.clip_value)
-        self.generator_optimizer = make_optimizer(self.config, generator, None)
-        self.iteration = 0
-        self._joint = not has_batch_statistics(critic)
-        self._data_order = torch.Generator(self.device).manual_seed(self.config.seed)
+        self.algorithm = Algorithm(
+            generator, critic, self.data, self.config, constraint or make_constraint(self.config)
+        )
+        self.generator, self.critic = self.algorithm.generator, self.algorithm.critic
+        self.average = self.algorithm.average.module
+        self.constraint = self.algorithm.constraint
+        self.critic_optimizer = self.algorithm.critic_optimizer
+        self.generator_optimizer = self.algorithm.generator_optimizer
+        self.device = self.algorithm.device
         self._stop_requested = False
+
+    @property
+    def iteration(self) -> int:
+        """Generator iterations done."""
+        return self.algorithm.iteration
 
     def stop(self) -> None:
         """Ask the running `train` to finish its iteration, write a checkpoint and return."""
@@ -115,7 +113,7 @@ class Trainer:
         first = self.iteration
         self._stop_requested = False
         while self.iteration < config.iterations and not self._stop_requested:
-            seen, generator_loss = self._one_iteration()
+            seen, generator_loss = self.algorithm.iterate()
             logged = self.iteration % config.log_every == 0
             if logged or self._stop_requested or self.iteration == config.iterations:
                 record = self._record(seen, generator_loss)
@@ -130,54 +128,6 @@ class Trainer:
             self.save(out)
         return TrainResult(self.iteration - first, seconds, record, self._stop_requested)
 
-    def critic_steps(self, iteration: int) -> int:
-        """Critic steps in generator iteration ``iteration``, counted from 0: n_critic, or 100 in a burst."""
-        burst = iteration < BURST_ITERATIONS or iteration % BURST_PERIOD == 0
-        return BURST_STEPS if self.config.critic_burst and burst else self.config.n_critic
-
-    def _one_iteration(self) -> tuple[CriticStep, Tensor]:
-        config = self.config
-        self._set_learning_rate()
-        for _ in range(self.critic_steps(self.iteration)):
-            real = self.data.batch(config.batch_size, self._data_order).to(self.device)
-            latent = torch.randn(config.batch_size, config.latent_dim, device=self.device)
-            seen = critic_step(
-                self.critic,
-                self.generator,
-                self.critic_optimizer,
-                self.constraint,
-                real,
-                latent,
-                joint=self._joint,
-            )
-        latent = torch.randn(config.batch_size, config.latent_dim, device=self.device)
-        loss = generator_step(self.critic, self.generator, self.generator_optimizer, latent)
-        self._update_average()
-        self.iteration += 1
-        return seen, loss
-
-    def _set_learning_rate(self) -> None:
-        if not self.config.lr_decay:
-            return
-        left = 1 - self.iteration / self.config.iterations
-        for optimizer in (self.critic_optimizer, self.generator_optimizer):
-            for group in optimizer.param_groups:
-                group["lr"] = self.config.learning_rate * left
-
-    @torch.no_grad()
-    def _update_average(self) -> None:
-        if not self.config.ema_decay:
-            return
-        decay = min(self.config.ema_decay, (1 + self.iteration) / (10 + self.iteration))
-        mine = [*self.average.parameters(), *self.average.buffers()]
-        theirs = [*self.generator.parameters(), *self.generator.buffers()]
-        pairs = list(zip(mine, theirs, strict=True))
-        floating = [(a, b) for a, b in pairs if a.is_floating_point()]
-        torch._foreach_lerp_([a for a, _ in floating], [b for _, b in floating], 1 - decay)
-        for a, b in pairs:
-            if not a.is_floating_point():
-                a.copy_(b)
-
     def _record(self, seen: CriticStep, generator_loss: Tensor) -> Record:
         """Read the device's figures: the only place of the loop that waits for it."""
         record: Record = {
@@ -189,7 +139,7 @@ class Trainer:
         if seen.penalty is not None and seen.gradient_norm is not None:
             record["penalty"] = seen.penalty.item()
             record["gradient_norm"] = seen.gradient_norm.item()
-        elif self._joint:
+        elif self.algorithm.joint:
             record["gradient_norm"] = self._gradient_norm()
         if self.constraint.clip_value is not None:
             record["weight_saturation"] = weight_saturation(self.critic, self.constraint.clip_value)
@@ -227,7 +177,7 @@ class Trainer:
             "iteration": self.iteration,
             "critic_optimizer": self.critic_optimizer.state_dict(),
             "generator_optimizer": self.generator_optimizer.state_dict(),
-            "data_order": self._data_order.get_state(),
+            "data_order": self.algorithm.data_order.get_state(),
             "random": random_state(self.device),
         }
         return save_checkpoint(out, self.iteration, Checkpoint(weights, state))
@@ -249,9 +199,9 @@ class Trainer:
         except (RuntimeError, KeyError, ValueError) as error:
             reason = " ".join(str(error).split())
             raise UserError(f"{out}: its checkpoint belongs to other networks ({reason})") from error
-        self._data_order.set_state(state["data_order"].cpu())
+        self.algorithm.data_order.set_state(state["data_order"].cpu())
         restore_random_state(state["random"], self.device)
-        self.iteration = state["iteration"]
+        self.algorithm.iteration = state["iteration"]
 
 
 def sample(generator: nn.Module, latent_dim: int, count: int, *, seed: int = 0, batch_size: int = 1024) -> Tensor:
@@ -265,22 +215,6 @@ def sample(generator: nn.Module, latent_dim: int, count: int, *, seed: int = 0, 
         samples = torch.cat([generator(part) for part in torch.split(latent, batch_size)])
     generator.train(mode)
     return samples
-
-
-def make_constraint(config: Resolved) -> Constraint:
-    """The constraint that a resolved config names."""
-    if config.constraint == "clip":
-        return WeightClipping(config.clip_value)
-    return GradientPenalty(config.lambda_gp, one_sided=config.constraint == "lp")
-
-
-def make_optimizer(
-    config: Resolved, module: nn.Module, clip_value: float | tuple[float, float] | None
-) -> torch.optim.Optimizer:
-    """RMSprop or Adam as a resolved config has it; ``clip_value`` for the critic under weight clipping."""
-    if config.optimizer == "rmsprop":
-        return RMSprop(module.parameters(), lr=config.learning_rate, clip_value=clip_value)
-    return Adam(module.parameters(), lr=config.learning_rate, betas=config.betas, clip_value=clip_value)
 
 
 def weight_saturation(critic: nn.Module, clip_value: float | tuple[float, float]) -> float:

@@ -1,0 +1,108 @@
+"""One iteration of the algorithm: n_critic critic steps and a generator step, and all that they change.
+
+The mathematics is in steps.py; logging, checkpoints and progress are trainer.py's.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+
+from wgan_fast.constraints import Constraint, GradientPenalty, WeightClipping
+from wgan_fast.optim import Adam, RMSprop
+from wgan_fast.training.averaging import MovingAverage
+from wgan_fast.training.config import Resolved
+from wgan_fast.training.data import Data
+from wgan_fast.training.steps import CriticStep, critic_step, generator_step, has_batch_statistics
+
+BURST_STEPS = 100
+BURST_ITERATIONS = 25
+BURST_PERIOD = 500
+
+
+class Algorithm:
+    """Algorithm 1 of Arjovsky et al. 2017 and of Gulrajani et al. 2017, with everything it changes.
+
+    Args:
+        generator, critic: the networks, which are moved to the config's device.
+        data: where real samples come from.
+        config: resolved options.
+        constraint: what keeps the critic Lipschitz.
+
+    Attributes:
+        average: moving average of the generator.
+        critic_optimizer, generator_optimizer: one for each network.
+        data_order: draws the real samples; noise comes from the device's default generator.
+        iteration: iterations done.
+        joint: whether real and generated samples are scored as one batch.
+    """
+
+    def __init__(
+        self, generator: nn.Module, critic: nn.Module, data: Data, config: Resolved, constraint: Constraint
+    ) -> None:
+        self.config = config
+        self.device = torch.device(config.device)
+        self.data = data
+        self.constraint = constraint
+        self.generator = generator.to(self.device).train()
+        self.critic = critic.to(self.device).train()
+        self.average = MovingAverage(self.generator, config.ema_decay)
+        self.critic_optimizer = make_optimizer(config, critic, constraint.clip_value)
+        self.generator_optimizer = make_optimizer(config, generator, None)
+        self.data_order = torch.Generator(self.device).manual_seed(config.seed)
+        self.iteration = 0
+        self.joint = not has_batch_statistics(critic)
+
+    def iterate(self) -> tuple[CriticStep, Tensor]:
+        """Do one iteration; returns what its last critic step saw, and the generator's loss, on the device."""
+        self._set_learning_rate()
+        for _ in range(self.critic_steps(self.iteration)):
+            seen = self._critic_step()
+        loss = generator_step(self.critic, self.generator, self.generator_optimizer, self._latent())
+        self.average.update(self.iteration)
+        self.iteration += 1
+        return seen, loss
+
+    def critic_steps(self, iteration: int) -> int:
+        """Critic steps in generator iteration ``iteration``, counted from 0: n_critic, or 100 in a burst."""
+        burst = iteration < BURST_ITERATIONS or iteration % BURST_PERIOD == 0
+        return BURST_STEPS if self.config.critic_burst and burst else self.config.n_critic
+
+    def _critic_step(self) -> CriticStep:
+        real = self.data.batch(self.config.batch_size, self.data_order).to(self.device)
+        return critic_step(
+            self.critic,
+            self.generator,
+            self.critic_optimizer,
+            self.constraint,
+            real,
+            self._latent(),
+            joint=self.joint,
+        )
+
+    def _latent(self) -> Tensor:
+        return torch.randn(self.config.batch_size, self.config.latent_dim, device=self.device)
+
+    def _set_learning_rate(self) -> None:
+        if not self.config.lr_decay:
+            return
+        left = 1 - self.iteration / self.config.iterations
+        for optimizer in (self.critic_optimizer, self.generator_optimizer):
+            for group in optimizer.param_groups:
+                group["lr"] = self.config.learning_rate * left
+
+
+def make_constraint(config: Resolved) -> Constraint:
+    """The constraint that a resolved config names."""
+    if config.constraint == "clip":
+        return WeightClipping(config.clip_value)
+    return GradientPenalty(config.lambda_gp, one_sided=config.constraint == "lp")
+
+
+def make_optimizer(
+    config: Resolved, module: nn.Module, clip_value: float | tuple[float, float] | None
+) -> torch.optim.Optimizer:
+    """RMSprop or Adam as a resolved config has it; ``clip_value`` for the critic under weight clipping."""
+    if config.optimizer == "rmsprop":
+        return RMSprop(module.parameters(), lr=config.learning_rate, clip_value=clip_value)
+    return Adam(module.parameters(), lr=config.learning_rate, betas=config.betas, clip_value=clip_value)
