@@ -172,6 +172,49 @@ def test_the_generator_decides_the_points() -> None:
     assert not torch.equal(one, three)
 
 
+@pytest.mark.parametrize("points", ["mixed", "dragan"])
+def test_the_points_go_straight_into_their_place(points: Any) -> None:
+    critic = nn.Sequential(nn.Linear(6, 16), nn.ReLU(), nn.Linear(16, 1))
+    real, fake = torch.randn(2, 5, 6)
+    stacked = torch.cat([real, fake, torch.full_like(real, torch.nan)])
+    place = stacked[10:]
+    seen: list[Tensor] = []
+
+    def observed(x: Tensor) -> Tensor:
+        seen.append(x)
+        scores: Tensor = critic(x)
+        return scores
+
+    def penalty(real: Tensor, fake: Tensor, out: Tensor | None) -> tuple[Tensor, ...]:
+        generator = torch.Generator().manual_seed(3)
+        value = gradient_penalty(observed, real, fake, points=points, generator=generator, out=out)
+        return value, *torch.autograd.grad(value, list(critic.parameters())[:-1])
+
+    inside = penalty(stacked[:5], stacked[5:10], place)
+    apart = penalty(real, fake, None)
+    assert seen[0].data_ptr() == place.data_ptr()
+    assert torch.equal(place, seen[1])
+    assert torch.equal(stacked[:10], torch.cat([real, fake]))
+    assert all(torch.equal(a, b) for a, b in zip(inside, apart, strict=True))
+
+
+def test_a_place_that_changes_before_the_backward_pass_is_noticed() -> None:
+    exponent = torch.tensor(3.0, requires_grad=True)
+    real, fake = torch.rand(2, 5, 6)
+    out = torch.empty_like(real)
+    penalty = gradient_penalty(lambda x: (x**exponent).sum(1), real, fake, out=out)
+    wgan_fast.interpolate(real, fake, out=out)
+    with pytest.raises(RuntimeError, match="modified by an inplace operation"):
+        penalty.backward()
+
+
+@pytest.mark.parametrize("points", ["real", "fake"])
+def test_a_place_for_points_that_are_given_is_refused(points: Any) -> None:
+    real, fake = torch.randn(2, 5, 6)
+    with pytest.raises(ValueError, match=f"out: expected None for points='{points}'"):
+        gradient_penalty(nn.Linear(6, 1), real, fake, points=points, out=torch.empty_like(real))
+
+
 def test_a_critic_with_constant_scores_gives_a_finite_penalty() -> None:
     bias = nn.Parameter(torch.zeros(1))
     real, fake = torch.randn(5, 6), torch.randn(5, 6)

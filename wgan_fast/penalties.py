@@ -61,6 +61,7 @@ def gradient_penalty(
     critic_kwargs: Mapping[str, Any] | None = None,
     reduction: Reduction = "mean",
     generator: torch.Generator | None = None,
+    out: Tensor | None = None,
     scaler: Any = None,
     return_norms: bool = False,
     exact_shortcut: bool = True,
@@ -92,6 +93,8 @@ def gradient_penalty(
         norm, reduction, return_norms, backend: see ``gradient_norm_penalty``.
         critic_args, critic_kwargs: passed on after x (labels, conditions).
         generator: where random points come from; the device's default generator when absent.
+        out: written with the random points ("mixed", "dragan") instead of a new tensor; the shape, dtype and device
+            of real. In a batch [real; fake; x] laid out beforehand, x is so put straight into its place.
         scaler: a ``torch.amp.GradScaler``: scores are scaled before the input gradient is taken and the
             gradient unscaled after it, so that fp16 does not underflow in between. The penalty itself comes
             unscaled: scale the whole loss as usual.
@@ -108,7 +111,7 @@ def gradient_penalty(
     check_critic(critic)
     gradients = input_gradient(
         critic,
-        penalty_points(points, real, fake, alpha, generator, backend),
+        penalty_points(points, real, fake, alpha, generator, backend, out),
         critic_args,
         critic_kwargs,
         scaler=scaler,
@@ -167,8 +170,9 @@ def penalty_points(
     alpha: Tensor | None,
     generator: torch.Generator | None,
     backend: str,
+    out: Tensor | None = None,
 ) -> Tensor:
-    """Where the critic's gradient is penalised: see ``points`` of ``gradient_penalty``."""
+    """Where the critic's gradient is penalised: see ``points`` and ``out`` of ``gradient_penalty``."""
     needed = {"mixed": ("real", "fake"), "real": ("real",), "fake": ("fake",), "dragan": ("real",)}.get(points)
     if needed is None:
         raise ValueError(f"points={points!r}: expected 'mixed', 'real', 'fake' or 'dragan'")
@@ -182,6 +186,8 @@ def penalty_points(
                 f"{name}: expected floating-point samples of shape (B, ...) with at least 2 dimensions, "
                 f"got {tuple(tensor.shape)} {tensor.dtype}"
             )
+    if out is not None and points in ("real", "fake"):
+        raise ValueError(f"out: expected None for points={points!r}, which are not computed but given")
     if points == "fake" or real is None:
         assert fake is not None
         return fake
@@ -191,9 +197,9 @@ def penalty_points(
     if points == "dragan":
         noise = torch.rand(real.shape, dtype=real.dtype, device=real.device, generator=generator)
         fake = real + 0.5 * real.std() * noise
-        return interpolate(fake, real, alpha, generator=generator, backend=backend)
+        return interpolate(fake, real, alpha, generator=generator, out=out, backend=backend)
     assert fake is not None
-    return interpolate(real, fake.detach().to(real.dtype), alpha, generator=generator, backend=backend)
+    return interpolate(real, fake.detach().to(real.dtype), alpha, generator=generator, out=out, backend=backend)
 
 
 def first_output(scores: Any) -> Tensor:
