@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import wgan_fast.compat as compat
 import wgan_fast.constraints as constraints
+import wgan_fast.nn as nn
 import wgan_fast.optim as optim
 from wgan_fast.backends import available_backends
 from wgan_fast.functional import clip_weights_, gradient_norm_penalty, interpolate
@@ -27,6 +28,7 @@ __all__ = [
     "gradient_penalty",
     "interpolate",
     "lipschitz_penalty",
+    "nn",
     "optim",
     "r1_penalty",
     "r2_penalty",

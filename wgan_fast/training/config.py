@@ -5,12 +5,15 @@ from __future__ import annotations
 import dataclasses
 import math
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
+from wgan_fast.nn.orthogonal_regularization import Form
+from wgan_fast.nn.spectral_norm import Convolution
 from wgan_fast.training.errors import UserError
+from wgan_fast.training.losses import LossName
 from wgan_fast.training.models import Architecture, CriticNorm, default_architecture, default_width
 
-ConstraintName = Literal["clip", "gp", "lp"]
+ConstraintName = Literal["none", "clip", "gp", "lp", "r1", "r2", "dragan", "spectral", "orthogonal", "lipschitz"]
 OptimizerName = Literal["rmsprop", "adam"]
 
 
@@ -21,7 +24,10 @@ class Config:
     data: str = "digits"
     """digits, photos, 8gaussians, 25gaussians, swissroll, mnist, cifar10, folder:PATH or npz:PATH."""
     constraint: ConstraintName = "gp"
-    """How the critic is kept Lipschitz: weight clipping, gradient penalty, or its one-sided form."""
+    """How the critic is kept Lipschitz: weight clipping, gradient penalty, its one-sided form lp, R1, R2, DRAGAN,
+    spectral normalisation, orthogonal regularisation, layers that are Lipschitz by construction; or not at all."""
+    loss: LossName | None = None
+    """What the players minimise: Wasserstein, or the standard GAN (gan: non-saturating; gan-minimax: saturating)."""
     iterations: int | None = None
     """Generator iterations; each has n_critic critic steps before it."""
     seed: int = 0
@@ -53,7 +59,15 @@ class Config:
     clip_value: float | None = None
     """c: every weight of the critic is clipped to [-c, c]."""
     lambda_gp: float | None = None
-    """Weight of the gradient penalty."""
+    """Weight of the gradient penalty of gp, lp and dragan."""
+    gamma: float | None = None
+    """Twice the weight of the penalty of r1 and r2."""
+    lambda_orthogonal: float | None = None
+    """Weight of the orthogonal regularisation."""
+    orthogonal_form: Form = "full"
+    """Regularise towards orthonormal weights, or their filters' angles alone (off-diagonal)."""
+    spectral_convolution: Convolution = "matrix"
+    """What spectral normalises of a convolution: its kernel reshaped to a matrix, or the operator that it is."""
     ema_decay: float | None = None
     """Decay of the moving average of the generator's weights that samples are drawn from; 0 for none."""
 
@@ -74,6 +88,7 @@ class Resolved(Config):
     """A Config whose every option has a value, as `resolve` makes it and config.json keeps it."""
 
     iterations: int
+    loss: LossName
     architecture: Architecture
     width: int
     latent_dim: int
@@ -87,6 +102,8 @@ class Resolved(Config):
     critic_burst: bool
     clip_value: float
     lambda_gp: float
+    gamma: float
+    lambda_orthogonal: float
     ema_decay: float
 
 
@@ -97,6 +114,10 @@ def resolve(config: Config, sample_shape: tuple[int, ...]) -> Resolved:
     64, the burst. Gulrajani et al. 2017, algorithm 1: Adam 1e-4 with betas (0, 0.9), lambda 10, n_critic 5,
     batch 64; on 2-D data betas (0.5, 0.9), lambda 0.1, batch 256, three hidden layers of 512, latent_dim 2;
     for the ResNet 2e-4, falling linearly to 0.
+
+    Mescheder et al. 2018, section 5: gamma 10, with the standard GAN's loss, as DRAGAN has it, and no constraint at
+    all. Brock et al. 2019, section 3.1: orthogonal regularisation of 1e-4 with the standard GAN's loss; under the
+    Wasserstein loss, which grows with the critic's scale without a bound, 1e-4 holds nothing, and 1 is taken.
 
     They depart from the papers for the built-in data, where 100 000 iterations become the minute or two that a
     newcomer waits on two cores:
@@ -130,7 +151,9 @@ def resolve(config: Config, sample_shape: tuple[int, ...]) -> Resolved:
 
 def _preset(config: Config, architecture: Architecture, sample_shape: tuple[int, ...]) -> dict[str, Any]:
     clip = config.constraint == "clip"
+    loss = config.loss or ("gan" if config.constraint in ("none", "r1", "r2", "dragan") else "wgan")
     preset: dict[str, Any] = {
+        "loss": loss,
         "iterations": 20_000,
         "architecture": architecture,
         "width": default_width(architecture),
@@ -145,6 +168,8 @@ def _preset(config: Config, architecture: Architecture, sample_shape: tuple[int,
         "critic_burst": clip,
         "clip_value": 0.01,
         "lambda_gp": 10.0,
+        "gamma": 10.0,
+        "lambda_orthogonal": 1.0 if loss == "wgan" else 1e-4,
         "ema_decay": 0.999,
     }
     if architecture == "resnet" and not clip:
@@ -163,6 +188,9 @@ def _preset(config: Config, architecture: Architecture, sample_shape: tuple[int,
 
 
 def _check(config: Resolved) -> None:
+    for name, kind in {"constraint": ConstraintName, "loss": LossName}.items():
+        if getattr(config, name) not in get_args(kind):
+            raise UserError(f"{option(name)} must be one of {', '.join(get_args(kind))}, got {getattr(config, name)}")
     at_least_one = (
         "iterations",
         "width",
@@ -179,16 +207,18 @@ def _check(config: Resolved) -> None:
         value = getattr(config, name)
         if not (value > 0 and math.isfinite(value)):
             raise UserError(f"{option(name)} must be positive and finite, got {value}")
-    if not (config.lambda_gp >= 0 and math.isfinite(config.lambda_gp)):
-        raise UserError(f"--lambda-gp must be finite and not negative, got {config.lambda_gp}")
+    for name in ("lambda_gp", "gamma", "lambda_orthogonal"):
+        value = getattr(config, name)
+        if not (value >= 0 and math.isfinite(value)):
+            raise UserError(f"{option(name)} must be finite and not negative, got {value}")
     if not all(0 <= beta < 1 for beta in config.betas):
         raise UserError(f"--betas must be two numbers in [0, 1), got {config.betas}")
     if not 0 <= config.ema_decay < 1:
         raise UserError(f"--ema-decay must be in [0, 1), got {config.ema_decay}")
-    if config.constraint != "clip" and config.critic_norm == "batch":
+    if config.constraint not in ("none", "clip", "orthogonal") and config.critic_norm == "batch":
         raise UserError(
             f"--critic-norm batch contradicts --constraint {config.constraint}: "
-            "the penalty is defined for single samples, and batch normalisation mixes them"
+            "the constraint is defined for single samples, and batch normalisation mixes them"
         )
 
 

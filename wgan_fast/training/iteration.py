@@ -5,14 +5,24 @@ The mathematics is in steps.py; logging, checkpoints and progress are trainer.py
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import torch
 from torch import Tensor, nn
 
-from wgan_fast.constraints import Constraint, GradientPenalty, WeightClipping
+from wgan_fast.constraints import (
+    Constraint,
+    GradientPenalty,
+    LipschitzNetwork,
+    OrthogonalRegularization,
+    SpectralNorm,
+    WeightClipping,
+)
 from wgan_fast.optim import Adam, RMSprop
 from wgan_fast.training.averaging import MovingAverage
 from wgan_fast.training.config import Resolved
 from wgan_fast.training.data import Data
+from wgan_fast.training.errors import UserError
 from wgan_fast.training.steps import CriticStep, critic_step, generator_step, has_batch_statistics
 
 BURST_STEPS = 100
@@ -24,7 +34,7 @@ class Algorithm:
     """Algorithm 1 of Arjovsky et al. 2017 and of Gulrajani et al. 2017, with everything it changes.
 
     Args:
-        generator, critic: the networks, which are moved to the config's device.
+        generator, critic: the networks, which are moved to the config's device; the constraint prepares the critic.
         data: where real samples come from.
         config: resolved options.
         constraint: what keeps the critic Lipschitz.
@@ -45,20 +55,22 @@ class Algorithm:
         self.data = data
         self.constraint = constraint
         self.generator = generator.to(self.device).train()
-        self.critic = critic.to(self.device).train()
+        self.critic = _prepared(constraint, critic.to(self.device), data.sample_shape).train()
         self.average = MovingAverage(self.generator, config.ema_decay)
-        self.critic_optimizer = make_optimizer(config, critic, constraint.clip_value)
+        self.critic_optimizer = make_optimizer(config, self.critic, constraint.clip_value)
         self.generator_optimizer = make_optimizer(config, generator, None)
         self.data_order = torch.Generator(self.device).manual_seed(config.seed)
         self.iteration = 0
-        self.joint = not has_batch_statistics(critic)
+        self.joint = not has_batch_statistics(self.critic)
 
     def iterate(self) -> tuple[CriticStep, Tensor]:
         """Do one iteration; returns what its last critic step saw, and the generator's loss, on the device."""
         self._set_learning_rate()
         for _ in range(self.critic_steps(self.iteration)):
             seen = self._critic_step()
-        loss = generator_step(self.critic, self.generator, self.generator_optimizer, self._latent())
+        loss = generator_step(
+            self.critic, self.generator, self.generator_optimizer, self._latent(), loss_name=self.config.loss
+        )
         self.average.update(self.iteration)
         self.iteration += 1
         return seen, loss
@@ -77,6 +89,7 @@ class Algorithm:
             self.constraint,
             real,
             self._latent(),
+            loss_name=self.config.loss,
             joint=self.joint,
         )
 
@@ -94,9 +107,28 @@ class Algorithm:
 
 def make_constraint(config: Resolved) -> Constraint:
     """The constraint that a resolved config names."""
-    if config.constraint == "clip":
-        return WeightClipping(config.clip_value)
-    return GradientPenalty(config.lambda_gp, one_sided=config.constraint == "lp")
+    constraints: dict[str, Callable[[], Constraint]] = {
+        "none": Constraint,
+        "clip": lambda: WeightClipping(config.clip_value),
+        "gp": lambda: GradientPenalty(config.lambda_gp),
+        "lp": lambda: GradientPenalty(config.lambda_gp, one_sided=True),
+        "r1": lambda: GradientPenalty.r1(config.gamma),
+        "r2": lambda: GradientPenalty.r2(config.gamma),
+        "dragan": lambda: GradientPenalty.dragan(config.lambda_gp),
+        "spectral": lambda: SpectralNorm(config.spectral_convolution),
+        "orthogonal": lambda: OrthogonalRegularization(config.lambda_orthogonal, config.orthogonal_form),
+        "lipschitz": LipschitzNetwork,
+    }
+    return constraints[config.constraint]()
+
+
+def _prepared(constraint: Constraint, critic: nn.Module, sample_shape: tuple[int, ...]) -> nn.Module:
+    parameter = next(critic.parameters())
+    example = torch.zeros(1, *sample_shape, dtype=parameter.dtype, device=parameter.device)
+    try:
+        return constraint.prepare(critic, example)
+    except ValueError as error:
+        raise UserError(f"the constraint does not fit this critic: {error}") from error
 
 
 def make_optimizer(

@@ -62,6 +62,7 @@ def write_critic(path: Path, critic: nn.Module, generated: Tensor, real: Tensor)
     parameter = next(critic.parameters(), generated)
     axis = torch.linspace(-PLANE, PLANE, RESOLUTION)
     plane = torch.cartesian_prod(axis, axis).to(parameter)
+    critic.eval()
     with torch.no_grad():
         values = first_output(critic(plane)).reshape(RESOLUTION, RESOLUTION).float().cpu()
     figure = _figure(6, 5)

@@ -14,13 +14,15 @@ from torch.nn.modules.batchnorm import _BatchNorm
 
 from wgan_fast.constraints import Constraint
 from wgan_fast.penalties import first_output
+from wgan_fast.training.losses import LossName, critic_loss, generator_loss
 
 
 class CriticStep(NamedTuple):
     """What a critic step saw, every entry a detached 0-dimensional tensor.
 
-    ``gradient_norm`` is the mean norm of the critic's input gradients at the penalty's points; it and
-    ``penalty`` are None for a constraint without a penalty.
+    ``wasserstein_estimate`` is E[D(real)] - E[D(fake)], of logits under a loss of the standard GAN.
+    ``gradient_norm`` is the mean norm of the critic's input gradients at the penalty's points, None for a
+    constraint without such points; ``penalty`` is None for a constraint without a penalty.
     """
 
     loss: Tensor
@@ -42,6 +44,7 @@ def critic_step(
     real: Tensor,
     latent: Tensor,
     *,
+    loss_name: LossName = "wgan",
     joint: bool = True,
 ) -> CriticStep:
     """Raise E[D(real)] - E[D(fake)] (Arjovsky et al. 2017 and Gulrajani et al. 2017, algorithm 1).
@@ -49,6 +52,7 @@ def critic_step(
     Args:
         real: ``(B, *sample_shape)``.
         latent: ``(B, latent_dim)``, the generator's input.
+        loss_name: what the critic minimises, `losses.critic_loss`.
         joint: score real and generated samples as one batch, which is faster; wrong for a critic that
             `has_batch_statistics`, whose papers score them apart.
     """
@@ -60,31 +64,44 @@ def critic_step(
     else:
         real_scores, fake_scores = first_output(critic(real)), first_output(critic(fake))
     wasserstein_estimate = real_scores.mean() - fake_scores.mean()
-    loss = -wasserstein_estimate
+    loss = critic_loss(loss_name, real_scores, fake_scores)
     penalty = gradient_norm = None
     penalised = constraint.penalty(critic, real, fake)
     if penalised is not None:
         term, norms = penalised
         loss = loss + term
         penalty, gradient_norm = term.detach(), norms.mean()
-    _descend(loss, optimizer)
-    return CriticStep(loss.detach(), wasserstein_estimate.detach(), penalty, gradient_norm)
+    _set_gradients(loss, optimizer)
+    loss = loss.detach()
+    regularisation = constraint.add_gradients(critic)
+    if regularisation is not None:
+        loss = loss + regularisation
+        penalty = regularisation if penalty is None else penalty + regularisation
+    optimizer.step()
+    return CriticStep(loss, wasserstein_estimate.detach(), penalty, gradient_norm)
 
 
-def generator_step(critic: nn.Module, generator: nn.Module, optimizer: torch.optim.Optimizer, latent: Tensor) -> Tensor:
-    """Raise E[D(G(z))]; returns the loss -E[D(G(z))], detached.
+def generator_step(
+    critic: nn.Module,
+    generator: nn.Module,
+    optimizer: torch.optim.Optimizer,
+    latent: Tensor,
+    *,
+    loss_name: LossName = "wgan",
+) -> Tensor:
+    """Raise E[D(G(z))], or lower another `losses.generator_loss`; returns the loss, detached.
 
     The gradient is taken with respect to the generator's parameters alone, so autograd never forms the
     critic's weight gradients.
     """
-    loss = -first_output(critic(generator(latent))).mean()
-    _descend(loss, optimizer)
+    loss = generator_loss(loss_name, first_output(critic(generator(latent))))
+    _set_gradients(loss, optimizer)
+    optimizer.step()
     return loss.detach()
 
 
-def _descend(loss: Tensor, optimizer: torch.optim.Optimizer) -> None:
+def _set_gradients(loss: Tensor, optimizer: torch.optim.Optimizer) -> None:
     parameters = [p for group in optimizer.param_groups for p in group["params"] if p.requires_grad]
     gradients = torch.autograd.grad(loss, parameters, allow_unused=True)
     for parameter, gradient in zip(parameters, gradients, strict=True):
         parameter.grad = gradient
-    optimizer.step()

@@ -136,8 +136,9 @@ class Trainer:
             "critic_loss": seen.loss.item(),
             "generator_loss": generator_loss.item(),
         }
-        if seen.penalty is not None and seen.gradient_norm is not None:
+        if seen.penalty is not None:
             record["penalty"] = seen.penalty.item()
+        if seen.gradient_norm is not None:
             record["gradient_norm"] = seen.gradient_norm.item()
         elif self.algorithm.joint:
             record["gradient_norm"] = self._gradient_norm()
@@ -159,8 +160,10 @@ class Trainer:
         random = torch.Generator(self.device).manual_seed(self.iteration)
         real = self.data.batch(self.config.batch_size, random).to(self.device)
         fake = self.sample(len(real), seed=self.iteration)
+        self.critic.eval()  # spectral normalisation iterates in training mode
         with torch.no_grad():
             _, norms = gradient_penalty(self.critic, real, fake, generator=random, return_norms=True)
+        self.critic.train()
         return float(norms.mean())
 
     def sample(self, count: int, *, seed: int = 0, batch_size: int = 1024) -> Tensor:
