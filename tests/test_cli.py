@@ -104,6 +104,7 @@ def test_resume_continues_with_the_runs_own_options(capsys: pytest.CaptureFixtur
         ("train --data nonsense", "--data nonsense is unknown"),
         ("train --data npz:absent.npz", "there is no such file"),
         ("train --data folder:absent", "there is no such folder"),
+        ("train --data 8gaussians --conditional", "--conditional: 8gaussians has no labels of at least 2 classes"),
         ("train --device tpu9", "--device tpu9 cannot be used"),
         ("train --architecture dcgan", "--architecture dcgan makes 32x32 or 64x64 images"),
         ("train --resume --out absent", "absent is not a run folder"),

@@ -162,7 +162,6 @@ def run(command: Command) -> int:
 def _train(command: Train, console: Any) -> int:
     from wgan_fast.training import console as view
     from wgan_fast.training import runs
-    from wgan_fast.training.evaluation import evaluate
 
     start = time.perf_counter()
     out = command.folder()
@@ -192,7 +191,7 @@ def _train(command: Train, console: Any) -> int:
     files = runs.write_pictures(trainer, out)
     evaluation = None
     if command.evaluate:
-        evaluation = evaluate(trainer.sample, trainer.data)
+        evaluation = runs.evaluate_run(trainer)
         files.append(runs.write_evaluation(evaluation, out))
     view.print_summary(console, result, evaluation, files, time.perf_counter() - start)
     return 0
@@ -245,10 +244,9 @@ def _sample(command: Sample, console: Any) -> int:
 def _evaluate(command: Evaluate, console: Any) -> int:
     from wgan_fast.training import console as view
     from wgan_fast.training import runs
-    from wgan_fast.training.evaluation import evaluate
 
     trainer = runs.open_run(command.run, command.device)
-    evaluation = evaluate(trainer.sample, trainer.data)
+    evaluation = runs.evaluate_run(trainer)
     view.print_evaluation(console, evaluation)
     console.print(str(runs.write_evaluation(evaluation, command.run)), highlight=False, soft_wrap=True)
     return 0

@@ -99,7 +99,8 @@ def test_folder_reads_every_image_below_it(tmp_path: Path) -> None:
     Image.new("RGB", (40, 20), (255, 0, 0)).save(tmp_path / "a.png")
     Image.new("L", (9, 30), 128).save(tmp_path / "inner" / "b.JPG", format="JPEG")
     (tmp_path / "notes.txt").write_text("not an image")
-    samples = images.folder(tmp_path, 16)
+    samples, labels = images.folder(tmp_path, 16)
+    assert labels is None
     assert samples.shape == (2, 3, 16, 16)
     assert samples[0].flatten(1).unique(dim=1).flatten().tolist() == [255, 0, 0]
     assert (samples[1].int() - 128).abs().max() <= 2

@@ -28,6 +28,8 @@ class Config:
     spectral normalisation, orthogonal regularisation, layers that are Lipschitz by construction; or not at all."""
     loss: LossName | None = None
     """What the players minimise: Wasserstein, or the standard GAN (gan: non-saturating; gan-minimax: saturating)."""
+    conditional: bool = False
+    """Train on the classes of labelled data, to sample any of them: digits, mnist, cifar10, folder:PATH, npz:PATH."""
     iterations: int | None = None
     """Generator iterations; each has n_critic critic steps before it."""
     seed: int = 0
@@ -85,8 +87,12 @@ class Config:
 
 @dataclass(frozen=True, kw_only=True)
 class Resolved(Config):
-    """A Config whose every option has a value, as `resolve` makes it and config.json keeps it."""
+    """A Config whose every option has a value, as `resolve` makes it and config.json keeps it.
 
+    ``num_classes`` is the number of classes of a conditional run, 0 of another.
+    """
+
+    num_classes: int = 0
     iterations: int
     loss: LossName
     architecture: Architecture
@@ -107,7 +113,7 @@ class Resolved(Config):
     ema_decay: float
 
 
-def resolve(config: Config, sample_shape: tuple[int, ...]) -> Resolved:
+def resolve(config: Config, sample_shape: tuple[int, ...], num_classes: int = 0) -> Resolved:
     """Fill every None with the default for this data and constraint, and check every value.
 
     The defaults are the papers'. Arjovsky et al. 2017, algorithm 1: RMSprop 5e-5, c = 0.01, n_critic 5, batch
@@ -134,6 +140,7 @@ def resolve(config: Config, sample_shape: tuple[int, ...]) -> Resolved:
     Args:
         config: what was asked for.
         sample_shape: shape of one real sample.
+        num_classes: classes of the data, 0 without labels.
 
     Returns:
         A config that resolves to itself.
@@ -144,8 +151,12 @@ def resolve(config: Config, sample_shape: tuple[int, ...]) -> Resolved:
     architecture = config.architecture or default_architecture(sample_shape)
     preset = _preset(config, architecture, sample_shape)
     chosen = {name: value for name, value in dataclasses.asdict(config).items() if value is not None}
-    resolved = Resolved(**{**preset, **chosen})
+    resolved = Resolved(**{**preset, **chosen, "num_classes": num_classes if config.conditional else 0})
     _check(resolved)
+    if config.conditional and num_classes < 2:
+        raise UserError(f"--conditional: {config.data} has no labels of at least 2 classes to train on")
+    if isinstance(config, Resolved) and config.num_classes != resolved.num_classes:
+        raise UserError(f"{config.data} has {num_classes} classes now, and the run was made for {config.num_classes}")
     return resolved
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Protocol
+from typing import NamedTuple, Protocol, cast, runtime_checkable
 
 import torch
 from torch import Tensor
@@ -42,6 +42,24 @@ class Data(Protocol):
         ...
 
 
+class Batch(NamedTuple):
+    """``samples`` ``(B, *sample_shape)`` float32 and, where asked for, their classes: ``labels`` ``(B,)`` int64."""
+
+    samples: Tensor
+    labels: Tensor | None
+
+
+@runtime_checkable
+class LabelledData(Data, Protocol):
+    """Data that a class-conditional pair can be trained on."""
+
+    num_classes: int
+
+    def labelled_batch(self, size: int, generator: torch.Generator) -> Batch:
+        """The samples that `batch` would draw, with their classes."""
+        ...
+
+
 class TensorData:
     """A finite data set in memory, with a part held out; `split` makes one from a single tensor.
 
@@ -52,6 +70,9 @@ class TensorData:
         held_out_samples: real samples of the same kind that training never sees.
         train_labels, held_out_labels: int64 class of each sample, or None for both.
         device: where the samples live and batches are made.
+
+    Attributes:
+        num_classes: number of classes, 0 for data without labels.
     """
 
     def __init__(
@@ -70,17 +91,27 @@ class TensorData:
         self.held_out_samples = held_out_samples.to(device)
         self.train_labels = None if train_labels is None else train_labels.to(device)
         self.held_out_labels = None if held_out_labels is None else held_out_labels.to(device)
-
-    @property
-    def num_classes(self) -> int:
-        """Number of classes, 0 for data without labels."""
-        return 0 if self.train_labels is None else int(self.train_labels.max()) + 1
+        labels = [part for part in (train_labels, held_out_labels) if part is not None]
+        self.num_classes = int(torch.cat(labels).max()) + 1 if labels else 0
 
     def batch(self, size: int, generator: torch.Generator) -> Tensor:
         """``(size, *sample_shape)`` float32 training samples drawn with replacement."""
-        device = self.train_samples.device
+        return as_float(self.train_samples.index_select(0, self._draw(size, generator)))
+
+    def labelled_batch(self, size: int, generator: torch.Generator) -> Batch:
+        """What `batch` would draw, and the classes.
+
+        Raises:
+            UserError: the data has no labels.
+        """
+        if self.train_labels is None:
+            raise UserError(f"{self.name}: the data has no labels")
+        index = self._draw(size, generator)
+        return Batch(as_float(self.train_samples.index_select(0, index)), self.train_labels.index_select(0, index))
+
+    def _draw(self, size: int, generator: torch.Generator) -> Tensor:
         index = torch.randint(len(self.train_samples), (size,), generator=generator, device=generator.device)
-        return as_float(self.train_samples.index_select(0, index.to(device)))
+        return index.to(self.train_samples.device)
 
     def held_out(self, size: int, generator: torch.Generator) -> Tensor:
         """At most ``size`` distinct held-out samples, float32."""
@@ -92,6 +123,19 @@ class TensorData:
         """At most ``size`` distinct training samples, float32: the reference of the Fréchet distance."""
         index = torch.randperm(len(self.train_samples), generator=generator, device=generator.device)[:size]
         return as_float(self.train_samples.index_select(0, index.to(self.train_samples.device)))
+
+
+def draw_batch(data: Data, size: int, generator: torch.Generator, *, labelled: bool, device: torch.device) -> Batch:
+    """A batch on the device; ``labelled`` asks for the classes as well, and draws the same samples."""
+    if not labelled:
+        return Batch(data.batch(size, generator).to(device), None)
+    samples, labels = cast(LabelledData, data).labelled_batch(size, generator)
+    return Batch(samples.to(device), None if labels is None else labels.to(device))
+
+
+def class_count(data: Data) -> int:
+    """Number of classes, 0 for data without labels."""
+    return data.num_classes if isinstance(data, LabelledData) else 0
 
 
 def as_float(samples: Tensor) -> Tensor:
@@ -133,6 +177,7 @@ def load_data(
     image_size: int = 32,
     data_root: Path | None = None,
     device: torch.device | str = "cpu",
+    conditional: bool = False,
 ) -> Data:
     """The data set of that name.
 
@@ -141,6 +186,7 @@ def load_data(
         image_size: side in pixels of ``photos`` and ``folder:`` images (32 or 64 suit the built-in models).
         data_root: where torchvision keeps ``mnist`` and ``cifar10``; by default the user's cache folder.
         device: where the samples live.
+        conditional: the sub-folders of ``folder:PATH`` are classes.
 
     Raises:
         UserError: an unknown name, or a file or folder that cannot serve; one sentence that names it.
@@ -160,7 +206,8 @@ def load_data(
     if name == "photos":
         return TensorData(name, *images.photo_crops(image_size), device=device)
     if kind == "folder":
-        return split(name, images.folder(Path(argument), image_size), device=device)
+        samples, labels = images.folder(Path(argument), image_size)
+        return split(name, samples, labels if conditional else None, device=device)
     if kind == "npz":
         return split(name, *images.npz(Path(argument)), device=device)
     if name in ("mnist", "cifar10"):

@@ -8,7 +8,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from wgan_fast.training.data import Data, TensorData
+from wgan_fast.training.data import Data, TensorData, as_float
 from wgan_fast.training.errors import UserError
 from wgan_fast.training.features import feature_network
 from wgan_fast.training.metrics import (
@@ -26,6 +26,7 @@ CLASS_SAMPLES = 500
 MODE_SAMPLES = 10_000
 
 Sampler = Callable[[int], Tensor]
+ClassSampler = Callable[[Tensor], Tensor]
 
 
 class Figure(NamedTuple):
@@ -43,7 +44,7 @@ class Evaluation(NamedTuple):
     notes: list[str]
 
 
-def evaluate(sample: Sampler, data: Data, *, seed: int = 0) -> Evaluation:
+def evaluate(sample: Sampler, data: Data, *, sample_classes: ClassSampler | None = None, seed: int = 0) -> Evaluation:
     """Compare generated samples with real ones.
 
     Points: exact Wasserstein-1 distance to fresh real points, and the modes covered where the modes are
@@ -55,6 +56,7 @@ def evaluate(sample: Sampler, data: Data, *, seed: int = 0) -> Evaluation:
     Args:
         sample: from a number n to ``(n, *sample_shape)`` generated samples.
         data: the data the generator was trained on.
+        sample_classes: of a conditional generator: from classes ``(n,)`` to a sample of each.
         seed: picks the real samples that are compared with.
 
     Raises:
@@ -64,7 +66,7 @@ def evaluate(sample: Sampler, data: Data, *, seed: int = 0) -> Evaluation:
     if len(data.sample_shape) == 1:
         return _evaluate_points(sample, data, random)
     if isinstance(data, TensorData):
-        return _evaluate_images(sample, data, random)
+        return _evaluate_images(sample, sample_classes, data, random)
     raise UserError(f"{data.name}: only points and images held in memory can be evaluated")
 
 
@@ -94,7 +96,9 @@ def _evaluate_points(sample: Sampler, data: Data, random: torch.Generator) -> Ev
     return Evaluation(figures, notes)
 
 
-def _evaluate_images(sample: Sampler, data: TensorData, random: torch.Generator) -> Evaluation:
+def _evaluate_images(
+    sample: Sampler, sample_classes: ClassSampler | None, data: TensorData, random: torch.Generator
+) -> Evaluation:
     real = data.held_out(MAX_SAMPLES, random)
     reference = data.training(MAX_REFERENCE, random)
     fake = _finite(sample(len(real)))
@@ -118,4 +122,10 @@ def _evaluate_images(sample: Sampler, data: TensorData, random: torch.Generator)
             for x in (_finite(sample(CLASS_SAMPLES)), data.held_out(CLASS_SAMPLES, random))
         ]
         figures.append(Figure(f"classes among {CLASS_SAMPLES}", *(f"{n} of {data.num_classes}" for n in counts)))
+    if sample_classes is not None and data.held_out_labels is not None:
+        labels = data.held_out_labels[:MAX_SAMPLES]
+        examples = (_finite(sample_classes(labels)), as_float(data.held_out_samples[:MAX_SAMPLES]))
+        shares = [float((network.classify(x) == labels).float().mean()) for x in examples]
+        figures.append(Figure("recognised as their class", *(f"{share:.1%}" for share in shares)))
+        notes.append("recognised: the share that the same small network puts into the class they were drawn for")
     return Evaluation(figures, notes)

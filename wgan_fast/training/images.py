@@ -61,8 +61,11 @@ def _random_crops(pictures: list[Tensor], size: int, count: int, generator: torc
     return crops
 
 
-def folder(path: Path, size: int) -> Tensor:
+def folder(path: Path, size: int) -> tuple[Tensor, Tensor | None]:
     """Every image file below ``path``, centre-cropped to a square and resized: ``(n, 3, size, size)`` uint8.
+
+    The classes, where every image lies in a sub-folder and there are at least two: the place of the sub-folder among
+    its neighbours in the order of their names, as torchvision's ``ImageFolder`` counts them.
 
     Raises:
         UserError: the folder is missing or holds no image, or one of them cannot be read.
@@ -86,7 +89,14 @@ def folder(path: Path, size: int) -> Tensor:
         sample.copy_(
             torch.frombuffer(bytearray(square.tobytes()), dtype=torch.uint8).view(size, size, 3).permute(2, 0, 1)
         )
-    return samples
+    return samples, _classes_of_folders([file.relative_to(path) for file in files])
+
+
+def _classes_of_folders(files: list[Path]) -> Tensor | None:
+    names = sorted({file.parts[0] for file in files if len(file.parts) > 1})
+    if len(names) < 2 or any(len(file.parts) == 1 for file in files):
+        return None
+    return torch.tensor([names.index(file.parts[0]) for file in files])
 
 
 def npz(path: Path) -> tuple[Tensor, Tensor | None]:
@@ -144,10 +154,12 @@ def _as_samples(path: Path, array: Any) -> Tensor:
 
 
 def _as_labels(path: Path, array: Any) -> Tensor:
-    if array.dtype.kind not in "iu" or array.ndim != 1 or (array.size and array.min() < 0):
+    integers = array.dtype.kind in "iu" and array.ndim == 1
+    if not integers or (array.size and not 0 <= array.min() <= array.max() < array.size):
         raise UserError(
-            f"--data npz:{path}: labels must be a one-dimensional array of integers >= 0, "
+            f"--data npz:{path}: labels must be a one-dimensional array of integers >= 0, the numbers of classes, "
             f"found {array.dtype} of shape {array.shape}"
+            + (f" with values from {array.min()} to {array.max()}" if integers and array.size else "")
         )
     return torch.from_numpy(array.astype("int64"))
 

@@ -21,7 +21,7 @@ from wgan_fast.constraints import (
 from wgan_fast.optim import Adam, RMSprop
 from wgan_fast.training.averaging import MovingAverage
 from wgan_fast.training.config import Resolved
-from wgan_fast.training.data import Data
+from wgan_fast.training.data import Batch, Data, draw_batch
 from wgan_fast.training.errors import UserError
 from wgan_fast.training.steps import CriticStep, critic_step, generator_step, has_batch_statistics
 
@@ -67,9 +67,16 @@ class Algorithm:
         """Do one iteration; returns what its last critic step saw, and the generator's loss, on the device."""
         self._set_learning_rate()
         for _ in range(self.critic_steps(self.iteration)):
-            seen = self._critic_step()
+            batch = self._batch()
+            seen = self._critic_step(batch)
+        # The classes of the last batch: in the proportions of the data, at no further draw.
         loss = generator_step(
-            self.critic, self.generator, self.generator_optimizer, self._latent(), loss_name=self.config.loss
+            self.critic,
+            self.generator,
+            self.generator_optimizer,
+            self._latent(),
+            batch.labels,
+            loss_name=self.config.loss,
         )
         self.average.update(self.iteration)
         self.iteration += 1
@@ -80,15 +87,21 @@ class Algorithm:
         burst = iteration < BURST_ITERATIONS or iteration % BURST_PERIOD == 0
         return BURST_STEPS if self.config.critic_burst and burst else self.config.n_critic
 
-    def _critic_step(self) -> CriticStep:
-        real = self.data.batch(self.config.batch_size, self.data_order).to(self.device)
+    def _batch(self) -> Batch:
+        config = self.config
+        return draw_batch(
+            self.data, config.batch_size, self.data_order, labelled=config.conditional, device=self.device
+        )
+
+    def _critic_step(self, batch: Batch) -> CriticStep:
         return critic_step(
             self.critic,
             self.generator,
             self.critic_optimizer,
             self.constraint,
-            real,
+            batch.samples,
             self._latent(),
+            batch.labels,
             loss_name=self.config.loss,
             joint=self.joint,
         )

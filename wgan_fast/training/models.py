@@ -1,5 +1,7 @@
 """Built-in pairs: generators from ``(B, latent_dim)`` to samples, critics from samples to ``(B,)``.
 
+Conditional ones take classes ``(B,)`` as their second argument: see conditional.py.
+
 None of this is needed to train one's own networks: the trainer takes any such pair of modules.
 """
 
@@ -12,6 +14,7 @@ from typing import Literal, NamedTuple
 import torch
 from torch import Tensor, nn
 
+from wgan_fast.training.conditional import ConditionalGenerator, ProjectionCritic, embedding_dim
 from wgan_fast.training.errors import UserError
 
 Architecture = Literal["mlp", "pyramid", "conv8", "dcgan", "resnet"]
@@ -43,6 +46,7 @@ def build_models(
     latent_dim: int,
     width: int,
     critic_norm: CriticNorm = "none",
+    num_classes: int = 0,
 ) -> Pair:
     """Build a freshly initialised pair.
 
@@ -56,6 +60,7 @@ def build_models(
         critic_norm: ``batch`` puts batch normalisation in DCGAN's critic, as the WGAN paper has it; a
             gradient penalty is defined for single samples and wants ``none`` (Gulrajani et al. 2017, section
             4).
+        num_classes: where not 0, both networks take a class as their second argument.
 
     Raises:
         UserError: a pair that does not fit the samples.
@@ -66,15 +71,20 @@ def build_models(
         raise UserError(f"--architecture {architecture} makes {expected} images; these samples are {sample_shape}")
     if critic_norm == "batch" and architecture != "dcgan":
         raise UserError(f"--critic-norm batch exists for --architecture dcgan alone, not for {architecture}")
+    inputs = latent_dim + (embedding_dim(num_classes) if num_classes else 0)
     if architecture == "dcgan":
-        return _dcgan(sample_shape, latent_dim, width, critic_norm)
-    builders: dict[str, Callable[[tuple[int, ...], int, int], Pair]] = {
-        "mlp": _mlp,
-        "pyramid": _pyramid,
-        "conv8": _conv8,
-        "resnet": _resnet,
-    }
-    return builders[architecture](sample_shape, latent_dim, width)
+        pair = _dcgan(sample_shape, inputs, width, critic_norm)
+    else:
+        builders: dict[str, Callable[[tuple[int, ...], int, int], Pair]] = {
+            "mlp": _mlp,
+            "pyramid": _pyramid,
+            "conv8": _conv8,
+            "resnet": _resnet,
+        }
+        pair = builders[architecture](sample_shape, inputs, width)
+    if not num_classes:
+        return pair
+    return Pair(ConditionalGenerator(pair.generator, num_classes), ProjectionCritic(pair.critic, num_classes))
 
 
 def _mlp(sample_shape: tuple[int, ...], latent_dim: int, width: int) -> Pair:

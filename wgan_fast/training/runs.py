@@ -9,12 +9,13 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from torch import Tensor
 
 import wgan_fast
 from wgan_fast.training.config import Config, Resolved, option, resolve
-from wgan_fast.training.data import load_data
+from wgan_fast.training.data import class_count, load_data
 from wgan_fast.training.errors import UserError
-from wgan_fast.training.evaluation import Evaluation
+from wgan_fast.training.evaluation import Evaluation, evaluate
 from wgan_fast.training.metrics_log import read_metrics
 from wgan_fast.training.models import build_models
 from wgan_fast.training.plots import write_critic, write_curves, write_image_grid, write_points
@@ -22,6 +23,9 @@ from wgan_fast.training.trainer import Trainer
 
 CHANGEABLE = ("iterations", "log_every", "checkpoint_every", "device", "data_root")
 """The options that a resumed run may be given anew; the others are what the run is."""
+
+CLASSES_SHOWN = 20
+SAMPLES_OF_A_CLASS = 10
 
 CONTENTS = (
     "config.json",
@@ -47,11 +51,23 @@ def build_trainer(config: Config) -> Trainer:
         reason = str(error).partition("\n")[0]
         raise UserError(f"--device {config.device} cannot be used ({reason})") from error
     root = None if config.data_root is None else Path(config.data_root)
-    data = load_data(config.data, image_size=config.image_size, data_root=root, device=device)
-    resolved = resolve(config, data.sample_shape)
+    data = load_data(
+        config.data, image_size=config.image_size, data_root=root, device=device, conditional=config.conditional
+    )
+    resolved = resolve(config, data.sample_shape, class_count(data))
+    if resolved.conditional and resolved.constraint in ("spectral", "lipschitz"):
+        raise UserError(
+            f"--conditional contradicts --constraint {resolved.constraint}: it does not bound the projection on the "
+            "vector of the class that the built-in critics score with"
+        )
     torch.manual_seed(resolved.seed)
     networks = build_models(
-        resolved.architecture, data.sample_shape, resolved.latent_dim, resolved.width, resolved.critic_norm
+        resolved.architecture,
+        data.sample_shape,
+        resolved.latent_dim,
+        resolved.width,
+        resolved.critic_norm,
+        resolved.num_classes,
     )
     return Trainer(*networks, data, resolved)
 
@@ -118,7 +134,10 @@ def read_config(run: Path) -> Resolved:
 
 
 def write_pictures(trainer: Trainer, out: Path) -> list[Path]:
-    """Draw samples.png, curves.png and, for 2-D data, critic.png; returns the files."""
+    """Draw samples.png, curves.png and, for 2-D data, critic.png; returns the files.
+
+    A conditional run's samples.png has a class a row.
+    """
     files = [out / "samples.png", out / "curves.png"]
     shape = trainer.data.sample_shape
     if shape == (2,):
@@ -127,6 +146,9 @@ def write_pictures(trainer: Trainer, out: Path) -> list[Path]:
         write_points(files[0], generated, real)
         files.append(out / "critic.png")
         write_critic(files[2], trainer.critic, generated, real)
+    elif len(shape) == 3 and trainer.config.conditional:
+        classes = torch.arange(min(trainer.config.num_classes, CLASSES_SHOWN)).repeat_interleave(SAMPLES_OF_A_CLASS)
+        write_image_grid(files[0], trainer.sample(len(classes), labels=classes), columns=SAMPLES_OF_A_CLASS)
     elif len(shape) == 3:
         write_image_grid(files[0], trainer.sample(100 if shape[1] <= 16 else 64))
     else:
@@ -138,6 +160,15 @@ def write_pictures(trainer: Trainer, out: Path) -> list[Path]:
 def picture_order(trainer: Trainer) -> torch.Generator:
     """Draws the real samples of pictures, apart from the training's."""
     return torch.Generator(trainer.device).manual_seed(0)
+
+
+def evaluate_run(trainer: Trainer) -> Evaluation:
+    """The figures of a trained generator beside those of held-out real data."""
+
+    def sample_classes(labels: Tensor) -> Tensor:
+        return trainer.sample(len(labels), labels=labels)
+
+    return evaluate(trainer.sample, trainer.data, sample_classes=sample_classes if trainer.config.conditional else None)
 
 
 def write_evaluation(evaluation: Evaluation, out: Path) -> Path:

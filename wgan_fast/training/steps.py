@@ -43,6 +43,7 @@ def critic_step(
     constraint: Constraint,
     real: Tensor,
     latent: Tensor,
+    labels: Tensor | None = None,
     *,
     loss_name: LossName = "wgan",
     joint: bool = True,
@@ -52,21 +53,24 @@ def critic_step(
     Args:
         real: ``(B, *sample_shape)``.
         latent: ``(B, latent_dim)``, the generator's input.
+        labels: ``(B,)``, the classes of the real samples, for a pair that takes them as its second argument; the
+            generated samples are of the same classes, and so are the points of the penalty between them.
         loss_name: what the critic minimises, `losses.critic_loss`.
         joint: score real and generated samples as one batch, which is faster; wrong for a critic that
             `has_batch_statistics`, whose papers score them apart.
     """
+    condition = () if labels is None else (labels,)
     with torch.no_grad():
-        fake = generator(latent)
+        fake = generator(latent, *condition)
     if joint:
-        scores = first_output(critic(torch.cat([real, fake])))
+        scores = first_output(critic(torch.cat([real, fake]), *(torch.cat([c, c]) for c in condition)))
         real_scores, fake_scores = scores[: len(real)], scores[len(real) :]
     else:
-        real_scores, fake_scores = first_output(critic(real)), first_output(critic(fake))
+        real_scores, fake_scores = (first_output(critic(x, *condition)) for x in (real, fake))
     wasserstein_estimate = real_scores.mean() - fake_scores.mean()
     loss = critic_loss(loss_name, real_scores, fake_scores)
     penalty = gradient_norm = None
-    penalised = constraint.penalty(critic, real, fake)
+    penalised = constraint.penalty(critic, real, fake, critic_args=condition)
     if penalised is not None:
         term, norms = penalised
         loss = loss + term
@@ -86,15 +90,18 @@ def generator_step(
     generator: nn.Module,
     optimizer: torch.optim.Optimizer,
     latent: Tensor,
+    labels: Tensor | None = None,
     *,
     loss_name: LossName = "wgan",
 ) -> Tensor:
-    """Raise E[D(G(z))], or lower another `losses.generator_loss`; returns the loss, detached.
+    """Raise E[D(G(z))], or E[D(G(z, y), y)] given ``labels`` y, or lower another `losses.generator_loss`; returns the
+    loss, detached.
 
     The gradient is taken with respect to the generator's parameters alone, so autograd never forms the
     critic's weight gradients.
     """
-    loss = generator_loss(loss_name, first_output(critic(generator(latent))))
+    condition = () if labels is None else (labels,)
+    loss = generator_loss(loss_name, first_output(critic(generator(latent, *condition), *condition)))
     _set_gradients(loss, optimizer)
     optimizer.step()
     return loss.detach()

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -22,10 +22,11 @@ from wgan_fast.training.checkpoint import (
     save_checkpoint,
 )
 from wgan_fast.training.config import Config, resolve
-from wgan_fast.training.data import Data, split
+from wgan_fast.training.data import Data, class_count, draw_batch, split
 from wgan_fast.training.errors import UserError
 from wgan_fast.training.iteration import Algorithm, make_constraint
 from wgan_fast.training.metrics_log import MetricsLog, Record
+from wgan_fast.training.sampling import as_labels, draw_latent, generate, slerp
 from wgan_fast.training.steps import CriticStep
 
 
@@ -48,8 +49,8 @@ class Trainer:
     Args:
         generator: module from ``(B, latent_dim)`` standard normal noise to ``(B, *sample_shape)``.
         critic: module from samples to scores, ``(B,)`` or ``(B, 1)`` or a map of them; first entry of a
-            tuple.
-        data: a `Data`, or a tensor ``(n, *sample_shape)`` of samples.
+            tuple. Both take classes ``(B,)`` as their second argument if ``config.conditional`` is set.
+        data: a `Data`, or a tensor ``(n, *sample_shape)`` of samples; `split` makes a `Data` of samples and labels.
         config: the options; None entries become the papers' defaults. Seeding the global generator before the
             networks are built is the caller's business, as ever with PyTorch.
         constraint: what keeps the critic Lipschitz, where ``config.constraint`` does not name it.
@@ -72,7 +73,7 @@ class Trainer:
     ) -> None:
         self.data = split("samples", data) if isinstance(data, Tensor) else data
         named = dataclasses.replace(config or Config(), data=self.data.name)
-        self.config = resolve(named, self.data.sample_shape)
+        self.config = resolve(named, self.data.sample_shape, class_count(self.data))
         self.algorithm = Algorithm(
             generator, critic, self.data, self.config, constraint or make_constraint(self.config)
         )
@@ -158,17 +159,66 @@ class Trainer:
         Not defined for a critic with batch statistics.
         """
         random = torch.Generator(self.device).manual_seed(self.iteration)
-        real = self.data.batch(self.config.batch_size, random).to(self.device)
-        fake = self.sample(len(real), seed=self.iteration)
+        conditional = self.config.conditional
+        real, labels = draw_batch(self.data, self.config.batch_size, random, labelled=conditional, device=self.device)
+        fake = self.sample(len(real), seed=self.iteration, labels=labels)
+        condition = () if labels is None else (labels,)
         self.critic.eval()  # spectral normalisation iterates in training mode
         with torch.no_grad():
-            _, norms = gradient_penalty(self.critic, real, fake, generator=random, return_norms=True)
+            _, norms = gradient_penalty(
+                self.critic, real, fake, critic_args=condition, generator=random, return_norms=True
+            )
         self.critic.train()
         return float(norms.mean())
 
-    def sample(self, count: int, *, seed: int = 0, batch_size: int = 1024) -> Tensor:
-        """``(count, *sample_shape)`` samples of the averaged generator, fixed by its weights and the seed."""
-        return sample(self.average, self.config.latent_dim, count, seed=seed, batch_size=batch_size)
+    def sample(
+        self, count: int, *, labels: int | Sequence[int] | Tensor | None = None, seed: int = 0, batch_size: int = 1024
+    ) -> Tensor:
+        """``(count, *sample_shape)`` samples of the averaged generator, fixed by its weights, the labels and the seed.
+
+        Args:
+            count: how many.
+            labels: of a conditional run: one class for all or ``(count,)`` classes; by default in the proportions
+                of the training data.
+            seed: draws the noise.
+            batch_size: how many are computed at a time.
+
+        Raises:
+            UserError: labels out of range, or for a run that is not conditional.
+        """
+        random = torch.Generator(self.device).manual_seed(seed)
+        latent = draw_latent(count, self.config.latent_dim, random)
+        classes = self._classes(labels, count, random)
+        return generate(self.average, latent, classes, batch_size=batch_size)
+
+    def interpolate(
+        self, rows: int, columns: int = 10, *, labels: int | Sequence[int] | Tensor | None = None, seed: int = 0
+    ) -> Tensor:
+        """``(rows, columns, *sample_shape)``: each row goes from one latent to another on a great circle.
+
+        Args:
+            rows: pairs of latents.
+            columns: samples in a row, the two ends among them.
+            labels: of a conditional run: one class for all rows or ``(rows,)`` classes; by default in the
+                proportions of the training data.
+            seed: draws the latents.
+        """
+        random = torch.Generator(self.device).manual_seed(seed)
+        ends = draw_latent(2 * rows, self.config.latent_dim, random)
+        classes = self._classes(labels, rows, random)
+        latent = slerp(ends[:rows], ends[rows:], columns).flatten(0, 1)
+        if classes is not None:
+            classes = classes.repeat_interleave(columns)
+        return generate(self.average, latent, classes).reshape(rows, columns, *self.data.sample_shape)
+
+    def _classes(
+        self, labels: int | Sequence[int] | Tensor | None, count: int, random: torch.Generator
+    ) -> Tensor | None:
+        if labels is not None:
+            return as_labels(labels, count, self.config.num_classes, self.device)
+        if not self.config.conditional:
+            return None
+        return draw_batch(self.data, count, random, labelled=True, device=self.device).labels
 
     def save(self, out: Path) -> Path:
         """Write a checkpoint into the run folder; returns its place."""
@@ -205,19 +255,6 @@ class Trainer:
         self.algorithm.data_order.set_state(state["data_order"].cpu())
         restore_random_state(state["random"], self.device)
         self.algorithm.iteration = state["iteration"]
-
-
-def sample(generator: nn.Module, latent_dim: int, count: int, *, seed: int = 0, batch_size: int = 1024) -> Tensor:
-    """``(count, *sample_shape)`` samples, drawn in evaluation mode with their own random generator."""
-    parameter = next(generator.parameters())
-    random = torch.Generator(parameter.device).manual_seed(seed)
-    mode = generator.training
-    generator.eval()
-    with torch.no_grad():
-        latent = torch.randn(count, latent_dim, generator=random, device=parameter.device)
-        samples = torch.cat([generator(part) for part in torch.split(latent, batch_size)])
-    generator.train(mode)
-    return samples
 
 
 def weight_saturation(critic: nn.Module, clip_value: float | tuple[float, float]) -> float:

@@ -1,0 +1,63 @@
+"""Class-conditional networks around unconditional ones: the class is the second argument of both.
+
+Both hold for any data with classes 0 ... num_classes - 1, are captured in graphs like any other module (looking up an
+embedding waits for nothing), and leave the critic's gradient with respect to its input piecewise linear where the
+critic was so.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+
+LARGEST_EMBEDDING = 64
+
+
+def embedding_dim(num_classes: int) -> int:
+    """How many inputs a `ConditionalGenerator`'s body takes beside the noise."""
+    return min(num_classes, LARGEST_EMBEDDING)
+
+
+class ConditionalGenerator(nn.Module):
+    """A learned vector of the class joined to the noise (Mirza & Osindero 2014, section 3.2).
+
+    Args:
+        body: generator of inputs ``(B, latent_dim + embedding_dim(num_classes))``.
+        num_classes: number of classes.
+    """
+
+    def __init__(self, body: nn.Module, num_classes: int) -> None:
+        super().__init__()
+        self.embedding = nn.Embedding(num_classes, embedding_dim(num_classes))
+        self.body = body
+
+    def forward(self, latent: Tensor, labels: Tensor) -> Tensor:
+        """``(B, *sample_shape)`` from noise ``(B, latent_dim)`` and classes ``(B,)`` int64."""
+        generated: Tensor = self.body(torch.cat([latent, self.embedding(labels).to(latent.dtype)], dim=1))
+        return generated
+
+
+class ProjectionCritic(nn.Module):
+    """D(x, y) = head(phi(x)) + <e_y, phi(x)>, phi being the critic's last features (Miyato & Koyama 2018, equation 5).
+
+    The vectors e_y start at 0: at first the critic scores as it would without classes.
+
+    Args:
+        critic: a sequence that ends with its head, a linear layer or a convolution to one value, and a flattening to
+            ``(B,)``. Its modules become this one's.
+        num_classes: number of classes.
+    """
+
+    def __init__(self, critic: nn.Module, num_classes: int) -> None:
+        super().__init__()
+        if not (isinstance(critic, nn.Sequential) and isinstance(critic[-2], (nn.Linear, nn.Conv2d))):
+            raise TypeError("critic: expected a Sequential that ends with a linear layer or convolution and a Flatten")
+        self.features, self.head = critic[:-2], critic[-2:]
+        self.embedding = nn.Embedding(num_classes, critic[-2].weight[0].numel())
+        nn.init.zeros_(self.embedding.weight)
+
+    def forward(self, x: Tensor, labels: Tensor) -> Tensor:
+        """Scores ``(B,)`` of samples ``(B, *sample_shape)`` of classes ``(B,)`` int64."""
+        features = self.features(x)
+        scores: Tensor = self.head(features) + (self.embedding(labels) * features.flatten(1)).sum(dim=1)
+        return scores
