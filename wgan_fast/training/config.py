@@ -12,6 +12,7 @@ from wgan_fast.nn.spectral_norm import Convolution
 from wgan_fast.training.errors import UserError
 from wgan_fast.training.losses import LossName
 from wgan_fast.training.models import Architecture, CriticNorm, default_architecture, default_width
+from wgan_fast.training.precision import NEEDS_CUDA, PrecisionName
 
 ConstraintName = Literal["none", "clip", "gp", "lp", "r1", "r2", "dragan", "spectral", "orthogonal", "lipschitz"]
 OptimizerName = Literal["rmsprop", "adam"]
@@ -72,6 +73,11 @@ class Config:
     """What spectral normalises of a convolution: its kernel reshaped to a matrix, or the operator that it is."""
     ema_decay: float | None = None
     """Decay of the moving average of the generator's weights that samples are drawn from; 0 for none."""
+
+    precision: PrecisionName = "fp32"
+    """Arithmetic of the networks' products; bf16 and fp16 by autocast, weights and averages staying fp32."""
+    channels_last: bool = False
+    """Keep images and convolutions with the channels innermost, which is faster in bf16 and fp16."""
 
     image_size: int = 32
     """Side in pixels of the images of photos and folder:PATH."""
@@ -152,7 +158,7 @@ def resolve(config: Config, sample_shape: tuple[int, ...], num_classes: int = 0)
     preset = _preset(config, architecture, sample_shape)
     chosen = {name: value for name, value in dataclasses.asdict(config).items() if value is not None}
     resolved = Resolved(**{**preset, **chosen, "num_classes": num_classes if config.conditional else 0})
-    _check(resolved)
+    _check(resolved, sample_shape)
     if config.conditional and num_classes < 2:
         raise UserError(f"--conditional: {config.data} has no labels of at least 2 classes to train on")
     if isinstance(config, Resolved) and config.num_classes != resolved.num_classes:
@@ -198,8 +204,8 @@ def _preset(config: Config, architecture: Architecture, sample_shape: tuple[int,
     return preset
 
 
-def _check(config: Resolved) -> None:
-    for name, kind in {"constraint": ConstraintName, "loss": LossName}.items():
+def _check(config: Resolved, sample_shape: tuple[int, ...]) -> None:
+    for name, kind in {"constraint": ConstraintName, "loss": LossName, "precision": PrecisionName}.items():
         if getattr(config, name) not in get_args(kind):
             raise UserError(f"{option(name)} must be one of {', '.join(get_args(kind))}, got {getattr(config, name)}")
     at_least_one = (
@@ -231,6 +237,11 @@ def _check(config: Resolved) -> None:
             f"--critic-norm batch contradicts --constraint {config.constraint}: "
             "the constraint is defined for single samples, and batch normalisation mixes them"
         )
+    if config.precision in NEEDS_CUDA and not config.device.startswith("cuda"):
+        reason = NEEDS_CUDA[config.precision]
+        raise UserError(f"--precision {config.precision} needs --device cuda, got --device {config.device}: {reason}")
+    if config.channels_last and len(sample_shape) != 3:
+        raise UserError(f"--channels-last is for images; these samples are of shape {sample_shape}")
 
 
 def option(name: str) -> str:

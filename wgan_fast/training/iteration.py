@@ -23,6 +23,7 @@ from wgan_fast.training.averaging import MovingAverage
 from wgan_fast.training.config import Resolved
 from wgan_fast.training.data import Batch, Data, draw_batch
 from wgan_fast.training.errors import UserError
+from wgan_fast.training.precision import AUTOCAST, float32_products, make_scaler
 from wgan_fast.training.steps import CriticStep, critic_step, generator_step, has_batch_statistics
 
 BURST_STEPS = 100
@@ -45,6 +46,7 @@ class Algorithm:
         data_order: draws the real samples; noise comes from the device's default generator.
         iteration: iterations done.
         joint: whether real and generated samples are scored as one batch.
+        critic_scaler, generator_scaler: the loss scaling of fp16, or None.
     """
 
     def __init__(
@@ -55,16 +57,27 @@ class Algorithm:
         self.data = data
         self.constraint = constraint
         self.generator = generator.to(self.device).train()
-        self.critic = _prepared(constraint, critic.to(self.device), data.sample_shape).train()
+        critic = critic.to(self.device)
+        if config.channels_last:
+            for network in (generator, critic):
+                network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+        self.critic = _prepared(constraint, critic, data.sample_shape).train()
         self.average = MovingAverage(self.generator, config.ema_decay)
         self.critic_optimizer = make_optimizer(config, self.critic, constraint.clip_value)
         self.generator_optimizer = make_optimizer(config, generator, None)
         self.data_order = torch.Generator(self.device).manual_seed(config.seed)
         self.iteration = 0
         self.joint = not has_batch_statistics(self.critic)
+        self.critic_scaler = make_scaler(config.precision, self.device)
+        self.generator_scaler = make_scaler(config.precision, self.device)
+        self._autocast_dtype = AUTOCAST.get(config.precision)
 
     def iterate(self) -> tuple[CriticStep, Tensor]:
         """Do one iteration; returns what its last critic step saw, and the generator's loss, on the device."""
+        with float32_products(self.config.precision, self.device):
+            return self._iterate()
+
+    def _iterate(self) -> tuple[CriticStep, Tensor]:
         self._set_learning_rate()
         for _ in range(self.critic_steps(self.iteration)):
             batch = self._batch()
@@ -77,6 +90,8 @@ class Algorithm:
             self._latent(),
             batch.labels,
             loss_name=self.config.loss,
+            autocast_dtype=self._autocast_dtype,
+            scaler=self.generator_scaler,
         )
         self.average.update(self.iteration)
         self.iteration += 1
@@ -89,9 +104,12 @@ class Algorithm:
 
     def _batch(self) -> Batch:
         config = self.config
-        return draw_batch(
+        batch = draw_batch(
             self.data, config.batch_size, self.data_order, labelled=config.conditional, device=self.device
         )
+        if not config.channels_last:
+            return batch
+        return batch._replace(samples=batch.samples.contiguous(memory_format=torch.channels_last))
 
     def _critic_step(self, batch: Batch) -> CriticStep:
         return critic_step(
@@ -104,6 +122,8 @@ class Algorithm:
             batch.labels,
             loss_name=self.config.loss,
             joint=self.joint,
+            autocast_dtype=self._autocast_dtype,
+            scaler=self.critic_scaler,
         )
 
     def _latent(self) -> Tensor:

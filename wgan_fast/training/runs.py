@@ -109,8 +109,8 @@ def resume_run(out: Path, config: Config) -> Trainer:
 
 
 def open_run(run: Path, device: str | None = None) -> Trainer:
-    """A finished or stopped run, to sample from or to evaluate."""
-    config = read_config(run)
+    """A finished or stopped run, to sample from or to evaluate, in fp32 whatever it was trained in."""
+    config = dataclasses.replace(read_config(run), precision="fp32")
     trainer = build_trainer(config if device is None else dataclasses.replace(config, device=device))
     trainer.load(run)
     return trainer

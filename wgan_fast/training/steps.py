@@ -6,15 +6,18 @@ logged.
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
+from torch.amp import GradScaler
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from wgan_fast.constraints import Constraint
 from wgan_fast.penalties import first_output
+from wgan_fast.reference import accumulation_dtype
 from wgan_fast.training.losses import LossName, critic_loss, generator_loss
+from wgan_fast.training.precision import autocast
 
 
 class CriticStep(NamedTuple):
@@ -47,6 +50,8 @@ def critic_step(
     *,
     loss_name: LossName = "wgan",
     joint: bool = True,
+    autocast_dtype: torch.dtype | None = None,
+    scaler: GradScaler | None = None,
 ) -> CriticStep:
     """Raise E[D(real)] - E[D(fake)] (Arjovsky et al. 2017 and Gulrajani et al. 2017, algorithm 1).
 
@@ -58,30 +63,35 @@ def critic_step(
         loss_name: what the critic minimises, `losses.critic_loss`.
         joint: score real and generated samples as one batch, which is faster; wrong for a critic that
             `has_batch_statistics`, whose papers score them apart.
+        autocast_dtype: what both networks compute in where autocast lowers it; by default in what they are. Scores,
+            losses and the penalty are fp32 all the same.
+        scaler: this optimizer's own loss scaling, which fp16 needs.
     """
     condition = () if labels is None else (labels,)
-    with torch.no_grad():
-        fake = generator(latent, *condition)
-    if joint:
-        scores = first_output(critic(torch.cat([real, fake]), *(torch.cat([c, c]) for c in condition)))
-        real_scores, fake_scores = scores[: len(real)], scores[len(real) :]
-    else:
-        real_scores, fake_scores = (first_output(critic(x, *condition)) for x in (real, fake))
-    wasserstein_estimate = real_scores.mean() - fake_scores.mean()
-    loss = critic_loss(loss_name, real_scores, fake_scores)
+    options: dict[str, Any] = {} if scaler is None else {"scaler": scaler}
+    with autocast(real.device.type, autocast_dtype):
+        with torch.no_grad():
+            fake = generator(latent, *condition).to(real.dtype)
+        if joint:
+            scores = _scores(critic(torch.cat([real, fake]), *(torch.cat([c, c]) for c in condition)))
+            real_scores, fake_scores = scores[: len(real)], scores[len(real) :]
+        else:
+            real_scores, fake_scores = (_scores(critic(x, *condition)) for x in (real, fake))
+        wasserstein_estimate = real_scores.mean() - fake_scores.mean()
+        loss = critic_loss(loss_name, real_scores, fake_scores)
+        penalised = constraint.penalty(critic, real, fake, critic_args=condition, **options)
     penalty = gradient_norm = None
-    penalised = constraint.penalty(critic, real, fake, critic_args=condition)
     if penalised is not None:
         term, norms = penalised
         loss = loss + term
         penalty, gradient_norm = term.detach(), norms.mean()
-    _set_gradients(loss, optimizer)
+    _set_gradients(loss, optimizer, scaler)
     loss = loss.detach()
     regularisation = constraint.add_gradients(critic)
     if regularisation is not None:
         loss = loss + regularisation
         penalty = regularisation if penalty is None else penalty + regularisation
-    optimizer.step()
+    _step(optimizer, scaler)
     return CriticStep(loss, wasserstein_estimate.detach(), penalty, gradient_norm)
 
 
@@ -93,6 +103,8 @@ def generator_step(
     labels: Tensor | None = None,
     *,
     loss_name: LossName = "wgan",
+    autocast_dtype: torch.dtype | None = None,
+    scaler: GradScaler | None = None,
 ) -> Tensor:
     """Raise E[D(G(z))], or E[D(G(z, y), y)] given ``labels`` y, or lower another `losses.generator_loss`; returns the
     loss, detached.
@@ -101,14 +113,32 @@ def generator_step(
     critic's weight gradients.
     """
     condition = () if labels is None else (labels,)
-    loss = generator_loss(loss_name, first_output(critic(generator(latent, *condition), *condition)))
-    _set_gradients(loss, optimizer)
-    optimizer.step()
+    with autocast(latent.device.type, autocast_dtype):
+        loss = generator_loss(loss_name, _scores(critic(generator(latent, *condition), *condition)))
+    _set_gradients(loss, optimizer, scaler)
+    _step(optimizer, scaler)
     return loss.detach()
 
 
-def _set_gradients(loss: Tensor, optimizer: torch.optim.Optimizer) -> None:
+def _scores(output: Any) -> Tensor:
+    """Scores in fp32 (fp64 for fp64): the mean of a batch in bf16 would have two decimal digits."""
+    scores = first_output(output)
+    return scores.to(accumulation_dtype(scores.dtype))
+
+
+def _set_gradients(loss: Tensor, optimizer: torch.optim.Optimizer, scaler: GradScaler | None) -> None:
     parameters = [p for group in optimizer.param_groups for p in group["params"] if p.requires_grad]
-    gradients = torch.autograd.grad(loss, parameters, allow_unused=True)
+    scaled = loss if scaler is None else scaler.scale(loss)
+    gradients = torch.autograd.grad(scaled, parameters, allow_unused=True)
     for parameter, gradient in zip(parameters, gradients, strict=True):
         parameter.grad = gradient
+    if scaler is not None:
+        scaler.unscale_(optimizer)
+
+
+def _step(optimizer: torch.optim.Optimizer, scaler: GradScaler | None) -> None:
+    if scaler is None:
+        optimizer.step()
+    else:
+        scaler.step(optimizer)
+        scaler.update()

@@ -10,6 +10,7 @@ from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
+from torch.amp import GradScaler
 
 from wgan_fast.constraints import Constraint
 from wgan_fast.penalties import gradient_penalty
@@ -233,6 +234,8 @@ class Trainer:
             "data_order": self.algorithm.data_order.get_state(),
             "random": random_state(self.device),
         }
+        for name, scaler in self._scalers():
+            state[name] = scaler.state_dict()
         return save_checkpoint(out, self.iteration, Checkpoint(weights, state))
 
     def load(self, out: Path) -> None:
@@ -249,12 +252,18 @@ class Trainer:
                 self.average.load_state_dict(nested(weights, "average"))
             self.critic_optimizer.load_state_dict(state["critic_optimizer"])
             self.generator_optimizer.load_state_dict(state["generator_optimizer"])
+            for name, scaler in self._scalers():
+                scaler.load_state_dict(state[name])
         except (RuntimeError, KeyError, ValueError) as error:
             reason = " ".join(str(error).split())
             raise UserError(f"{out}: its checkpoint belongs to other networks ({reason})") from error
         self.algorithm.data_order.set_state(state["data_order"].cpu())
         restore_random_state(state["random"], self.device)
         self.algorithm.iteration = state["iteration"]
+
+    def _scalers(self) -> list[tuple[str, GradScaler]]:
+        named = {"critic_scaler": self.algorithm.critic_scaler, "generator_scaler": self.algorithm.generator_scaler}
+        return [(name, scaler) for name, scaler in named.items() if scaler is not None]
 
 
 def weight_saturation(critic: nn.Module, clip_value: float | tuple[float, float]) -> float:
