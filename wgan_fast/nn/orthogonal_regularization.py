@@ -17,7 +17,7 @@ from typing import Literal
 import torch
 from torch import Tensor, nn
 
-from wgan_fast.nn.matrices import as_matrix, from_matrix, matrix_layers
+from wgan_fast.nn.matrices import as_matrix, from_matrix, matrix_layers, outputs_dim
 
 Form = Literal["full", "off-diagonal"]
 
@@ -56,21 +56,21 @@ def add_orthogonal_gradients_(critic: nn.Module, weight: float = 1e-4, *, form: 
         if parameter.grad is None:
             parameter.grad = torch.zeros_like(parameter)
         with torch.autocast(parameter.device.type, enabled=False):
-            values.append(_add_gradient_(layer, parameter, parameter.grad, weight, form))
+            values.append(_add_gradient_(parameter, parameter.grad, outputs_dim(layer), weight, form))
     if not values:
         raise ValueError("critic: expected linear or convolution layers with a weight to regularise, found none")
     return weight * torch.stack(values).sum()
 
 
-def _add_gradient_(layer: nn.Module, parameter: Tensor, gradient: Tensor, weight: float, form: Form) -> Tensor:
-    matrix, target = as_matrix(layer, parameter), as_matrix(layer, gradient)
+def _add_gradient_(parameter: Tensor, gradient: Tensor, outputs: int, weight: float, form: Form) -> Tensor:
+    matrix, target = as_matrix(parameter, outputs), as_matrix(gradient, outputs)
     in_place = target.data_ptr() == gradient.data_ptr() and target.dtype not in (torch.bfloat16, torch.float16)
     if not in_place:
         matrix = matrix.to(torch.promote_types(matrix.dtype, torch.float32))
         target = torch.zeros_like(matrix)
     value = _add_matrix_gradient_(matrix, target, 4 * weight, form)
     if not in_place:
-        gradient.add_(from_matrix(layer, target, gradient))
+        gradient.add_(from_matrix(target, gradient.shape, outputs))
     return value
 
 
