@@ -14,6 +14,7 @@ import numpy as np
 import pytest
 
 from wgan_fast.cli import main
+from wgan_fast.training.checkpoint import iterations
 
 TINY = "--iterations 4 --width 16 --batch-size 8 --n-critic 1 --log-every 2"
 
@@ -136,6 +137,30 @@ def test_a_run_is_not_replaced_by_mistake(capsys: pytest.CaptureFixture[str]) ->
     assert _run(f"train --no-evaluate --out x --overwrite --resume {TINY}") == 2
 
 
+def test_a_damaged_checkpoint_is_refused_and_an_intact_one_taken(
+    capsys: pytest.CaptureFixture[str], elsewhere: Path
+) -> None:
+    assert _run(f"train --no-evaluate --out whole {TINY} --checkpoint-every 2") == 0
+    assert _run(f"train --no-evaluate --out x {TINY} --checkpoint-every 2") == 0
+    newest = elsewhere / "x" / "checkpoints" / "00000004"
+    content = (newest / "weights.safetensors").read_bytes()
+    (newest / "weights.safetensors").write_bytes(content[:-1])
+    capsys.readouterr()
+    for command in ("train --resume --out x", "sample x", "evaluate x"):
+        assert _run(command) == 2
+        shown = capsys.readouterr().err
+        assert shown.count("\n") == 1
+        assert "weights.safetensors has" in shown
+        assert "the checkpoint of iteration 2 is intact: --checkpoint 2 takes it" in shown
+    assert _run("sample x --checkpoint 2 --num 3") == 0
+    assert _run("train --no-evaluate --out x --checkpoint 2") == 2
+    assert "--checkpoint 2 needs --resume" in capsys.readouterr().err
+    assert _run("train --no-evaluate --out x --resume --checkpoint 2") == 0
+    assert (newest / "weights.safetensors").read_bytes() == content
+    assert (elsewhere / "x" / "metrics.jsonl").read_bytes() == (elsewhere / "whole" / "metrics.jsonl").read_bytes()
+    assert _run("sample x --checkpoint best --num 3") == 0
+
+
 def test_a_missing_extra_is_one_sentence(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
     monkeypatch.setitem(sys.modules, "tyro", None)
     assert _run("doctor") == 2
@@ -184,7 +209,7 @@ def test_a_signal_ends_with_a_checkpoint_that_resumes(sent: signal.Signals, code
     assert process.returncode == code
     assert err == ""
     assert "--resume --out run continues" in out
-    (checkpoint,) = (elsewhere / "run" / "checkpoints").iterdir()
-    reached = int(checkpoint.name)
+    start, reached = iterations(elsewhere / "run")
+    assert start == 0
     assert reached >= 2
     assert _run(f"train --out run --resume --no-evaluate --iterations {reached + 2}") == 0

@@ -29,6 +29,8 @@ class Train:
     """Run folder; by default runs/DATA-CONSTRAINT."""
     resume: bool = False
     """Continue the run in that folder, with its options; --iterations may be raised."""
+    checkpoint: str = "newest"
+    """Where --resume continues: newest, best (the nearest to held-out samples), or an iteration. Later ones go."""
     overwrite: bool = False
     """Replace the run in that folder."""
     evaluate: bool = True
@@ -50,6 +52,8 @@ class Sample:
     """How many."""
     seed: int = 0
     """Draws the noise: the same run, num and seed give the same samples."""
+    checkpoint: str = "newest"
+    """newest, best (the nearest to held-out samples), or an iteration."""
     device: str | None = None
     """Where to compute; by default where the run was trained."""
 
@@ -60,6 +64,8 @@ class Evaluate:
 
     run: Path
     """Run folder."""
+    checkpoint: str = "newest"
+    """newest, best (the nearest to held-out samples), or an iteration."""
     device: str | None = None
     """Where to compute; by default where the run was trained."""
 
@@ -167,8 +173,10 @@ def _train(command: Train, console: Any) -> int:
     out = command.folder()
     if command.resume and command.overwrite:
         raise UserError("--resume and --overwrite contradict one another")
+    if command.checkpoint != "newest" and not command.resume:
+        raise UserError(f"--checkpoint {command.checkpoint} needs --resume")
     if command.resume:
-        trainer = runs.resume_run(out, command.config)
+        trainer = runs.resume_run(out, command.config, command.checkpoint)
     else:
         trainer = runs.start_run(out, command.config, overwrite=command.overwrite)
     config = trainer.config
@@ -225,7 +233,7 @@ def _sample(command: Sample, console: Any) -> int:
         raise UserError(f"--num must be at least 1, got {command.num}")
     if command.out.suffix not in (".png", ".npz"):
         raise UserError(f"--out must end in .png or .npz, got {command.out}")
-    trainer = runs.open_run(command.run, command.device)
+    trainer = runs.open_run(command.run, command.device, command.checkpoint)
     samples = trainer.sample(command.num, seed=command.seed)
     shape = trainer.data.sample_shape
     command.out.parent.mkdir(parents=True, exist_ok=True)
@@ -245,7 +253,7 @@ def _evaluate(command: Evaluate, console: Any) -> int:
     from wgan_fast.training import console as view
     from wgan_fast.training import runs
 
-    trainer = runs.open_run(command.run, command.device)
+    trainer = runs.open_run(command.run, command.device, command.checkpoint)
     evaluation = runs.evaluate_run(trainer)
     view.print_evaluation(console, evaluation)
     console.print(str(runs.write_evaluation(evaluation, command.run)), highlight=False, soft_wrap=True)

@@ -14,6 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from wgan_fast.training import Config, Trainer, UserError
+from wgan_fast.training.checkpoint import iterations
 from wgan_fast.training.config import ConstraintName
 from wgan_fast.training.data import split
 from wgan_fast.training.metrics_log import MetricsLog, read_metrics
@@ -210,14 +211,6 @@ def test_wgan_gp_learns_where_the_data_is() -> None:
     assert torch.allclose(trainer.sample(500).mean(dim=0), torch.tensor([1.0, -1.0]), atol=0.25)
 
 
-def test_a_diverged_run_stops_with_one_sentence() -> None:
-    trainer = build_trainer(_config(iterations=5, log_every=1))
-    with torch.no_grad():
-        next(trainer.critic.parameters()).fill_(torch.nan)
-    with pytest.raises(UserError, match="the training diverged: wasserstein_estimate is nan at iteration 1"):
-        trainer.train()
-
-
 def test_a_checkpoint_of_other_networks_is_refused(tmp_path: Path) -> None:
     trainer = build_trainer(_config(iterations=1))
     trainer.train(tmp_path)
@@ -226,6 +219,64 @@ def test_a_checkpoint_of_other_networks_is_refused(tmp_path: Path) -> None:
         if "width" in options:
             with pytest.raises(UserError, match="its checkpoint belongs to other networks"):
                 other.load(tmp_path)
+
+
+def test_a_folder_that_holds_more_of_a_run_is_left_alone(tmp_path: Path) -> None:
+    trainer = build_trainer(_config(iterations=6, checkpoint_every=3))
+    trainer.train(tmp_path)
+    log = (tmp_path / "metrics.jsonl").read_bytes()
+    other = build_trainer(_config(iterations=6))
+    with pytest.raises(UserError, match="holds a checkpoint of iteration 6, and this trainer has done 0: load"):
+        other.train(tmp_path)
+    assert (tmp_path / "metrics.jsonl").read_bytes() == log
+    other.load(tmp_path, 3)
+    with pytest.raises(UserError, match="holds a checkpoint of iteration 6, and this trainer has done 3"):
+        other.train(tmp_path)
+
+
+def test_the_nearest_to_held_out_samples_is_the_best(tmp_path: Path) -> None:
+    trainer = build_trainer(_config(data="8gaussians", iterations=5, checkpoint_every=1, keep_checkpoints=1))
+    distances: list[float] = []
+
+    def distance() -> float:
+        distances.append({1: 3.0, 2: 1.0}.get(trainer.iteration, 2.0))
+        return distances[-1]
+
+    trainer._distance = distance  # type: ignore[method-assign]
+    trainer.train(tmp_path)
+    assert distances == [3.0, 1.0, 2.0, 2.0, 2.0]
+    assert iterations(tmp_path) == [2, 5]
+    trainer.load(tmp_path, "best")
+    assert trainer.iteration == 2
+
+
+def test_comparing_with_held_out_samples_does_not_change_the_training(tmp_path: Path) -> None:
+    config = _config(data="8gaussians", iterations=6, checkpoint_every=2)
+    trainers = [build_trainer(config), build_trainer(config)]
+    trainers[0].train(tmp_path)
+    torch.manual_seed(config.seed)
+    trainers[1] = build_trainer(config)
+    trainers[1].train()
+    for a, b in zip(*(t.generator.state_dict().values() for t in trainers), strict=True):
+        assert torch.equal(a, b)
+    manifest = json.loads((tmp_path / "checkpoints" / "00000006" / "manifest.json").read_text())
+    assert 0 < manifest["sliced_wasserstein"] < 10
+
+
+def test_an_unwritable_folder_is_one_sentence_and_keeps_what_there_is(tmp_path: Path) -> None:
+    trainer = build_trainer(_config(iterations=4, checkpoint_every=2))
+    (tmp_path / "file").write_text("")
+    with pytest.raises(UserError, match=r"file/run/metrics.jsonl cannot be written \(Not a directory\)"):
+        trainer.train(tmp_path / "file" / "run")
+    run = tmp_path / "run"
+    run.mkdir()
+    (run / "checkpoints").write_text("")
+    with pytest.raises(UserError, match=r"00000000: the checkpoint cannot be written .*no intact one beside it"):
+        trainer.train(run)
+    log = tmp_path / "metrics.jsonl"
+    log.symlink_to("/dev/full")
+    with pytest.raises(UserError, match=r"metrics.jsonl cannot be written \(No space left on device\)"):
+        MetricsLog(log).append({"iteration": 1})
 
 
 def test_batch_normalised_critics_are_scored_apart() -> None:

@@ -2,19 +2,22 @@
 
     checkpoints/00000600/weights.safetensors    generator.*, critic.*, average.*
     checkpoints/00000600/state.pt               optimizers, random generators, the iteration
+    checkpoints/00000600/manifest.json          format, versions, sizes and SHA-256 of the other two
 
-A checkpoint is written to a temporary folder beside its place, flushed to the disk, and then renamed: a
-folder whose name is a number is complete, whenever the process died.
+A checkpoint is written to a hidden folder beside its place, flushed to the disk, and then renamed: a folder
+whose name is a number is complete, whenever the process died. Reading compares both files with the manifest
+before it looks into them.
 """
 
 from __future__ import annotations
 
 import contextlib
+import hashlib
+import io
+import json
 import os
 import pickle
-import random
 import shutil
-import sys
 import zipfile
 from collections.abc import Mapping
 from pathlib import Path
@@ -23,9 +26,13 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
+import wgan_fast
+from wgan_fast.training.durable import flush, remove_folder, write_through
 from wgan_fast.training.errors import UserError, require
 
+FORMAT = 1
 KEPT = 2
+FILES = ("weights.safetensors", "state.pt")
 
 
 class Checkpoint(NamedTuple):
@@ -35,57 +42,92 @@ class Checkpoint(NamedTuple):
     state: dict[str, Any]
 
 
-def save_checkpoint(run: Path, iteration: int, checkpoint: Checkpoint) -> Path:
-    """Write the checkpoint of this iteration into the run folder and remove all but the newest ``KEPT``.
+def save_checkpoint(
+    run: Path, iteration: int, checkpoint: Checkpoint, *, keep: int = KEPT, distance: float | None = None
+) -> Path:
+    """Write the checkpoint of this iteration into the run folder; keep the newest ``keep`` and the best one.
+
+    Args:
+        distance: how far the generated samples are from real ones; the best checkpoint has the smallest.
 
     Returns:
-        Its folder. Where this iteration has one already, that is left as it is.
+        Its folder. One of this iteration that is there already is replaced.
+
+    Raises:
+        UserError: it cannot be written; the earlier ones are as they were.
     """
-    safetensors = require("safetensors.torch", "checkpoints")
     folder = run / "checkpoints" / f"{iteration:08d}"
-    if folder.is_dir():
-        return folder
+    files = _serialised(checkpoint)
+    files["manifest.json"] = _manifest(iteration, files, distance)
     temporary = folder.with_name(f".{folder.name}-{os.getpid()}")
-    shutil.rmtree(temporary, ignore_errors=True)
-    temporary.mkdir(parents=True)
-    safetensors.save_file(_apart(checkpoint.weights), temporary / "weights.safetensors")
-    torch.save(checkpoint.state, temporary / "state.pt")
-    for path in (*temporary.iterdir(), temporary):
-        _flush(path)
-    os.replace(temporary, folder)
-    _flush(folder.parent)
-    for outdated in _complete(run)[:-KEPT]:
-        shutil.rmtree(outdated)
+    try:
+        _remove_leftovers(folder.parent)
+        temporary.mkdir(parents=True)
+        for name, content in files.items():
+            write_through(temporary / name, content)
+        flush(temporary)
+        if folder.is_dir():
+            remove_folder(folder)
+        os.replace(temporary, folder)
+        flush(folder.parent)
+    except OSError as error:
+        shutil.rmtree(temporary, ignore_errors=True)
+        raise UserError(
+            f"{folder}: the checkpoint cannot be written ({error.strerror or error}); {_rest(run)}"
+        ) from error
+    with contextlib.suppress(OSError):  # one too many is no reason to stop
+        _prune(run, keep)
     return folder
 
 
-def load_checkpoint(run: Path, device: torch.device | str = "cpu") -> Checkpoint:
-    """The newest checkpoint of a run folder.
+def load_checkpoint(run: Path, device: torch.device | str = "cpu", which: str | int = "newest") -> Checkpoint:
+    """A checkpoint of a run folder.
+
+    Args:
+        device: where its tensors are put.
+        which: "newest", "best" (the smallest distance to held-out samples), or an iteration.
 
     Raises:
-        UserError: there is none, or it is damaged.
+        UserError: there is none, or it is damaged; the message names the newest intact one.
     """
-    safetensors = require("safetensors.torch", "checkpoints")
-    folders = _complete(run)
-    if not folders:
-        raise UserError(f"{run}: no checkpoint in it")
-    newest = folders[-1]
-    damage = (
-        OSError,
-        RuntimeError,
-        ValueError,
-        KeyError,
-        EOFError,
-        pickle.UnpicklingError,
-        zipfile.BadZipFile,
-    )
+    folder = _find(run, which)
     try:
-        weights = safetensors.load_file(newest / "weights.safetensors", device=str(device))
-        state = torch.load(newest / "state.pt", map_location=device, weights_only=True)
-    except (*damage, require("safetensors", "checkpoints").SafetensorError) as error:
-        reason = str(error).partition("\n")[0]
-        raise UserError(f"{newest}: the checkpoint is damaged or foreign ({reason})") from error
-    return Checkpoint(weights, state)
+        verify(folder)
+        return _read(folder, device)
+    except UserError as error:
+        raise UserError(f"{error}; {_rest(run, folder)}") from error
+
+
+def iterations(run: Path) -> list[int]:
+    """Iterations of a run folder's complete checkpoints, ascending; damaged ones among them."""
+    return [int(folder.name) for folder in _complete(run)]
+
+
+def remove_later(run: Path, iteration: int) -> None:
+    """Remove the checkpoints after this iteration, the newest first, so that the run continues from it."""
+    for folder in reversed(_complete(run)):
+        if int(folder.name) > iteration:
+            remove_folder(folder)
+
+
+def verify(folder: Path) -> dict[str, Any]:
+    """The manifest of a checkpoint whose files are what it says, byte for byte; nothing is unpickled.
+
+    Raises:
+        UserError: they are not.
+    """
+    manifest = _read_manifest(folder)
+    for name in FILES:
+        path, expected = folder / name, manifest["files"][name]
+        try:
+            size = path.stat().st_size
+            if size != expected["bytes"]:
+                raise _damaged(folder, f"{name} has {size} bytes of {expected['bytes']}")
+            if _sha256(path) != expected["sha256"]:
+                raise _damaged(folder, f"the content of {name} has changed")
+        except OSError as error:
+            raise _damaged(folder, f"{name}: {error.strerror}") from error
+    return manifest
 
 
 def nested(weights: Mapping[str, Tensor], prefix: str) -> dict[str, Tensor]:
@@ -93,30 +135,125 @@ def nested(weights: Mapping[str, Tensor], prefix: str) -> dict[str, Tensor]:
     return {name.removeprefix(f"{prefix}."): t for name, t in weights.items() if name.startswith(f"{prefix}.")}
 
 
-def random_state(device: torch.device) -> dict[str, Any]:
-    """The states of the global random generators of Python, NumPy (where loaded) and torch."""
-    state: dict[str, Any] = {"python": random.getstate(), "torch": torch.get_rng_state()}
-    if "numpy" in sys.modules:
-        name, keys, *rest = sys.modules["numpy"].random.get_state()
-        state["numpy"] = (name, keys.tolist(), *rest)
-    if device.type == "cuda":
-        state["cuda"] = torch.cuda.get_rng_state(device)
-    return state
+def _serialised(checkpoint: Checkpoint) -> dict[str, bytes]:
+    """Both files in memory: what the disk should hold is known before it is asked, and its errors are OSErrors."""
+    state = io.BytesIO()
+    torch.save(checkpoint.state, state)
+    weights = require("safetensors.torch", "checkpoints").save(_apart(checkpoint.weights))
+    return dict(zip(FILES, (weights, state.getvalue()), strict=True))
 
 
-def restore_random_state(state: Mapping[str, Any], device: torch.device) -> None:
-    """Put the global random generators back where `random_state` found them."""
-    random.setstate(state["python"])
-    torch.set_rng_state(state["torch"].cpu())
-    if "numpy" in state:
-        require("numpy", "the resumed run's random state").random.set_state(state["numpy"])
-    if device.type == "cuda" and "cuda" in state:
-        torch.cuda.set_rng_state(state["cuda"].cpu(), device)
+def _manifest(iteration: int, files: Mapping[str, bytes], distance: float | None) -> bytes:
+    content = {
+        "format": FORMAT,
+        "wgan_fast": wgan_fast.__version__,
+        "torch": torch.__version__,
+        "iteration": iteration,
+        "sliced_wasserstein": distance,
+        "files": {
+            name: {"bytes": len(data), "sha256": hashlib.sha256(data).hexdigest()} for name, data in files.items()
+        },
+    }
+    return (json.dumps(content, indent=2) + "\n").encode()
+
+
+def _read_manifest(folder: Path) -> dict[str, Any]:
+    path = folder / "manifest.json"
+    if not path.is_file():
+        raise _damaged(folder, "it has no manifest.json")
+    try:
+        manifest: dict[str, Any] = json.loads(path.read_bytes())
+        version, iteration = manifest["format"], manifest["iteration"]
+        complete = version != FORMAT or all({"bytes", "sha256"} <= manifest["files"][name].keys() for name in FILES)
+    except (OSError, ValueError, TypeError, KeyError, AttributeError) as error:
+        raise _damaged(folder, "manifest.json cannot be read") from error
+    if version != FORMAT:
+        raise UserError(f"{folder}: the checkpoint has format {version}; this version of wgan_fast reads {FORMAT}")
+    if iteration != int(folder.name) or not complete:
+        raise _damaged(folder, "manifest.json is of another checkpoint")
+    return manifest
+
+
+def _read(folder: Path, device: torch.device | str) -> Checkpoint:
+    safetensors = require("safetensors.torch", "checkpoints")
+    damage = (OSError, RuntimeError, ValueError, KeyError, EOFError, pickle.UnpicklingError, zipfile.BadZipFile)
+    try:
+        weights = safetensors.load_file(folder / FILES[0], device=str(device))
+        state = torch.load(folder / FILES[1], map_location=device, weights_only=True)
+    except (*damage, require("safetensors", "checkpoints").SafetensorError) as error:
+        raise _damaged(folder, str(error).partition("\n")[0]) from error
+    return Checkpoint(weights, state)
+
+
+def _find(run: Path, which: str | int) -> Path:
+    folders = _complete(run)
+    if not folders:
+        raise UserError(f"{run}: no checkpoint in it")
+    if which == "newest":
+        return folders[-1]
+    if which == "best":
+        best = _best(folders)
+        if best is None:
+            raise UserError(f"{run}: none of its checkpoints has been compared with real samples; newest is there")
+        return best
+    found = [folder for folder in folders if str(which).isdecimal() and int(folder.name) == int(which)]
+    if not found:
+        present = ", ".join(str(int(folder.name)) for folder in folders)
+        raise UserError(f"--checkpoint {which}: expected newest, best or one of the iterations {present}")
+    return found[0]
+
+
+def _best(folders: list[Path]) -> Path | None:
+    compared: list[tuple[float, Path]] = []
+    for folder in folders:
+        with contextlib.suppress(UserError):
+            distance = _read_manifest(folder).get("sliced_wasserstein")
+            if isinstance(distance, float):
+                compared.append((distance, folder))
+    return min(compared)[1] if compared else None
+
+
+def _rest(run: Path, damaged: Path | None = None) -> str:
+    """What else there is to continue from, as the end of a sentence."""
+    for folder in reversed(_complete(run)):
+        if folder != damaged:
+            with contextlib.suppress(UserError):
+                verify(folder)
+                iteration = int(folder.name)
+                return f"the checkpoint of iteration {iteration} is intact: --checkpoint {iteration} takes it"
+    return "there is no intact one beside it"
+
+
+def _prune(run: Path, keep: int) -> None:
+    folders = _complete(run)
+    best = _best(folders)
+    for outdated in folders[:-keep]:
+        if outdated != best:
+            remove_folder(outdated)
+
+
+def _remove_leftovers(folder: Path) -> None:
+    """Hidden folders that processes which died left behind."""
+    for leftover in folder.glob(".[0-9]*-*"):
+        shutil.rmtree(leftover, ignore_errors=True)
 
 
 def _complete(run: Path) -> list[Path]:
     folder = run / "checkpoints"
-    return sorted(p for p in folder.glob("*") if p.name.isdigit() and p.is_dir())
+    found = (p for p in folder.glob("*") if p.name.isdecimal() and p.is_dir())
+    return sorted(found, key=lambda p: int(p.name))
+
+
+def _damaged(folder: Path, reason: str) -> UserError:
+    return UserError(f"{folder}: the checkpoint is damaged or foreign ({reason})")
+
+
+def _sha256(path: Path) -> str:
+    digest = hashlib.sha256()
+    with path.open("rb") as file:
+        while block := file.read(1 << 20):
+            digest.update(block)
+    return digest.hexdigest()
 
 
 def _apart(weights: Mapping[str, Tensor]) -> dict[str, Tensor]:
@@ -129,12 +266,3 @@ def _apart(weights: Mapping[str, Tensor]) -> dict[str, Tensor]:
         apart[name] = plain.clone() if address in seen else plain
         seen.add(address)
     return apart
-
-
-def _flush(path: Path) -> None:
-    with contextlib.suppress(PermissionError):  # folders cannot be opened on every system
-        descriptor = os.open(path, os.O_RDONLY)
-        try:
-            os.fsync(descriptor)
-        finally:
-            os.close(descriptor)

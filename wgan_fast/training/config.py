@@ -16,6 +16,7 @@ from wgan_fast.training.precision import NEEDS_CUDA, PrecisionName
 
 ConstraintName = Literal["none", "clip", "gp", "lp", "r1", "r2", "dragan", "spectral", "orthogonal", "lipschitz"]
 OptimizerName = Literal["rmsprop", "adam"]
+OnNonfinite = Literal["stop", "restore"]
 
 
 @dataclass(frozen=True)
@@ -89,6 +90,10 @@ class Config:
     """Iterations between two lines of metrics.jsonl."""
     checkpoint_every: int = 500
     """Iterations between two checkpoints."""
+    keep_checkpoints: int = 2
+    """How many of the newest checkpoints are kept; the best one is kept besides."""
+    on_nonfinite: OnNonfinite = "stop"
+    """When a loss or weight is NaN or infinite: stop, or restore the last checkpoint and halve the learning rate."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -216,6 +221,7 @@ def _check(config: Resolved, sample_shape: tuple[int, ...]) -> None:
         "n_critic",
         "log_every",
         "checkpoint_every",
+        "keep_checkpoints",
     )
     for name in at_least_one:
         if getattr(config, name) < 1:

@@ -45,6 +45,7 @@ class Algorithm:
         critic_optimizer, generator_optimizer: one for each network.
         data_order: draws the real samples; noise comes from the device's default generator.
         iteration: iterations done.
+        restores: how often a diverged training went back to a checkpoint; each halves the learning rate.
         joint: whether real and generated samples are scored as one batch.
         critic_scaler, generator_scaler: the loss scaling of fp16, or None.
     """
@@ -67,6 +68,7 @@ class Algorithm:
         self.generator_optimizer = make_optimizer(config, generator, None)
         self.data_order = torch.Generator(self.device).manual_seed(config.seed)
         self.iteration = 0
+        self.restores = 0
         self.joint = not has_batch_statistics(self.critic)
         self.critic_scaler = make_scaler(config.precision, self.device)
         self.generator_scaler = make_scaler(config.precision, self.device)
@@ -129,13 +131,18 @@ class Algorithm:
     def _latent(self) -> Tensor:
         return torch.randn(self.config.batch_size, self.config.latent_dim, device=self.device)
 
+    @property
+    def learning_rate(self) -> float:
+        """Of this iteration: the config's, lowered by the decay and by restores."""
+        left = 1 - self.iteration / self.config.iterations if self.config.lr_decay else 1.0
+        return self.config.learning_rate * left * 0.5**self.restores
+
     def _set_learning_rate(self) -> None:
-        if not self.config.lr_decay:
+        if not (self.config.lr_decay or self.restores):
             return
-        left = 1 - self.iteration / self.config.iterations
         for optimizer in (self.critic_optimizer, self.generator_optimizer):
             for group in optimizer.param_groups:
-                group["lr"] = self.config.learning_rate * left
+                group["lr"] = self.learning_rate
 
 
 def make_constraint(config: Resolved) -> Constraint:

@@ -2,38 +2,64 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
-import os
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
+
+from wgan_fast.training.durable import flush, replace_file
+from wgan_fast.training.errors import UserError
 
 Record = dict[str, Any]
 
 
 class MetricsLog:
-    """Appends records to a file; ``resume_after`` drops the lines of iterations that will be run again."""
+    """Appends records to a file; ``resume_after`` drops the lines of iterations that will be run again.
+
+    A file that cannot be written is a `UserError`.
+    """
 
     def __init__(self, path: Path) -> None:
         self.path = path
 
     def resume_after(self, iteration: int) -> None:
-        """Keep only the records up to this iteration, as one atomic replacement of the file."""
-        kept = [record for record in read_metrics(self.path) if record["iteration"] <= iteration]
-        temporary = self.path.with_suffix(".tmp")
-        temporary.write_text("".join(json.dumps(record) + "\n" for record in kept))
-        os.replace(temporary, self.path)
+        """Keep only the lines up to this iteration, byte for byte, as one atomic replacement of the file."""
+        kept = [line for line, record in _lines(self.path) if record["iteration"] <= iteration]
+        with self._explained():
+            self.path.parent.mkdir(parents=True, exist_ok=True)
+            replace_file(self.path, "".join(f"{line}\n" for line in kept))
 
     def append(self, record: Record) -> None:
-        with self.path.open("a") as file:
+        with self._explained(), self.path.open("a") as file:
             file.write(json.dumps(record) + "\n")
+
+    def flush(self) -> None:
+        """Wait until the disk has every line, as it must before it has a checkpoint that follows them."""
+        if self.path.is_file():
+            with self._explained():
+                flush(self.path)
+
+    @contextlib.contextmanager
+    def _explained(self) -> Iterator[None]:
+        try:
+            yield
+        except OSError as error:
+            raise UserError(f"{self.path} cannot be written ({error.strerror})") from error
 
 
 def read_metrics(path: Path) -> list[Record]:
-    """The records of a metrics.jsonl, without a last line cut short by a crash; empty without a file."""
-    records: list[Record] = []
-    for line in path.read_text().splitlines() if path.is_file() else []:
+    """The records of a metrics.jsonl; empty without a file. Lines that a crash has cut or damaged are left out."""
+    return [record for _, record in _lines(path)]
+
+
+def _lines(path: Path) -> list[tuple[str, Record]]:
+    found: list[tuple[str, Record]] = []
+    for line in path.read_text(errors="replace").splitlines() if path.is_file() else []:
         try:
-            records.append(json.loads(line))
+            record = json.loads(line)
         except json.JSONDecodeError:
-            break
-    return records
+            continue
+        if isinstance(record, dict) and isinstance(record.get("iteration"), int):
+            found.append((line, record))
+    return found

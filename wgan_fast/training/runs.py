@@ -12,8 +12,10 @@ import torch
 from torch import Tensor
 
 import wgan_fast
+from wgan_fast.training.checkpoint import iterations, remove_later
 from wgan_fast.training.config import Config, Resolved, option, resolve
 from wgan_fast.training.data import class_count, load_data
+from wgan_fast.training.durable import replace_file
 from wgan_fast.training.errors import UserError
 from wgan_fast.training.evaluation import Evaluation, evaluate
 from wgan_fast.training.metrics_log import read_metrics
@@ -21,7 +23,15 @@ from wgan_fast.training.models import build_models
 from wgan_fast.training.plots import write_critic, write_curves, write_image_grid, write_points
 from wgan_fast.training.trainer import Trainer
 
-CHANGEABLE = ("iterations", "log_every", "checkpoint_every", "device", "data_root")
+CHANGEABLE = (
+    "iterations",
+    "log_every",
+    "checkpoint_every",
+    "keep_checkpoints",
+    "on_nonfinite",
+    "device",
+    "data_root",
+)
 """The options that a resumed run may be given anew; the others are what the run is."""
 
 CLASSES_SHOWN = 20
@@ -91,8 +101,11 @@ def start_run(out: Path, config: Config, *, overwrite: bool = False) -> Trainer:
     return trainer
 
 
-def resume_run(out: Path, config: Config) -> Trainer:
-    """The run in ``out``, at its newest checkpoint, with the ``CHANGEABLE`` options of ``config``.
+def resume_run(out: Path, config: Config, checkpoint: str | int = "newest") -> Trainer:
+    """The run in ``out``, at one of its checkpoints, with the ``CHANGEABLE`` options of ``config``.
+
+    Args:
+        checkpoint: "newest", "best" or an iteration; later checkpoints are removed.
 
     Raises:
         UserError: there is no run, its checkpoint is damaged, or ``config`` asks for another run.
@@ -103,16 +116,22 @@ def resume_run(out: Path, config: Config) -> Trainer:
         if wanted != had and field.name not in CHANGEABLE:
             raise UserError(f"{option(field.name)} {wanted} cannot change in a resumed run, which has {had}")
     trainer = build_trainer(config)
-    trainer.load(out)
+    if not iterations(out):
+        raise UserError(f"{out}: the run stopped before its first checkpoint; --overwrite starts it again")
+    trainer.load(out, checkpoint)
+    try:
+        remove_later(out, trainer.iteration)
+    except OSError as error:
+        raise UserError(f"--out {out} cannot be written ({error.strerror})") from error
     _write_config(out, trainer.config)
     return trainer
 
 
-def open_run(run: Path, device: str | None = None) -> Trainer:
-    """A finished or stopped run, to sample from or to evaluate, in fp32 whatever it was trained in."""
+def open_run(run: Path, device: str | None = None, checkpoint: str | int = "newest") -> Trainer:
+    """A finished or stopped run at one of its checkpoints, to sample from or to evaluate, in fp32 throughout."""
     config = dataclasses.replace(read_config(run), precision="fp32")
     trainer = build_trainer(config if device is None else dataclasses.replace(config, device=device))
-    trainer.load(run)
+    trainer.load(run, checkpoint)
     return trainer
 
 
@@ -183,6 +202,6 @@ def _write_config(out: Path, config: Resolved) -> None:
     content = {"wgan_fast": wgan_fast.__version__, **dataclasses.asdict(config)}
     try:
         out.mkdir(parents=True, exist_ok=True)
-        (out / "config.json").write_text(json.dumps(content, indent=2) + "\n")
+        replace_file(out / "config.json", json.dumps(content, indent=2) + "\n")
     except OSError as error:
         raise UserError(f"--out {out} cannot be written ({error.strerror})") from error

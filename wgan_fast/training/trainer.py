@@ -3,32 +3,34 @@
 from __future__ import annotations
 
 import dataclasses
+import logging
+import math
 import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
-from torch.amp import GradScaler
 
 from wgan_fast.constraints import Constraint
 from wgan_fast.penalties import gradient_penalty
-from wgan_fast.training.checkpoint import (
-    Checkpoint,
-    load_checkpoint,
-    nested,
-    random_state,
-    restore_random_state,
-    save_checkpoint,
-)
+from wgan_fast.training.checkpoint import iterations, load_checkpoint, save_checkpoint
 from wgan_fast.training.config import Config, resolve
 from wgan_fast.training.data import Data, class_count, draw_batch, split
 from wgan_fast.training.errors import UserError
+from wgan_fast.training.health import NonFinite, Watch
 from wgan_fast.training.iteration import Algorithm, make_constraint
+from wgan_fast.training.metrics import sliced_wasserstein
 from wgan_fast.training.metrics_log import MetricsLog, Record
 from wgan_fast.training.sampling import as_labels, draw_latent, generate, slerp
+from wgan_fast.training.snapshot import non_finite, restore, snapshot
 from wgan_fast.training.steps import CriticStep
+
+MAX_RESTORES = 3
+COMPARED_SAMPLES = 512
+
+_log = logging.getLogger("wgan_fast")
 
 
 class TrainResult(NamedTuple):
@@ -85,6 +87,7 @@ class Trainer:
         self.generator_optimizer = self.algorithm.generator_optimizer
         self.device = self.algorithm.device
         self._stop_requested = False
+        self._kept_as: tuple[Path, int] | None = None
 
     @property
     def iteration(self) -> int:
@@ -103,55 +106,97 @@ class Trainer:
             on_progress: called with every logged record.
 
         Raises:
-            UserError: the losses are no longer finite.
+            UserError: the training diverged, the folder holds more of a run than this trainer has done, or it
+                cannot be written.
         """
         config = self.config
-        log = None if out is None else MetricsLog(out / "metrics.jsonl")
-        if log is not None:
-            log.path.parent.mkdir(parents=True, exist_ok=True)
-            log.resume_after(self.iteration)
+        log = None if out is None else self._open(out)
+        watch = Watch()
         record: Record = {}
-        start = time.perf_counter()
+        start, saving = time.perf_counter(), 0.0
         first = self.iteration
-        self._stop_requested = False
-        while self.iteration < config.iterations and not self._stop_requested:
+        self._stop_requested = stopped = False
+        while self.iteration < config.iterations and not stopped:
             seen, generator_loss = self.algorithm.iterate()
-            logged = self.iteration % config.log_every == 0
-            if logged or self._stop_requested or self.iteration == config.iterations:
-                record = self._record(seen, generator_loss)
-                if on_progress is not None:
-                    on_progress(record)
-                if logged and log is not None:
-                    log.append(record)
-            if out is not None and self.iteration % config.checkpoint_every == 0:
-                self.save(out)
-        seconds = time.perf_counter() - start
-        if out is not None and self.iteration > first:
-            self.save(out)
-        return TrainResult(self.iteration - first, seconds, record, self._stop_requested)
+            watch.note(self.iteration, _figures(seen, generator_loss))
+            stopped = self._stop_requested
+            logged = stopped or self.iteration % config.log_every == 0 or self.iteration == config.iterations
+            due = self.iteration % config.checkpoint_every == 0
+            if not (logged or due or watch.full):
+                continue
+            try:
+                figures = watch.read()
+                if logged:
+                    record = self._record(figures)
+                    if on_progress is not None:
+                        on_progress(record)
+                    if log is not None and self.iteration % config.log_every == 0:
+                        log.append(record)
+                    stopped = stopped or self._stop_requested
+                if out is not None and (due or stopped or self.iteration == config.iterations):
+                    before = time.perf_counter()
+                    self._save(out, compare=not stopped)
+                    saving += time.perf_counter() - before
+            except NonFinite as problem:
+                self._restore(problem, out, log)
+        return TrainResult(self.iteration - first, time.perf_counter() - start - saving, record, stopped)
 
-    def _record(self, seen: CriticStep, generator_loss: Tensor) -> Record:
-        """Read the device's figures: the only place of the loop that waits for it."""
-        record: Record = {
-            "iteration": self.iteration,
-            "wasserstein_estimate": seen.wasserstein_estimate.item(),
-            "critic_loss": seen.loss.item(),
-            "generator_loss": generator_loss.item(),
-        }
-        if seen.penalty is not None:
-            record["penalty"] = seen.penalty.item()
-        if seen.gradient_norm is not None:
-            record["gradient_norm"] = seen.gradient_norm.item()
-        elif self.algorithm.joint:
+    def _open(self, out: Path) -> MetricsLog:
+        """The run folder's log, up to this iteration; a checkpoint of this iteration is there to go back to."""
+        log = MetricsLog(out / "metrics.jsonl")
+        later = [i for i in iterations(out) if i > self.iteration]
+        if later:
+            raise UserError(
+                f"{out} holds a checkpoint of iteration {later[-1]}, and this trainer has done {self.iteration}: "
+                "load() continues that run, another folder starts a new one"
+            )
+        log.resume_after(self.iteration)
+        if self._kept_as != (out.resolve(), self.iteration):
+            try:
+                self._save(out, compare=False)
+            except NonFinite as problem:
+                raise UserError(f"the networks cannot be trained: {problem}") from problem
+        return log
+
+    def _restore(self, problem: NonFinite, out: Path | None, log: MetricsLog | None) -> None:
+        """Go back to the newest checkpoint with a lower learning rate, if that is wanted and not in vain so far."""
+        if out is None or log is None:
+            raise UserError(
+                f"the training diverged: {problem}; a lower --learning-rate or a stronger constraint may help"
+            ) from problem
+        good = iterations(out)[-1]
+        restores = self.algorithm.restores + 1
+        if self.config.on_nonfinite == "stop":
+            raise UserError(
+                f"the training diverged: {problem}; the last good checkpoint is of iteration {good}, and "
+                "--resume --on-nonfinite restore continues from it with a lower learning rate"
+            ) from problem
+        if restores > MAX_RESTORES:
+            raise UserError(
+                f"the training diverged: {problem}, after the learning rate was lowered {MAX_RESTORES} times; "
+                f"the last good checkpoint is of iteration {good}"
+            ) from problem
+        self.load(out)
+        self.algorithm.restores = restores
+        log.resume_after(self.iteration)
+        _log.warning(
+            "%s: back to the checkpoint of iteration %d, learning rate %g from there on (restore %d of at most %d)",
+            problem,
+            good,
+            self.algorithm.learning_rate,
+            restores,
+            MAX_RESTORES,
+        )
+
+    def _record(self, figures: dict[str, float]) -> Record:
+        """The line of metrics.jsonl for this iteration."""
+        record: Record = {"iteration": self.iteration, **figures}
+        if "gradient_norm" not in figures and self.algorithm.joint:
             record["gradient_norm"] = self._gradient_norm()
         if self.constraint.clip_value is not None:
             record["weight_saturation"] = weight_saturation(self.critic, self.constraint.clip_value)
-        for name, value in record.items():
-            if value != value or value in (float("inf"), float("-inf")):
-                raise UserError(
-                    f"the training diverged: {name} is {value} at iteration {self.iteration}; "
-                    "a lower --learning-rate or a stronger constraint may help"
-                )
+        if self.algorithm.restores:
+            record["restores"] = self.algorithm.restores
         return record
 
     def _gradient_norm(self) -> float:
@@ -222,48 +267,59 @@ class Trainer:
         return draw_batch(self.data, count, random, labelled=True, device=self.device).labels
 
     def save(self, out: Path) -> Path:
-        """Write a checkpoint into the run folder; returns its place."""
-        weights = {f"generator.{name}": t for name, t in self.generator.state_dict().items()}
-        weights |= {f"critic.{name}": t for name, t in self.critic.state_dict().items()}
-        if self.config.ema_decay:
-            weights |= {f"average.{name}": t for name, t in self.average.state_dict().items()}
-        state: dict[str, Any] = {
-            "iteration": self.iteration,
-            "critic_optimizer": self.critic_optimizer.state_dict(),
-            "generator_optimizer": self.generator_optimizer.state_dict(),
-            "data_order": self.algorithm.data_order.get_state(),
-            "random": random_state(self.device),
-        }
-        for name, scaler in self._scalers():
-            state[name] = scaler.state_dict()
-        return save_checkpoint(out, self.iteration, Checkpoint(weights, state))
-
-    def load(self, out: Path) -> None:
-        """Continue from the newest checkpoint of a run folder as if the run had never stopped.
+        """Write a checkpoint into the run folder; returns its place.
 
         Raises:
-            UserError: there is no checkpoint, it is damaged, or it belongs to other networks.
+            UserError: it cannot be written, or a weight is not finite.
         """
-        weights, state = load_checkpoint(out, self.device)
         try:
-            self.generator.load_state_dict(nested(weights, "generator"))
-            self.critic.load_state_dict(nested(weights, "critic"))
-            if self.config.ema_decay:
-                self.average.load_state_dict(nested(weights, "average"))
-            self.critic_optimizer.load_state_dict(state["critic_optimizer"])
-            self.generator_optimizer.load_state_dict(state["generator_optimizer"])
-            for name, scaler in self._scalers():
-                scaler.load_state_dict(state[name])
-        except (RuntimeError, KeyError, ValueError) as error:
-            reason = " ".join(str(error).split())
-            raise UserError(f"{out}: its checkpoint belongs to other networks ({reason})") from error
-        self.algorithm.data_order.set_state(state["data_order"].cpu())
-        restore_random_state(state["random"], self.device)
-        self.algorithm.iteration = state["iteration"]
+            return self._save(out, compare=True)
+        except NonFinite as problem:
+            raise UserError(f"nothing was saved: {problem}") from problem
 
-    def _scalers(self) -> list[tuple[str, GradScaler]]:
-        named = {"critic_scaler": self.algorithm.critic_scaler, "generator_scaler": self.algorithm.generator_scaler}
-        return [(name, scaler) for name, scaler in named.items() if scaler is not None]
+    def _save(self, out: Path, *, compare: bool) -> Path:
+        """Write a checkpoint, unless a weight is not finite; after every line of the log that precedes it.
+
+        Args:
+            compare: measure the distance of samples to held-out ones, by which the best checkpoint is known.
+        """
+        checkpoint = snapshot(self.algorithm)
+        name = non_finite(checkpoint)
+        if name is not None:
+            raise NonFinite(name, self.iteration)
+        MetricsLog(out / "metrics.jsonl").flush()
+        distance = self._distance() if compare else None
+        folder = save_checkpoint(out, self.iteration, checkpoint, keep=self.config.keep_checkpoints, distance=distance)
+        self._kept_as = (out.resolve(), self.iteration)
+        return folder
+
+    def _distance(self) -> float | None:
+        """Sliced Wasserstein distance of samples to held-out ones, both drawn apart from the training's."""
+        real = self.data.held_out(COMPARED_SAMPLES, torch.Generator().manual_seed(0))
+        distance = sliced_wasserstein(self.sample(len(real)), real)
+        return distance if math.isfinite(distance) else None
+
+    def load(self, out: Path, checkpoint: str | int = "newest") -> None:
+        """Continue from a checkpoint of a run folder as if the run had stopped there.
+
+        Args:
+            checkpoint: "newest", "best" (the nearest to held-out samples), or an iteration.
+
+        Raises:
+            UserError: there is no such checkpoint, it is damaged, or it belongs to other networks.
+        """
+        restore(self.algorithm, load_checkpoint(out, self.device, checkpoint), out)
+        self._kept_as = (out.resolve(), self.iteration)
+
+
+def _figures(seen: CriticStep, generator_loss: Tensor) -> dict[str, Tensor | None]:
+    return {
+        "wasserstein_estimate": seen.wasserstein_estimate,
+        "critic_loss": seen.loss,
+        "generator_loss": generator_loss,
+        "penalty": seen.penalty,
+        "gradient_norm": seen.gradient_norm,
+    }
 
 
 def weight_saturation(critic: nn.Module, clip_value: float | tuple[float, float]) -> float:
