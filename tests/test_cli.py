@@ -12,6 +12,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from PIL import Image
 
 from wgan_fast.cli import main
 from wgan_fast.training.checkpoint import iterations
@@ -69,7 +70,7 @@ def test_train_sample_evaluate(elsewhere: Path, capsys: pytest.CaptureFixture[st
 
 
 def test_resume_continues_with_the_runs_own_options(capsys: pytest.CaptureFixture[str]) -> None:
-    assert _run(f"train --data swissroll --constraint clip --critic-burst False --no-evaluate {TINY}") == 0
+    assert _run(f"train --data swissroll --constraint clip --no-critic-burst --no-evaluate {TINY}") == 0
     folder = Path("runs/swissroll-clip")
     assert (folder / "critic.png").is_file()
     assert not (folder / "evaluation.json").exists()
@@ -113,6 +114,11 @@ def test_resume_continues_with_the_runs_own_options(capsys: pytest.CaptureFixtur
         ("sample absent", "absent is not a run folder"),
         ("sample absent --num 0", "--num must be at least 1"),
         ("sample absent --out a.jpg", "--out must end in .png or .npz"),
+        ("sample absent --out a.png --format npz", "--format npz contradicts --out a.png"),
+        ("sample absent --format gif", "invalid choice 'gif' for argument '--format'"),
+        ("sample absent --interpolate 0", "--interpolate must be at least 1 row, got 0"),
+        ("train --config absent.yaml", "--config absent.yaml: there is no such file"),
+        ("train --config a.yaml --resume", "--config contradicts it"),
         ("evaluate absent", "absent is not a run folder"),
     ],
 )
@@ -190,6 +196,93 @@ def test_help_names_every_option(capsys: pytest.CaptureFixture[str]) -> None:
     shown = capsys.readouterr().out
     for option in ("--data", "--constraint", "--iterations", "--lambda-gp", "--out", "--resume", "--seed"):
         assert option in shown
+
+
+def test_help_says_what_an_option_left_out_will_be(capsys: pytest.CaptureFixture[str]) -> None:
+    shown = {}
+    for arguments in ("", "--constraint clip --data 8gaussians", "--data npz:somewhere.npz", "--lr-decay --width 8"):
+        with pytest.raises(SystemExit) as stop:
+            _run(f"train {arguments} --help")
+        assert not stop.value.code
+        text = " ".join(capsys.readouterr().out.replace("│", " ").split())
+        assert "None" not in text
+        assert "other options" not in text
+        shown[arguments] = text
+    assert "Generator iterations; each has n_critic critic steps before it. (default: 1500)" in shown[""]
+    clip = shown["--constraint clip --data 8gaussians"]
+    assert "Step size of both optimizers. (default: 5e-05)" in clip
+    assert "real samples" not in clip or "(default: 256)" in clip
+    assert "(default: by data and constraint)" in shown["--data npz:somewhere.npz"]
+    assert "over the run. (default: yes)" in shown["--lr-decay --width 8"]
+    assert "(default: 8)" in shown["--lr-decay --width 8"]
+    for command in ("", "sample", "evaluate", "doctor"):
+        with pytest.raises(SystemExit) as stop:
+            _run(f"{command} --help")
+        assert not stop.value.code
+        assert "None" not in capsys.readouterr().out
+    with pytest.raises(SystemExit):
+        _run("--help")
+    assert "Exit codes: 0 done; 2 a mistake" in capsys.readouterr().out
+
+
+def test_quiet_prints_nothing_but_errors(capsys: pytest.CaptureFixture[str]) -> None:
+    assert _run(f"train --quiet --no-evaluate --out x {TINY}") == 0
+    shown = capsys.readouterr()
+    assert (shown.out, shown.err) == ("", "")
+    assert _run(f"train --quiet --no-evaluate --out x {TINY}") == 2
+    shown = capsys.readouterr()
+    assert shown.out == ""
+    assert shown.err.count("\n") == 1
+
+
+def test_classes_and_paths_are_sampled(capsys: pytest.CaptureFixture[str]) -> None:
+    assert _run(f"train --conditional --no-evaluate {TINY}") == 0
+    assert "num_classes" in Path("runs/digits-gp-conditional/config.json").read_text()
+    run = "runs/digits-gp-conditional"
+    assert _run(f"sample {run} --class 3 --num 5 --format npz") == 0
+    three = np.load("samples.npz")
+    assert three["labels"].tolist() == [3] * 5
+    assert _run(f"sample {run} --num 23 --out all.npz") == 0
+    assert np.load("all.npz")["labels"].tolist() == [i % 10 for i in range(23)]
+    assert np.array_equal(np.load("all.npz")["samples"][3], three["samples"][3])
+    assert _run(f"sample {run} --num 23 --out all.png") == 0
+    assert Image.open("all.png").size == (10 * 60 + 4, 3 * 60 + 4)
+    assert _run(f"sample {run} --interpolate 4 --class 9 --out paths.npz") == 0
+    paths = np.load("paths.npz")
+    assert paths["samples"].shape == (4, 10, 1, 8, 8)
+    assert paths["labels"].tolist() == [9] * 4
+    assert _run(f"sample {run} --interpolate 2 --out paths.png") == 0
+    assert Image.open("paths.png").size == (10 * 60 + 4, 2 * 60 + 4)
+    capsys.readouterr()
+    assert _run(f"sample {run} --class 10") == 2
+    assert capsys.readouterr().err == "wgan-fast: classes are numbered from 0 to 9, got 10\n"
+    assert _run(f"train --data swissroll --no-evaluate --out points {TINY}") == 0
+    capsys.readouterr()
+    assert _run("sample points --class 0") == 2
+    assert "takes no class: it was not trained with --conditional" in capsys.readouterr().err
+    assert _run("sample points --interpolate 3") == 0
+    assert Path("samples.png").stat().st_size > 0
+
+
+def test_a_config_file_gives_defaults_that_flags_override(capsys: pytest.CaptureFixture[str]) -> None:
+    Path("run.yaml").write_text(
+        "data: swissroll\nconstraint: clip\niterations: 4\nwidth: 16\nbatch-size: 8\nn_critic: 1\n"
+        "critic_burst: true\nlearning_rate: 1e-3\nlog_every: 2\n"
+    )
+    assert _run("train --config run.yaml --no-critic-burst --batch-size 4 --no-evaluate --out x") == 0
+    shown = capsys.readouterr().out
+    assert "constraint clip, clip-value 0.01" in shown
+    assert "critic-burst no" in shown
+    config = json.loads(Path("x/config.json").read_text())
+    assert (config["data"], config["learning_rate"], config["batch_size"]) == ("swissroll", 1e-3, 4)
+    assert config["critic_burst"] is False
+    assert _run("train --config x/config.json --no-evaluate --out again") == 0
+    assert json.loads(Path("again/config.json").read_text()) == config
+    assert Path("again/metrics.jsonl").read_text() == Path("x/metrics.jsonl").read_text()
+    capsys.readouterr()
+    Path("run.yaml").write_text("n_critics: 3\n")
+    assert _run("train --config run.yaml") == 2
+    assert capsys.readouterr().err == "wgan-fast: --config run.yaml: n_critics is not an option of train\n"
 
 
 @pytest.mark.parametrize(("sent", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])

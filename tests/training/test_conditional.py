@@ -18,7 +18,7 @@ from wgan_fast.training import Config, Trainer, UserError, build_models, evaluat
 from wgan_fast.training.conditional import ProjectionCritic, embedding_dim
 from wgan_fast.training.data import TensorData, split
 from wgan_fast.training.models import Architecture
-from wgan_fast.training.runs import CLASSES_SHOWN, build_trainer, evaluate_run, open_run, start_run, write_pictures
+from wgan_fast.training.runs import build_trainer, evaluate_run, open_run, start_run, write_pictures
 from wgan_fast.training.steps import critic_step, generator_step
 
 SMALL: dict[str, Any] = {"width": 16, "batch_size": 8, "n_critic": 2, "critic_burst": False, "log_every": 3}
@@ -271,7 +271,6 @@ def test_a_class_a_row_and_the_share_recognised(tmp_path: Path, monkeypatch: pyt
     write_pictures(trainer, tmp_path)
     side = 7 * 8 + 4
     assert Image.open(tmp_path / "samples.png").size == (10 * side + 4, 10 * side + 4)
-    assert CLASSES_SHOWN >= 10
     real = trainer.data
     assert isinstance(real, TensorData)
     assert real.held_out_labels is not None

@@ -24,5 +24,7 @@ def require(module: str, purpose: str) -> ModuleType:
         return importlib.import_module(module)
     except ImportError as error:
         package = module.partition(".")[0]
-        extra = package if package == "torchvision" else '"wgan-fast[train]"'
+        extra = {"torchvision": "torchvision", "tensorboard": '"wgan-fast[tensorboard]"'}.get(
+            package, '"wgan-fast[train]"'
+        )
         raise UserError(f"{purpose} needs {package}, which cannot be imported: pip install {extra}") from error

@@ -41,7 +41,7 @@ def write_image_grid(path: Path, samples: Tensor, *, columns: int | None = None)
         top, left = GAP + number // columns * step_down, GAP + number % columns * step_right
         canvas[:, top : top + height * scale, left : left + width * scale] = tile
     size = (canvas.shape[2], canvas.shape[1])
-    image.frombytes("RGB", size, bytes(canvas.permute(1, 2, 0).contiguous().flatten().tolist())).save(path)
+    image.frombytes("RGB", size, canvas.permute(1, 2, 0).contiguous().numpy().tobytes()).save(path)
 
 
 def write_points(path: Path, generated: Tensor, real: Tensor) -> None:

@@ -20,7 +20,8 @@ from wgan_fast.training.errors import UserError
 from wgan_fast.training.evaluation import Evaluation, evaluate
 from wgan_fast.training.metrics_log import read_metrics
 from wgan_fast.training.models import build_models
-from wgan_fast.training.plots import write_critic, write_curves, write_image_grid, write_points
+from wgan_fast.training.pictures import POINTS_SHOWN, real_points, write_samples
+from wgan_fast.training.plots import write_critic, write_curves
 from wgan_fast.training.trainer import Trainer
 
 CHANGEABLE = (
@@ -33,9 +34,6 @@ CHANGEABLE = (
     "data_root",
 )
 """The options that a resumed run may be given anew; the others are what the run is."""
-
-CLASSES_SHOWN = 20
-SAMPLES_OF_A_CLASS = 10
 
 CONTENTS = (
     "config.json",
@@ -153,32 +151,15 @@ def read_config(run: Path) -> Resolved:
 
 
 def write_pictures(trainer: Trainer, out: Path) -> list[Path]:
-    """Draw samples.png, curves.png and, for 2-D data, critic.png; returns the files.
-
-    A conditional run's samples.png has a class a row.
-    """
-    files = [out / "samples.png", out / "curves.png"]
-    shape = trainer.data.sample_shape
-    if shape == (2,):
-        generated = trainer.sample(1000)
-        real = trainer.data.batch(1000, picture_order(trainer))
-        write_points(files[0], generated, real)
+    """Draw samples.png, curves.png and, for 2-D data, critic.png; returns the files."""
+    files = [out / "samples.png"] if write_samples(trainer, out / "samples.png") else []
+    files.append(out / "curves.png")
+    write_curves(files[-1], read_metrics(out / "metrics.jsonl"))
+    if trainer.data.sample_shape == (2,):
         files.append(out / "critic.png")
-        write_critic(files[2], trainer.critic, generated, real)
-    elif len(shape) == 3 and trainer.config.conditional:
-        classes = torch.arange(min(trainer.config.num_classes, CLASSES_SHOWN)).repeat_interleave(SAMPLES_OF_A_CLASS)
-        write_image_grid(files[0], trainer.sample(len(classes), labels=classes), columns=SAMPLES_OF_A_CLASS)
-    elif len(shape) == 3:
-        write_image_grid(files[0], trainer.sample(100 if shape[1] <= 16 else 64))
-    else:
-        files.pop(0)
-    write_curves(out / "curves.png", read_metrics(out / "metrics.jsonl"))
+        generated = trainer.sample(POINTS_SHOWN)
+        write_critic(files[-1], trainer.critic, generated, real_points(trainer, POINTS_SHOWN))
     return files
-
-
-def picture_order(trainer: Trainer) -> torch.Generator:
-    """Draws the real samples of pictures, apart from the training's."""
-    return torch.Generator(trainer.device).manual_seed(0)
 
 
 def evaluate_run(trainer: Trainer) -> Evaluation:

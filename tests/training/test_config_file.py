@@ -1,0 +1,98 @@
+"""``--config``: what a file may say, and one sentence, with the file and the key, for what it may not."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from pathlib import Path
+
+import pytest
+
+from wgan_fast.training import Config, UserError
+from wgan_fast.training.arguments import GROUPS, grouped_fields
+from wgan_fast.training.config import resolve
+from wgan_fast.training.config_file import read_config_file
+
+
+def test_yaml_and_json_say_the_same(tmp_path: Path) -> None:
+    expected = {
+        "data": "8gaussians",
+        "constraint": "none",
+        "learning_rate": 5e-5,
+        "lambda_gp": 10.0,
+        "betas": (0.5, 0.9),
+        "lr_decay": True,
+        "iterations": 1000,
+        "critic_norm": None,
+    }
+    (tmp_path / "a.yaml").write_text(
+        "# a comment\ndata: 8gaussians\nconstraint: none\nlearning-rate: 5e-5\nlambda_gp: 10\nbetas: [0.5, 0.9]\n"
+        "lr-decay: yes\niterations: 1e3\ncritic_norm: null\n"
+    )
+    (tmp_path / "a.json").write_text(json.dumps({**expected, "wgan_fast": "0.1.0", "num_classes": 0}))
+    for name in ("a.yaml", "a.json"):
+        options = read_config_file(tmp_path / name)
+        assert options == expected
+        assert isinstance(options["lambda_gp"], float)
+        assert isinstance(options["iterations"], int)
+    (tmp_path / "empty.yaml").write_text("")
+    assert read_config_file(tmp_path / "empty.yaml") == {}
+
+
+def test_every_resolved_config_reads_back(tmp_path: Path) -> None:
+    for config, shape in ((Config(), (1, 8, 8)), (Config(data="photos", constraint="clip"), (3, 32, 32))):
+        resolved = resolve(config, shape)
+        (tmp_path / "config.json").write_text(json.dumps(dataclasses.asdict(resolved)))
+        again = Config(**read_config_file(tmp_path / "config.json"))
+        assert resolve(again, shape) == resolved
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("iterations: many", "iterations must be an integer, found 'many'"),
+        ("iterations: 2.5", "iterations must be an integer, found 2.5"),
+        ("iterations: true", "iterations must be an integer, found True"),
+        ("iterations: [3]", r"iterations must be an integer, found \[3\]"),
+        ("learning_rate: fast", "learning_rate must be a number, found 'fast'"),
+        ("learning_rate: .nan", "learning_rate must be a number that is finite, found nan"),
+        ("lr_decay: 1", "lr_decay must be true or false, found 1"),
+        ("conditional: null", "conditional must be true or false, found None"),
+        ("betas: 0.5", "betas must be a list of 2 numbers, found 0.5"),
+        ("betas: [0.5, a]", r"betas must be a number, found \[0.5, 'a'\]"),
+        ("data: 8", "data must be text, found 8"),
+        ("constraint: gpp", "constraint must be one of none, clip, gp"),
+        ("architecture: [mlp]", "architecture must be one of mlp"),
+        ("lambda: 3", "lambda is not an option of train"),
+        ("out: x", "out is not an option of train"),
+        ("- iterations", "expected a map from options to values"),
+        ("just words", "expected a map from options to values"),
+        ("a: [1", "is not YAML"),
+        ("!!python/object/apply:os.system ['true']", "is not YAML"),
+    ],
+)
+def test_what_is_wrong_is_named(tmp_path: Path, text: str, message: str) -> None:
+    path = tmp_path / "run.yaml"
+    path.write_text(text)
+    with pytest.raises(UserError, match=rf"--config .*run\.yaml: {message}"):
+        read_config_file(path)
+
+
+def test_unreadable_files_are_one_sentence(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="there is no such file"):
+        read_config_file(tmp_path / "absent.yaml")
+    with pytest.raises(UserError, match="cannot be read"):
+        read_config_file(tmp_path)
+    (tmp_path / "bytes.yaml").write_bytes(b"\xff\xfe\x00\xd8")
+    with pytest.raises(UserError, match=r"bytes\.yaml: (cannot be read|is not YAML)"):
+        read_config_file(tmp_path / "bytes.yaml")
+    (tmp_path / "a.json").write_text("{")
+    with pytest.raises(UserError, match=r"a\.json: is not JSON"):
+        read_config_file(tmp_path / "a.json")
+
+
+def test_every_option_is_in_one_group() -> None:
+    listed = [name for names in grouped_fields().values() for name in names]
+    assert sorted(listed) == sorted(field.name for field in dataclasses.fields(Config))
+    assert len(set(listed)) == len(listed)
+    assert set(GROUPS) < set(grouped_fields())
