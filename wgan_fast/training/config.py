@@ -90,6 +90,10 @@ class Config:
     """Iterations between two lines of metrics.jsonl."""
     checkpoint_every: int = 500
     """Iterations between two checkpoints."""
+    sample_every: int = 500
+    """Iterations between two pictures in samples/, of the same latents each; 0 for none."""
+    tensorboard: bool = False
+    """Write TensorBoard's files into the run folder as well."""
     keep_checkpoints: int = 2
     """How many of the newest checkpoints are kept; the best one is kept besides."""
     on_nonfinite: OnNonfinite = "stop"
@@ -226,6 +230,8 @@ def _check(config: Resolved, sample_shape: tuple[int, ...]) -> None:
     for name in at_least_one:
         if getattr(config, name) < 1:
             raise UserError(f"{option(name)} must be at least 1, got {getattr(config, name)}")
+    if config.sample_every < 0:
+        raise UserError(f"--sample-every must not be negative, got {config.sample_every}")
     for name in ("learning_rate", "clip_value"):
         value = getattr(config, name)
         if not (value > 0 and math.isfinite(value)):

@@ -22,12 +22,15 @@ from wgan_fast.training.metrics_log import read_metrics
 from wgan_fast.training.models import build_models
 from wgan_fast.training.pictures import POINTS_SHOWN, real_points, write_samples
 from wgan_fast.training.plots import write_critic, write_curves
+from wgan_fast.training.tensorboard_log import require_tensorboard
 from wgan_fast.training.trainer import Trainer
 
 CHANGEABLE = (
     "iterations",
     "log_every",
     "checkpoint_every",
+    "sample_every",
+    "tensorboard",
     "keep_checkpoints",
     "on_nonfinite",
     "device",
@@ -42,6 +45,8 @@ CONTENTS = (
     "curves.png",
     "critic.png",
     "evaluation.json",
+    "samples",
+    "tensorboard",
     "checkpoints",
 )
 
@@ -58,6 +63,8 @@ def build_trainer(config: Config) -> Trainer:
     except (RuntimeError, AssertionError) as error:
         reason = str(error).partition("\n")[0]
         raise UserError(f"--device {config.device} cannot be used ({reason})") from error
+    if config.tensorboard:
+        require_tensorboard()
     root = None if config.data_root is None else Path(config.data_root)
     data = load_data(
         config.data, image_size=config.image_size, data_root=root, device=device, conditional=config.conditional

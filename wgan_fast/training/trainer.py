@@ -23,6 +23,7 @@ from wgan_fast.training.health import NonFinite, Watch
 from wgan_fast.training.iteration import Algorithm, make_constraint
 from wgan_fast.training.metrics import sliced_wasserstein
 from wgan_fast.training.metrics_log import MetricsLog, Record
+from wgan_fast.training.run_log import RunLog
 from wgan_fast.training.sampling import as_labels, draw_latent, generate, slerp
 from wgan_fast.training.snapshot import non_finite, restore, snapshot
 from wgan_fast.training.steps import CriticStep
@@ -102,7 +103,7 @@ class Trainer:
         """Run until ``config.iterations`` iterations are done.
 
         Args:
-            out: run folder for metrics.jsonl and checkpoints; without it nothing is written.
+            out: run folder for metrics.jsonl, pictures of samples and checkpoints; without it nothing is written.
             on_progress: called with every logged record.
 
         Raises:
@@ -122,7 +123,8 @@ class Trainer:
             stopped = self._stop_requested
             logged = stopped or self.iteration % config.log_every == 0 or self.iteration == config.iterations
             due = self.iteration % config.checkpoint_every == 0
-            if not (logged or due or watch.full):
+            drawn = config.sample_every > 0 and self.iteration % config.sample_every == 0
+            if not (logged or due or drawn or watch.full):
                 continue
             try:
                 figures = watch.read()
@@ -133,17 +135,19 @@ class Trainer:
                     if log is not None and self.iteration % config.log_every == 0:
                         log.append(record)
                     stopped = stopped or self._stop_requested
+                before = time.perf_counter()
+                if drawn and log is not None:
+                    log.draw(self, self.iteration)
                 if out is not None and (due or stopped or self.iteration == config.iterations):
-                    before = time.perf_counter()
                     self._save(out, compare=not stopped)
-                    saving += time.perf_counter() - before
+                saving += time.perf_counter() - before
             except NonFinite as problem:
                 self._restore(problem, out, log)
         return TrainResult(self.iteration - first, time.perf_counter() - start - saving, record, stopped)
 
-    def _open(self, out: Path) -> MetricsLog:
+    def _open(self, out: Path) -> RunLog:
         """The run folder's log, up to this iteration; a checkpoint of this iteration is there to go back to."""
-        log = MetricsLog(out / "metrics.jsonl")
+        log = RunLog(out, tensorboard=self.config.tensorboard)
         later = [i for i in iterations(out) if i > self.iteration]
         if later:
             raise UserError(
@@ -158,7 +162,7 @@ class Trainer:
                 raise UserError(f"the networks cannot be trained: {problem}") from problem
         return log
 
-    def _restore(self, problem: NonFinite, out: Path | None, log: MetricsLog | None) -> None:
+    def _restore(self, problem: NonFinite, out: Path | None, log: RunLog | None) -> None:
         """Go back to the newest checkpoint with a lower learning rate, if that is wanted and not in vain so far."""
         if out is None or log is None:
             raise UserError(
