@@ -127,11 +127,15 @@ def test_channels_last_changes_the_layout_and_not_the_numbers() -> None:
     assert all(x.is_contiguous(memory_format=torch.channels_last) for x in seen)
 
 
-def test_a_run_in_a_16_bit_type_is_opened_in_fp32(tmp_path: Path) -> None:
+def test_a_run_in_a_16_bit_type_is_opened_anywhere(tmp_path: Path) -> None:
     from wgan_fast.training.runs import start_run
 
     start_run(tmp_path, Config(**SMALL, precision="bf16")).train(tmp_path)
-    assert open_run(tmp_path).config.precision == "fp32"
+    path = tmp_path / "config.json"
+    path.write_text(path.read_text().replace('"bf16"', '"fp16"').replace('"cpu"', '"cuda"').replace('"auto"', '"on"'))
+    trainer = open_run(tmp_path, "cpu")
+    assert trainer.config.precision == "fp32"
+    assert trainer.sample(3).isfinite().all()
 
 
 @pytest.mark.parametrize(

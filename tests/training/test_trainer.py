@@ -127,10 +127,10 @@ def test_learning_rate_falls_linearly_to_zero() -> None:
     seen: list[float] = []
     plain = trainer.algorithm.average.update
 
-    def spy(iteration: int) -> None:
+    def spy() -> None:
         seen.append(trainer.critic_optimizer.param_groups[0]["lr"])
         assert trainer.generator_optimizer.param_groups[0]["lr"] == seen[-1]
-        plain(iteration)
+        plain()
 
     trainer.algorithm.average.update = spy  # type: ignore[method-assign]
     trainer.train()

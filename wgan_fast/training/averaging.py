@@ -5,7 +5,7 @@ from __future__ import annotations
 import copy
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 
 class MovingAverage:
@@ -22,6 +22,7 @@ class MovingAverage:
 
     def __init__(self, module: nn.Module, decay: float) -> None:
         self.decay = decay
+        self._share: float | Tensor = 1.0
         self.module = copy.deepcopy(module).eval().requires_grad_(False) if decay else module
         mine = [*self.module.parameters(), *self.module.buffers()]
         theirs = [*module.parameters(), *module.buffers()]
@@ -29,12 +30,30 @@ class MovingAverage:
         self._floating = [(a, b) for a, b in pairs if a.is_floating_point()]
         self._counts = [(a, b) for a, b in pairs if not a.is_floating_point()]
 
+    def set_schedule(self, iteration: int) -> None:
+        """Choose the weight of the past for `update` after ``iteration + 1`` iterations."""
+        if self.decay:
+            share = 1 - min(self.decay, (1 + iteration) / (10 + iteration))
+            if isinstance(self._share, Tensor):
+                self._share.fill_(share)
+            else:
+                self._share = share
+
+    def keep_share_on(self, device: torch.device) -> None:
+        """Make the weight a scalar of the device, where a CUDA graph of `update` finds its changes."""
+        self._share = torch.zeros((), device=device)
+
     @torch.no_grad()
-    def update(self, iteration: int) -> None:
-        """Take in the weights after ``iteration + 1`` iterations."""
+    def update(self) -> None:
+        """Take in the module's weights."""
         if not self.decay:
             return
-        decay = min(self.decay, (1 + iteration) / (10 + iteration))
-        torch._foreach_lerp_([a for a, _ in self._floating], [b for _, b in self._floating], 1 - decay)
+        mine, theirs = [a for a, _ in self._floating], [b for _, b in self._floating]
+        if isinstance(self._share, Tensor):
+            steps = torch._foreach_sub(theirs, mine)
+            torch._foreach_mul_(steps, self._share)
+            torch._foreach_add_(mine, steps)
+        else:
+            torch._foreach_lerp_(mine, theirs, self._share)
         for a, b in self._counts:
             a.copy_(b)

@@ -16,6 +16,7 @@ from wgan_fast.training.precision import NEEDS_CUDA, PrecisionName
 
 ConstraintName = Literal["none", "clip", "gp", "lp", "r1", "r2", "dragan", "spectral", "orthogonal", "lipschitz"]
 OptimizerName = Literal["rmsprop", "adam"]
+GraphMode = Literal["auto", "on", "off"]
 OnNonfinite = Literal["stop", "restore"]
 
 
@@ -79,6 +80,8 @@ class Config:
     """Arithmetic of the networks' products; bf16 and fp16 by autocast, weights and averages staying fp32."""
     channels_last: bool = False
     """Keep images and convolutions with the channels innermost, which is faster in bf16 and fp16."""
+    graph: GraphMode = "auto"
+    """Replay iterations as CUDA graphs on a GPU, but for fp16; "on" is an error without one."""
 
     image_size: int = 32
     """Side in pixels of the images of photos and folder:PATH."""
@@ -214,7 +217,12 @@ def _preset(config: Config, architecture: Architecture, sample_shape: tuple[int,
 
 
 def _check(config: Resolved, sample_shape: tuple[int, ...]) -> None:
-    for name, kind in {"constraint": ConstraintName, "loss": LossName, "precision": PrecisionName}.items():
+    for name, kind in {
+        "constraint": ConstraintName,
+        "loss": LossName,
+        "precision": PrecisionName,
+        "graph": GraphMode,
+    }.items():
         if getattr(config, name) not in get_args(kind):
             raise UserError(f"{option(name)} must be one of {', '.join(get_args(kind))}, got {getattr(config, name)}")
     at_least_one = (
@@ -252,6 +260,10 @@ def _check(config: Resolved, sample_shape: tuple[int, ...]) -> None:
     if config.precision in NEEDS_CUDA and not config.device.startswith("cuda"):
         reason = NEEDS_CUDA[config.precision]
         raise UserError(f"--precision {config.precision} needs --device cuda, got --device {config.device}: {reason}")
+    if config.graph == "on" and not config.device.startswith("cuda"):
+        raise UserError(f"--graph on needs --device cuda, got --device {config.device}: graphs are NVIDIA's")
+    if config.graph == "on" and config.precision == "fp16":
+        raise UserError("--graph on contradicts --precision fp16: loss scaling waits for the device in every step")
     if config.channels_last and len(sample_shape) != 3:
         raise UserError(f"--channels-last is for images; these samples are of shape {sample_shape}")
 

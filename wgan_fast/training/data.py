@@ -125,11 +125,17 @@ class TensorData:
         return as_float(self.train_samples.index_select(0, index.to(self.train_samples.device)))
 
 
-def draw_batch(data: Data, size: int, generator: torch.Generator, *, labelled: bool, device: torch.device) -> Batch:
-    """A batch on the device; ``labelled`` asks for the classes as well, and draws the same samples."""
+def draw_batch(
+    data: Data, size: int, generator: torch.Generator, *, labelled: bool, device: torch.device | None = None
+) -> Batch:
+    """A batch on the device, by default where the data is; ``labelled`` asks for the classes as well, and draws the
+    same samples."""
     if not labelled:
-        return Batch(data.batch(size, generator).to(device), None)
-    samples, labels = cast(LabelledData, data).labelled_batch(size, generator)
+        samples, labels = data.batch(size, generator), None
+    else:
+        samples, labels = cast(LabelledData, data).labelled_batch(size, generator)
+    if device is None:
+        return Batch(samples, labels)
     return Batch(samples.to(device), None if labels is None else labels.to(device))
 
 

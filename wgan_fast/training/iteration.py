@@ -5,7 +5,8 @@ The mathematics is in steps.py; logging, checkpoints and progress are trainer.py
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Hashable, Sequence
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -21,8 +22,9 @@ from wgan_fast.constraints import (
 from wgan_fast.optim import Adam, RMSprop
 from wgan_fast.training.averaging import MovingAverage
 from wgan_fast.training.config import Resolved
-from wgan_fast.training.data import Batch, Data, draw_batch
+from wgan_fast.training.data import Data, draw_batch
 from wgan_fast.training.errors import UserError
+from wgan_fast.training.graphs import Capture, CudaCapture, Graphs, Rewind, Upload
 from wgan_fast.training.precision import AUTOCAST, float32_products, make_scaler
 from wgan_fast.training.steps import CriticStep, critic_step, generator_step, has_batch_statistics
 
@@ -48,6 +50,7 @@ class Algorithm:
         restores: how often a diverged training went back to a checkpoint; each halves the learning rate.
         joint: whether real and generated samples are scored as one batch.
         critic_scaler, generator_scaler: the loss scaling of fp16, or None.
+        graphs: the recorded steps, or None where everything runs eagerly.
     """
 
     def __init__(
@@ -66,70 +69,112 @@ class Algorithm:
         self.average = MovingAverage(self.generator, config.ema_decay)
         self.critic_optimizer = make_optimizer(config, self.critic, constraint.clip_value)
         self.generator_optimizer = make_optimizer(config, generator, None)
-        self.data_order = torch.Generator(self.device).manual_seed(config.seed)
+        # Indices drawn on another device than the data's would have to be waited for.
+        place = getattr(data, "device", self.device)
+        self.data_order = torch.Generator(place).manual_seed(config.seed)
         self.iteration = 0
         self.restores = 0
         self.joint = not has_batch_statistics(self.critic)
         self.critic_scaler = make_scaler(config.precision, self.device)
         self.generator_scaler = make_scaler(config.precision, self.device)
         self._autocast_dtype = AUTOCAST.get(config.precision)
+        self._upload = Upload(self.device)
+        self.graphs: Graphs | None = None
+        # Loss scaling reads a flag of the device in every step, which no graph can.
+        if config.graph != "off" and self.device.type == "cuda" and self.critic_scaler is None:
+            self.use_graphs(CudaCapture(self.device))
+
+    def use_graphs(self, capture: Capture) -> None:
+        """Record the steps and replay them from here on; numbers that change become scalars of the device."""
+        self.average.keep_share_on(self.device)
+        self.graphs = Graphs(capture, self._rewind, self._frozen)
+        self.reloaded()
+
+    def reloaded(self) -> None:
+        """To be called when the optimizers' states have been replaced by a checkpoint's."""
+        if self.graphs is None:
+            return
+        self.graphs.forget()
+        for optimizer in (self.critic_optimizer, self.generator_optimizer):
+            keep_on_device(optimizer)
 
     def iterate(self) -> tuple[CriticStep, Tensor]:
-        """Do one iteration; returns what its last critic step saw, and the generator's loss, on the device."""
-        with float32_products(self.config.precision, self.device):
-            return self._iterate()
+        """Do one iteration; returns what its last critic step saw, and the generator's loss.
 
-    def _iterate(self) -> tuple[CriticStep, Tensor]:
-        self._set_learning_rate()
-        for _ in range(self.critic_steps(self.iteration)):
-            batch = self._batch()
-            seen = self._critic_step(batch)
-        # The classes of the last batch: in the proportions of the data, at no further draw.
+        Both are on the device; under a graph, in memory that the next iteration overwrites.
+        """
+        with float32_products(self.config.precision, self.device):
+            self._set_schedules()
+            count = self.critic_steps(self.iteration)
+            seen: CriticStep
+            if self.graphs is None or count != self.config.n_critic:
+                for _ in range(count):
+                    batch = self._batch()
+                    seen = self._run("critic step", self._critic_step, batch)
+                loss: Tensor = self._run("generator step", self._generator_step, batch[1:])
+            else:
+                batches = [tensor for _ in range(count) for tensor in self._batch()]
+                seen, loss = self._run("iteration", self._whole_iteration, batches)
+        self.iteration += 1
+        return seen, loss
+
+    def _run(self, name: str, step: Callable[..., Any], inputs: Sequence[Tensor]) -> Any:
+        return step(*inputs) if self.graphs is None else self.graphs.run(name, step, inputs)
+
+    def _whole_iteration(self, *batches: Tensor) -> tuple[CriticStep, Tensor]:
+        size = len(batches) // self.config.n_critic
+        for start in range(0, len(batches), size):
+            batch = batches[start : start + size]
+            seen = self._critic_step(*batch)
+        return seen, self._generator_step(*batch[1:])
+
+    def _critic_step(self, samples: Tensor, labels: Tensor | None = None) -> CriticStep:
+        return critic_step(
+            self.critic,
+            self.generator,
+            self.critic_optimizer,
+            self.constraint,
+            samples,
+            self._latent(len(samples)),
+            labels,
+            loss_name=self.config.loss,
+            joint=self.joint,
+            autocast_dtype=self._autocast_dtype,
+            scaler=self.critic_scaler,
+            keep_gradients=self.graphs is not None,
+        )
+
+    def _generator_step(self, labels: Tensor | None = None) -> Tensor:
+        """With the classes of the last batch: they are in the proportions of the data, at no further draw."""
         loss = generator_step(
             self.critic,
             self.generator,
             self.generator_optimizer,
-            self._latent(),
-            batch.labels,
+            self._latent(self.config.batch_size if labels is None else len(labels)),
+            labels,
             loss_name=self.config.loss,
             autocast_dtype=self._autocast_dtype,
             scaler=self.generator_scaler,
+            keep_gradients=self.graphs is not None,
         )
-        self.average.update(self.iteration)
-        self.iteration += 1
-        return seen, loss
+        self.average.update()
+        return loss
 
     def critic_steps(self, iteration: int) -> int:
         """Critic steps in generator iteration ``iteration``, counted from 0: n_critic, or 100 in a burst."""
         burst = iteration < BURST_ITERATIONS or iteration % BURST_PERIOD == 0
         return BURST_STEPS if self.config.critic_burst and burst else self.config.n_critic
 
-    def _batch(self) -> Batch:
+    def _batch(self) -> list[Tensor]:
+        """Samples and, for a conditional pair, their classes."""
         config = self.config
-        batch = draw_batch(
-            self.data, config.batch_size, self.data_order, labelled=config.conditional, device=self.device
-        )
-        if not config.channels_last:
-            return batch
-        return batch._replace(samples=batch.samples.contiguous(memory_format=torch.channels_last))
+        samples, labels = draw_batch(self.data, config.batch_size, self.data_order, labelled=config.conditional)
+        if config.channels_last:
+            samples = samples.contiguous(memory_format=torch.channels_last)
+        return [self._upload(tensor) for tensor in (samples, labels) if tensor is not None]
 
-    def _critic_step(self, batch: Batch) -> CriticStep:
-        return critic_step(
-            self.critic,
-            self.generator,
-            self.critic_optimizer,
-            self.constraint,
-            batch.samples,
-            self._latent(),
-            batch.labels,
-            loss_name=self.config.loss,
-            joint=self.joint,
-            autocast_dtype=self._autocast_dtype,
-            scaler=self.critic_scaler,
-        )
-
-    def _latent(self) -> Tensor:
-        return torch.randn(self.config.batch_size, self.config.latent_dim, device=self.device)
+    def _latent(self, count: int) -> Tensor:
+        return torch.randn(count, self.config.latent_dim, device=self.device)
 
     @property
     def learning_rate(self) -> float:
@@ -137,12 +182,33 @@ class Algorithm:
         left = 1 - self.iteration / self.config.iterations if self.config.lr_decay else 1.0
         return self.config.learning_rate * left * 0.5**self.restores
 
-    def _set_learning_rate(self) -> None:
+    def _set_schedules(self) -> None:
+        self.average.set_schedule(self.iteration)
         if not (self.config.lr_decay or self.restores):
             return
         for optimizer in (self.critic_optimizer, self.generator_optimizer):
             for group in optimizer.param_groups:
-                group["lr"] = self.learning_rate
+                if isinstance(group["lr"], Tensor):
+                    group["lr"].fill_(self.learning_rate)
+                else:
+                    group["lr"] = self.learning_rate
+
+    def _rewind(self) -> Rewind:
+        generators = [torch.default_generator]
+        if self.device.type == "cuda":
+            index = torch.cuda.current_device() if self.device.index is None else self.device.index
+            generators.append(torch.cuda.default_generators[index])
+        return Rewind(
+            [self.generator, self.critic, self.average.module],
+            [self.critic_optimizer, self.generator_optimizer],
+            generators=generators,
+        )
+
+    def _frozen(self) -> Hashable:
+        """What a recording holds for good: the constraint, and the optimizers' numbers."""
+        groups = [group for o in (self.critic_optimizer, self.generator_optimizer) for group in o.param_groups]
+        numbers = ((name, value) for group in groups for name, value in group.items() if name != "params")
+        return repr(self.constraint), tuple((n, id(v) if isinstance(v, Tensor) else repr(v)) for n, v in numbers)
 
 
 def make_constraint(config: Resolved) -> Constraint:
@@ -178,3 +244,16 @@ def make_optimizer(
     if config.optimizer == "rmsprop":
         return RMSprop(module.parameters(), lr=config.learning_rate, clip_value=clip_value)
     return Adam(module.parameters(), lr=config.learning_rate, betas=config.betas, clip_value=clip_value)
+
+
+def keep_on_device(optimizer: torch.optim.Optimizer) -> None:
+    """Make learning rates and step counts scalars of the parameters' device, where a CUDA graph can change them."""
+    for group in optimizer.param_groups:
+        device = group["params"][0].device
+        group["capturable"] = True
+        # fp64, as a Python number is: the update is then the eager one, bit for bit.
+        group["lr"] = torch.tensor(float(group["lr"]), dtype=torch.float64, device=device)
+        for parameter in group["params"]:
+            state = optimizer.state.get(parameter, {})
+            if "step" in state:
+                state["step"] = state["step"].to(device)

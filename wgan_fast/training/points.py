@@ -46,11 +46,15 @@ class PointStream:
 def gaussian_mixture(name: str, centers: Tensor, std: float) -> PointStream:
     """Equal-weight mixture of isotropic Gaussians at ``centers`` (modes, 2)."""
 
+    there: dict[torch.device, Tensor] = {}  # a copy to a GPU in every batch would be waited for
+
     def draw(size: int, generator: torch.Generator) -> Tensor:
         device = generator.device
+        if device not in there:
+            there[device] = centers.to(device)
         component = torch.randint(len(centers), (size,), generator=generator, device=device)
         noise = torch.randn(size, 2, generator=generator, device=device)
-        return centers.to(device)[component] + std * noise
+        return there[device][component] + std * noise
 
     return PointStream(name, draw, Modes(centers, std))
 

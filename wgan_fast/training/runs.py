@@ -34,6 +34,7 @@ CHANGEABLE = (
     "keep_checkpoints",
     "on_nonfinite",
     "device",
+    "graph",
     "data_root",
 )
 """The options that a resumed run may be given anew; the others are what the run is."""
@@ -134,8 +135,10 @@ def resume_run(out: Path, config: Config, checkpoint: str | int = "newest") -> T
 
 def open_run(run: Path, device: str | None = None, checkpoint: str | int = "newest") -> Trainer:
     """A finished or stopped run at one of its checkpoints, to sample from or to evaluate, in fp32 throughout."""
-    config = dataclasses.replace(read_config(run), precision="fp32")
-    trainer = build_trainer(config if device is None else dataclasses.replace(config, device=device))
+    config = read_config(run)
+    if device is not None:  # which need not be able to train as that one was
+        config = dataclasses.replace(config, device=device, precision="fp32", graph="auto")
+    trainer = build_trainer(config)
     trainer.load(run, checkpoint)
     return trainer
 

@@ -58,6 +58,7 @@ def restore(algorithm: Algorithm, checkpoint: Checkpoint, source: Path) -> None:
         restore_random_state(state["random"], algorithm.device)
         algorithm.iteration = state["iteration"]
         algorithm.restores = state["restores"]
+        algorithm.reloaded()
     except (RuntimeError, KeyError, ValueError, TypeError, AttributeError) as error:
         reason = " ".join(str(error).split())
         raise UserError(f"{source}: its checkpoint belongs to other networks ({reason})") from error

@@ -52,6 +52,7 @@ def critic_step(
     joint: bool = True,
     autocast_dtype: torch.dtype | None = None,
     scaler: GradScaler | None = None,
+    keep_gradients: bool = False,
 ) -> CriticStep:
     """Raise E[D(real)] - E[D(fake)] (Arjovsky et al. 2017 and Gulrajani et al. 2017, algorithm 1).
 
@@ -66,6 +67,8 @@ def critic_step(
         autocast_dtype: what both networks compute in where autocast lowers it; by default in what they are. Scores,
             losses and the penalty are fp32 all the same.
         scaler: this optimizer's own loss scaling, which fp16 needs.
+        keep_gradients: write gradients into the tensors that the last step's are in: a CUDA graph needs fixed
+            addresses.
     """
     condition = () if labels is None else (labels,)
     options: dict[str, Any] = {} if scaler is None else {"scaler": scaler}
@@ -85,7 +88,7 @@ def critic_step(
         term, norms = penalised
         loss = loss + term
         penalty, gradient_norm = term.detach(), norms.mean()
-    _set_gradients(loss, optimizer, scaler)
+    _set_gradients(loss, optimizer, scaler, keep_gradients)
     loss = loss.detach()
     regularisation = constraint.add_gradients(critic)
     if regularisation is not None:
@@ -105,6 +108,7 @@ def generator_step(
     loss_name: LossName = "wgan",
     autocast_dtype: torch.dtype | None = None,
     scaler: GradScaler | None = None,
+    keep_gradients: bool = False,
 ) -> Tensor:
     """Raise E[D(G(z))], or E[D(G(z, y), y)] given ``labels`` y, or lower another `losses.generator_loss`; returns the
     loss, detached.
@@ -115,7 +119,7 @@ def generator_step(
     condition = () if labels is None else (labels,)
     with autocast(latent.device.type, autocast_dtype):
         loss = generator_loss(loss_name, _scores(critic(generator(latent, *condition), *condition)))
-    _set_gradients(loss, optimizer, scaler)
+    _set_gradients(loss, optimizer, scaler, keep_gradients)
     _step(optimizer, scaler)
     return loss.detach()
 
@@ -126,12 +130,17 @@ def _scores(output: Any) -> Tensor:
     return scores.to(accumulation_dtype(scores.dtype))
 
 
-def _set_gradients(loss: Tensor, optimizer: torch.optim.Optimizer, scaler: GradScaler | None) -> None:
+def _set_gradients(loss: Tensor, optimizer: torch.optim.Optimizer, scaler: GradScaler | None, keep: bool) -> None:
     parameters = [p for group in optimizer.param_groups for p in group["params"] if p.requires_grad]
     scaled = loss if scaler is None else scaler.scale(loss)
     gradients = torch.autograd.grad(scaled, parameters, allow_unused=True)
-    for parameter, gradient in zip(parameters, gradients, strict=True):
-        parameter.grad = gradient
+    pairs = list(zip(parameters, gradients, strict=True))
+    if keep and all((p.grad is None) == (g is None) for p, g in pairs):
+        kept = [(p.grad, g) for p, g in pairs if p.grad is not None and g is not None]
+        torch._foreach_copy_([old for old, _ in kept], [new for _, new in kept])
+    else:
+        for parameter, gradient in pairs:
+            parameter.grad = gradient
     if scaler is not None:
         scaler.unscale_(optimizer)
 
