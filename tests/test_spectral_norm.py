@@ -136,9 +136,9 @@ def test_gradients_to_second_order(convolution: Any) -> None:
 def test_layers_of_one_shape_in_one_launch(monkeypatch: pytest.MonkeyPatch) -> None:
     """The grouping that CUDA has, on the CPU: same numbers, one product for equal layers."""
 
-    def grouped(parts: Any) -> list[list[int]]:
+    def grouped(parts: Any, weights: Any) -> list[list[int]]:
         groups: dict[Any, list[int]] = {}
-        for i, (part, weight) in enumerate(parts):
+        for i, (part, weight) in enumerate(zip(parts, weights, strict=True)):
             groups.setdefault((weight.shape, part.linear_map), []).append(i)
         return list(groups.values())
 
@@ -157,8 +157,9 @@ def test_layers_of_one_shape_in_one_launch(monkeypatch: pytest.MonkeyPatch) -> N
         (ours(x) ** 2).sum().backward()
         with monkeypatch.context() as patch:
             patch.setattr(rules, "_groups", grouped)
-            parts = [(layer.parametrizations.weight[0], layer.weight) for _, layer in matrix_layers(twin)]
-            assert len(grouped(parts)) == count
+            layers = [layer for _, layer in matrix_layers(twin)]
+            parts = [layer.parametrizations.weight[0] for layer in layers]
+            assert len(grouped(parts, [layer.weight for layer in layers])) == count
             (twin(x) ** 2).sum().backward()
         for a, b in zip(ours.parameters(), twin.parameters(), strict=True):
             assert a.grad is not None
@@ -193,7 +194,7 @@ def test_an_error_inside_the_critic_leaves_no_weight_behind() -> None:
     with pytest.raises(RuntimeError):
         critic(x[:, :2])
     for _, layer in matrix_layers(critic):
-        assert layer.parametrizations.weight[0].ready is None
+        assert layer.parametrizations.weight[0].ready == []
     copy.deepcopy(critic)(x)
 
 
@@ -255,3 +256,25 @@ def test_mistakes_are_named() -> None:
     with pytest.raises(ValueError, match="0: padding_mode='circular': expected 'zeros'"):
         spectral_norm(circular, convolution="operator", example=EXAMPLE.float())
     assert not is_parametrized(circular[0])
+
+
+@pytest.mark.parametrize("convolution", ["matrix", "operator"])
+def test_nothing_is_read_from_the_device(convolution: Any) -> None:
+    """Tensors without values: whatever waits for a number raises. A CUDA graph needs the same."""
+    critic, x = _critic("convolutions")
+    spectral_norm(critic, convolution=convolution, example=EXAMPLE)
+    critic.to("meta")
+    scores = critic(x.to("meta"))
+    gradients = torch.autograd.grad(scores.sum(), list(critic.parameters()))
+    assert all(gradient.is_meta for gradient in gradients)
+
+
+def test_iterates_in_full_precision_under_autocast() -> None:
+    torch.manual_seed(0)
+    critic = spectral_norm(_perceptron().float())
+    twin = copy.deepcopy(critic)
+    x = torch.randn(4, 5)
+    twin(x)
+    with torch.autocast("cpu", torch.bfloat16):
+        assert critic(x).dtype == torch.bfloat16
+    assert all(torch.equal(a, b) for a, b in zip(critic.buffers(), twin.buffers(), strict=True))

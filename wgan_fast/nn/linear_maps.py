@@ -1,10 +1,12 @@
 """A layer's weight as a linear map y = W x: the map, its transpose, and the derivative of ⟨y, W x⟩.
 
-Every function works on k layers of one kind at once, stacked in dimension 0, in as many launches as one of them.
+Every function takes lists, the weights and vectors of k layers of one kind. One layer goes as it is; several are
+stacked, and then cost as many launches as one.
 """
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 import torch
@@ -12,27 +14,34 @@ from torch import Tensor
 from torch.nn.modules.conv import _ConvNd, _ConvTransposeNd
 
 aten: Any = torch.ops.aten
+Tensors = Sequence[Tensor]
 
 
 class MatrixMap(NamedTuple):
-    """W (k, m, n), x (k, n), y (k, m)."""
+    """W (m, n), x (n,), y (m,)."""
 
-    def forward(self, weight: Tensor, x: Tensor) -> Tensor:
-        return torch.bmm(weight, x[..., None])[..., 0]
+    def forward(self, weights: Tensors, xs: Tensors) -> Tensors:
+        """W x."""
+        if len(weights) == 1:
+            return [torch.mv(weights[0], xs[0])]
+        return torch.bmm(torch.stack([*weights]), torch.stack([*xs])[..., None])[..., 0].unbind()
 
-    def transposed(self, weight: Tensor, y: Tensor, x: Tensor) -> Tensor:
-        """Wᵀ y, in the shape of ``x``."""
-        return torch.bmm(weight.mT, y[..., None])[..., 0]
+    def transposed(self, weights: Tensors, ys: Tensors, xs: Tensors) -> Tensors:
+        """Wᵀ y, in the shapes of ``xs``."""
+        if len(weights) == 1:
+            return [torch.mv(weights[0].T, ys[0])]
+        return torch.bmm(torch.stack([*weights]).mT, torch.stack([*ys])[..., None])[..., 0].unbind()
 
-    def add_outer(self, base: Tensor, weight: Tensor, y: Tensor, x: Tensor) -> Tensor:
-        """base + y xᵀ, the second being the derivative of ⟨y, W x⟩ with respect to W."""
-        if len(base) == 1:  # half the time of baddbmm on the CPU, whose inner index is of length one here
-            return torch.addr(base[0], y[0], x[0])[None]
-        return torch.baddbmm(base, y[..., None], x[:, None])
+    def subtract_outer(self, bases: Tensors, weights: Tensors, ys: Tensors, xs: Tensors) -> Tensors:
+        """base - y xᵀ, the second being the derivative of ⟨y, W x⟩ with respect to W."""
+        if len(weights) == 1:
+            return [torch.addr(bases[0], ys[0], xs[0], alpha=-1)]
+        y, x = torch.stack([*ys])[..., None], torch.stack([*xs])[:, None]
+        return torch.baddbmm(torch.stack([*bases]), y, x, alpha=-1).unbind()
 
 
 class ConvolutionMap(NamedTuple):
-    """W (k, *weight), x (k, C_in, ...), y (k, C_out, ...): one sample each, k layers as k groups of a convolution."""
+    """A convolution without its bias: its weight W, x (C_in, ...), y (C_out, ...); k layers make k times the groups."""
 
     stride: tuple[int, ...]
     padding: tuple[int, ...]
@@ -41,22 +50,24 @@ class ConvolutionMap(NamedTuple):
     output_padding: tuple[int, ...]
     groups: int
 
-    def forward(self, weight: Tensor, x: Tensor) -> Tensor:
-        y = aten.convolution.default(x.flatten(0, 1)[None], weight.flatten(0, 1), None, *self._geometry(len(x)))
-        return _split(y, len(x))
+    def forward(self, weights: Tensors, xs: Tensors) -> Tensors:
+        """W x."""
+        y: Tensor = aten.convolution.default(_joined(xs), torch.cat([*weights]), None, *self._geometry(len(xs)))
+        return y[0].chunk(len(xs))
 
-    def transposed(self, weight: Tensor, y: Tensor, x: Tensor) -> Tensor:
-        """Wᵀ y, in the shape of ``x``."""
-        return _split(self._backward(weight, y, x, [True, False, False])[0], len(x))
+    def transposed(self, weights: Tensors, ys: Tensors, xs: Tensors) -> Tensors:
+        """Wᵀ y, in the shapes of ``xs``."""
+        x: Tensor = self._backward(weights, ys, xs, [True, False, False])[0]
+        return x[0].chunk(len(xs))
 
-    def add_outer(self, base: Tensor, weight: Tensor, y: Tensor, x: Tensor) -> Tensor:
-        """base + the derivative of ⟨y, W x⟩ with respect to W."""
-        outer: Tensor = self._backward(weight, y, x, [False, True, False])[1].view(weight.shape)
-        return base + outer
+    def subtract_outer(self, bases: Tensors, weights: Tensors, ys: Tensors, xs: Tensors) -> Tensors:
+        """base - the derivative of ⟨y, W x⟩ with respect to W."""
+        outer: Tensor = self._backward(weights, ys, xs, [False, True, False])[1]
+        return (torch.cat([*bases]) - outer).chunk(len(xs))
 
-    def _backward(self, weight: Tensor, y: Tensor, x: Tensor, mask: list[bool]) -> Any:
-        joined = y.flatten(0, 1)[None], x.flatten(0, 1)[None], weight.flatten(0, 1)
-        return aten.convolution_backward.default(*joined, None, *self._geometry(len(x)), mask)
+    def _backward(self, weights: Tensors, ys: Tensors, xs: Tensors, mask: list[bool]) -> Any:
+        geometry = self._geometry(len(xs))
+        return aten.convolution_backward.default(_joined(ys), _joined(xs), torch.cat([*weights]), None, *geometry, mask)
 
     def _geometry(self, k: int) -> tuple[Any, ...]:
         return (*self[:5], self.groups * k)
@@ -86,6 +97,13 @@ def convolution_map(layer: _ConvNd) -> ConvolutionMap:
     return ConvolutionMap(layer.stride, padding, layer.dilation, transposed, layer.output_padding, layer.groups)
 
 
-def _split(y: Tensor, k: int) -> Tensor:
-    """(1, k * C, ...) to (k, C, ...)."""
-    return y[0].view(k, -1, *y.shape[2:])
+def inner_products(weights: Tensors, others: Tensors) -> Tensors:
+    """⟨a, b⟩ of each pair of tensors, all of one shape; 0-dimensional."""
+    if len(weights) == 1:
+        return [torch.dot(weights[0].reshape(-1), others[0].reshape(-1))]
+    a, b = torch.stack([*weights]).flatten(1), torch.stack([*others]).flatten(1)
+    return torch.bmm(a[:, None], b[..., None]).view(-1).unbind()
+
+
+def _joined(xs: Tensors) -> Tensor:
+    return torch.cat([*xs])[None]

@@ -2,15 +2,16 @@
 
 One power iteration of a weight W with its singular vectors u, v (Miyato et al. 2018, algorithm 1):
 
-    u <- W v / ‖W v‖,   s = Wᵀ u,   v <- s / ‖s‖,   σ = uᵀ W v = ⟨s, v⟩,   the layer uses W / σ
+    u <- W v / ‖W v‖,   s = Wᵀ u,   v <- s / ‖s‖,   σ = uᵀ W v = ‖s‖,   the layer uses W / σ
 
 torch.nn.utils.parametrizations.spectral_norm multiplies by W a third time for σ. With u and v held constant and G the
 gradient with respect to W / σ,
 
     dL/dW = (G - ⟨G, W⟩ / σ · u vᵀ) / σ
 
-which one autograd Function computes. On CUDA layers of one shape are stacked: one launch for all of them. On the CPU
-a launch costs less than the copy into the stack, so each layer goes by itself.
+which one autograd Function computes for all layers. Vectors and quotients go through the foreach functions, all
+layers in a launch; products with W take one launch for all layers of one shape on CUDA, where they are stacked. On the
+CPU a launch costs less than the copy into the stack, so each layer goes by itself.
 """
 
 from __future__ import annotations
@@ -23,7 +24,7 @@ from torch import Tensor, nn
 from torch.nn.modules.conv import _ConvNd
 from torch.nn.utils import parametrize
 
-from wgan_fast.nn.linear_maps import LinearMap, MatrixMap, convolution_map
+from wgan_fast.nn.linear_maps import LinearMap, MatrixMap, convolution_map, inner_products
 from wgan_fast.nn.matrices import MatrixLayer, as_matrix, from_matrix, matrix_layers, outputs_dim
 
 Convolution = Literal["matrix", "operator"]
@@ -105,11 +106,11 @@ class NormalisedWeight(nn.Module):
         self.eps = eps
         self.register_buffer("_u", u)
         self.register_buffer("_v", v)
-        self.ready: Tensor | None = None
-        """The weight of the critic's forward pass that is going on."""
+        self.ready: list[Tensor] = []
+        """The weight of the critic's forward pass that is going on, if one is."""
 
     def forward(self, weight: Tensor) -> Tensor:
-        return self.ready if self.ready is not None else _normalise([(self, weight)], 0)[0]
+        return self.ready[0] if self.ready else _normalise([self], [weight], 0)[0]
 
     def right_inverse(self, weight: Tensor) -> Tensor:
         return weight
@@ -126,102 +127,114 @@ class PowerIteration:
     """The critic's hooks: before its forward pass one step of all layers and their weights, which go after it."""
 
     def __init__(self, layers: list[MatrixLayer], iterations: int) -> None:
-        self.layers = layers
+        self.chains: list[Any] = [layer.parametrizations.weight for layer in layers]  # type: ignore[union-attr]
+        self.parts: list[NormalisedWeight] = [chain[0] for chain in self.chains]
         self.iterations = iterations
 
     def before(self, critic: nn.Module, args: Any) -> None:
-        parts = [_parametrization(layer) for layer in self.layers]
-        weights = _normalise(parts, self.iterations if critic.training else 0)
-        for (part, _), weight in zip(parts, weights, strict=True):
-            part.ready = weight
+        originals = [chain.original for chain in self.chains]
+        weights = _normalise(self.parts, originals, self.iterations if critic.training else 0)
+        for part, weight in zip(self.parts, weights, strict=True):
+            part.ready[:] = [weight]
 
     def after(self, critic: nn.Module, args: Any, output: Any) -> None:
-        for layer in self.layers:
-            _parametrization(layer)[0].ready = None
+        for part in self.parts:
+            part.ready.clear()
 
 
-def _parametrization(layer: Any) -> tuple[NormalisedWeight, Tensor]:
-    chain = layer.parametrizations.weight
-    return chain[0], chain.original
-
-
-def _normalise(parts: Sequence[tuple[NormalisedWeight, Tensor]], iterations: int) -> list[Tensor]:
+def _normalise(parts: Sequence[NormalisedWeight], weights: Sequence[Tensor], iterations: int) -> list[Tensor]:
     """All weights divided by their σ, after so many steps of the power iteration."""
-    weights: list[Tensor] = [weight for _, weight in parts]
-    for group in _groups(parts):
-        members, originals = [parts[i][0] for i in group], [parts[i][1] for i in group]
-        first, shape = members[0], originals[0].shape
-        mapped = [first.mapped(weight) for weight in originals]
-        stack = torch.stack(mapped) if len(mapped) > 1 else mapped[0][None]
-        with torch.no_grad(), torch.autocast(stack.device.type, enabled=False):
-            u, v, sigma = _power_iteration(members, stack, iterations)
-        normalised = _divide(stack, u, v, sigma, first.linear_map)
-        for i, weight in zip(group, normalised.unbind(0), strict=True):
-            weights[i] = first.unmapped(weight, shape)
-    return weights
+    mapped = [part.mapped(weight) for part, weight in zip(parts, weights, strict=True)]
+    normalised = _divide(parts, iterations, *mapped)
+    return [part.unmapped(w, weight.shape) for part, w, weight in zip(parts, normalised, weights, strict=True)]
 
 
-def _groups(parts: Sequence[tuple[NormalisedWeight, Tensor]]) -> list[list[int]]:
+class _Layers:
+    """The layers of one forward pass, in groups that go in one launch."""
+
+    def __init__(self, parts: Sequence[NormalisedWeight], weights: Sequence[Tensor]) -> None:
+        self.groups = [(parts[group[0]].linear_map, group) for group in _groups(parts, weights)]
+
+    def each(self, function: str, *lists: Sequence[Tensor]) -> list[Tensor]:
+        """A function of the linear maps, for all layers."""
+        results = [*lists[0]]
+        for linear_map, group in self.groups:
+            found = getattr(linear_map, function)(*([values[i] for i in group] for values in lists))
+            for i, result in zip(group, found, strict=True):
+                results[i] = result
+        return results
+
+    def inner_products(self, a: Sequence[Tensor], b: Sequence[Tensor]) -> list[Tensor]:
+        results = [*a]
+        for _, group in self.groups:
+            found = inner_products([a[i] for i in group], [b[i] for i in group])
+            for i, result in zip(group, found, strict=True):
+                results[i] = result
+        return results
+
+
+def _groups(parts: Sequence[NormalisedWeight], weights: Sequence[Tensor]) -> list[list[int]]:
     """Places of the layers that go in one launch: on CUDA those of one shape, elsewhere each by itself."""
     groups: dict[Any, list[int]] = {}
-    for i, (part, weight) in enumerate(parts):
-        alike = (part.linear_map, part.outputs, part.eps, weight.shape, weight.dtype, weight.device, part._u.shape)
+    for i, (part, weight) in enumerate(zip(parts, weights, strict=True)):
+        alike = (part.linear_map, weight.shape, weight.dtype, weight.device, part._v.shape)
         groups.setdefault(alike if weight.is_cuda else i, []).append(i)
     return list(groups.values())
 
 
-def _power_iteration(members: list[NormalisedWeight], stack: Tensor, iterations: int) -> tuple[Tensor, Tensor, Tensor]:
-    """u (k, ...), v (k, ...) and σ (k,) of the stack, and the members' buffers changed in place."""
-    linear_map, eps = members[0].linear_map, members[0].eps
-    u, v = (torch.stack([getattr(member, name) for member in members]) for name in ("_u", "_v"))
+def _power_iteration(
+    layers: _Layers, parts: Sequence[NormalisedWeight], weights: Sequence[Tensor], iterations: int
+) -> tuple[list[Tensor], list[Tensor], list[Tensor]]:
+    """u, v and σ of every weight; the buffers of the parts change in place."""
+    eps = parts[0].eps
+    buffers = [part._u for part in parts], [part._v for part in parts]
     if iterations == 0:
-        return u, v, _inner(u, linear_map.forward(stack, v))
+        u, v = ([buffer.clone() for buffer in each] for each in buffers)  # they may change before the backward pass
+        return u, v, layers.inner_products(u, layers.each("forward", weights, v))
+    v = buffers[1]
     for _ in range(iterations):
-        u = _unit(linear_map.forward(stack, v), eps)
-        image = linear_map.transposed(stack, u, v)
-        v = _unit(image, eps)
-    torch._foreach_copy_([member._u for member in members], list(u.unbind(0)))
-    torch._foreach_copy_([member._v for member in members], list(v.unbind(0)))
-    return u, v, _inner(image, v)
+        u, _ = _units(layers.each("forward", weights, v), eps)
+        v, sigma = _units(layers.each("transposed", weights, u, v), eps)
+    torch._foreach_copy_(buffers[0], u)
+    torch._foreach_copy_(buffers[1], v)
+    return u, v, sigma
+
+
+def _units(xs: list[Tensor], eps: float) -> tuple[list[Tensor], list[Tensor]]:
+    """x / max(‖x‖, eps), and ‖x‖."""
+    norms = list(torch._foreach_norm(xs))
+    return list(torch._foreach_div(xs, list(torch._foreach_clamp_min(norms, eps)))), norms
 
 
 class _Divide(torch.autograd.Function):
-    """W / σ of a stack of weights, σ = ⟨u, W v⟩."""
+    """W / σ, σ = ⟨u, W v⟩ with u and v constant, for all layers."""
 
     @staticmethod
-    def forward(ctx: Any, weight: Tensor, u: Tensor, v: Tensor, sigma: Tensor, linear_map: LinearMap) -> Tensor:
-        ctx.save_for_backward(weight, u, v, sigma)
-        ctx.linear_map = linear_map
-        return weight / _over(sigma, weight)
+    def forward(ctx: Any, parts: Sequence[NormalisedWeight], iterations: int, *weights: Tensor) -> tuple[Tensor, ...]:
+        layers = _Layers(parts, weights)
+        with torch.autocast(weights[0].device.type, enabled=False):
+            u, v, sigma = _power_iteration(layers, parts, weights, iterations)
+            normalised = torch._foreach_div(weights, sigma)
+        ctx.layers = layers
+        ctx.save_for_backward(*weights, *u, *v, *sigma)
+        return tuple(normalised)
 
     @staticmethod
-    def backward(ctx: Any, gradient: Tensor) -> Any:
-        weight, u, v, sigma = ctx.saved_tensors
-        if torch.is_grad_enabled():
-            sigma = _inner(u, ctx.linear_map.forward(weight, v))
-        share = _inner(gradient, weight) / sigma
-        total = ctx.linear_map.add_outer(gradient, weight, -_over(share, u) * u, v)
-        total = total / _over(sigma, total) if torch.is_grad_enabled() else total.div_(_over(sigma, total))
-        return total, None, None, None, None
+    def backward(ctx: Any, *gradients: Tensor) -> Any:
+        layers, saved, n = ctx.layers, ctx.saved_tensors, len(gradients)
+        weights, u, v, sigma = (saved[i : i + n] for i in range(0, 4 * n, n))
+        twice = torch.is_grad_enabled()
+        if twice:
+            sigma = layers.inner_products(u, layers.each("forward", weights, v))
+        shares = torch._foreach_div(layers.inner_products(gradients, weights), sigma)
+        totals = layers.each("subtract_outer", gradients, weights, torch._foreach_mul(u, shares), v)
+        if twice:
+            return None, None, *torch._foreach_div(totals, sigma)
+        torch._foreach_div_(totals, sigma)
+        return None, None, *totals
 
 
-_divide: Callable[[Tensor, Tensor, Tensor, Tensor, LinearMap], Tensor] = _Divide.apply
-
-
-def _inner(a: Tensor, b: Tensor) -> Tensor:
-    """(k,): the scalar products of k pairs."""
-    if len(a) == 1:
-        return torch.dot(a.reshape(-1), b.reshape(-1))[None]
-    return (a * b).flatten(1).sum(dim=1)
-
-
-def _over(scalars: Tensor, like: Tensor) -> Tensor:
-    return scalars.view(-1, *[1] * (like.dim() - 1))
-
-
-def _unit(x: Tensor, eps: float) -> Tensor:
-    norm = torch.linalg.vector_norm(x.flatten(1), dim=1)
-    return x / _over(norm.clamp_min(eps), x)
+_divide: Callable[..., tuple[Tensor, ...]] = _Divide.apply
 
 
 def _normalised_weight(name: str, layer: MatrixLayer, size: torch.Size | None, eps: float) -> NormalisedWeight:
@@ -230,19 +243,19 @@ def _normalised_weight(name: str, layer: MatrixLayer, size: torch.Size | None, e
     linear_map: LinearMap = MatrixMap()
     if size is None:
         rows, columns = as_matrix(weight, outputs).shape
-        u, v = weight.new_empty(1, rows), weight.new_empty(1, columns)
+        u, v = weight.new_empty(rows), weight.new_empty(columns)
     else:
         assert isinstance(layer, _ConvNd)
         try:
             linear_map = convolution_map(layer)
         except ValueError as error:
             raise ValueError(f"{name}: {error}") from error
-        v = weight.new_empty(1, *size)
-        u = torch.empty_like(linear_map.forward(weight[None], v))
-    u, v = _unit(u.normal_(), eps), _unit(v.normal_(), eps)
-    made = NormalisedWeight(linear_map, outputs, u[0], v[0], eps)
-    with torch.no_grad():
-        _power_iteration([made], made.mapped(weight)[None], INITIAL_ITERATIONS)
+        v = weight.new_empty(size)
+        u = torch.empty_like(linear_map.forward([weight], [v])[0])
+    (u, v), _ = _units([u.normal_(), v.normal_()], eps)
+    made = NormalisedWeight(linear_map, outputs, u, v, eps)
+    mapped = [made.mapped(weight)]
+    _power_iteration(_Layers([made], mapped), [made], mapped, INITIAL_ITERATIONS)
     return made
 
 
