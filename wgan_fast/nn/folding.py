@@ -33,5 +33,8 @@ def _fold_(module: nn.Module) -> None:
     values = {name: getattr(module, name).detach().clone() for name in module.parametrizations}
     module.__class__ = parametrize.type_before_parametrizations(module)
     del module.parametrizations
+    others = dict(module._parameters)
+    module._parameters.clear()  # the weight goes before the bias, as in a layer that was never parametrized
     for name, value in values.items():
         module.register_parameter(name, nn.Parameter(value))
+    module._parameters.update(others)
