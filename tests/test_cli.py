@@ -208,10 +208,10 @@ def test_help_says_what_an_option_left_out_will_be(capsys: pytest.CaptureFixture
         assert "None" not in text
         assert "other options" not in text
         shown[arguments] = text
-    assert "Generator iterations; each has n_critic critic steps before it. (default: 1500)" in shown[""]
+    assert "Generator iterations, each after n_critic critic steps. (default: 1500)" in shown[""]
     clip = shown["--constraint clip --data 8gaussians"]
     assert "Step size of both optimizers. (default: 5e-05)" in clip
-    assert "real samples" not in clip or "(default: 256)" in clip
+    assert "as many generated ones. (default: 256)" in clip
     assert "(default: by data and constraint)" in shown["--data npz:somewhere.npz"]
     assert "over the run. (default: yes)" in shown["--lr-decay --width 8"]
     assert "(default: 8)" in shown["--lr-decay --width 8"]

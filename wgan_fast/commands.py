@@ -25,15 +25,15 @@ class Train:
     out: Path | None = None
     """Run folder."""
     config_file: Path | None = None
-    """YAML or JSON with options, such as a run's config.json; those of the command line win."""
+    """Options from a YAML or JSON file; those of the command line win."""
     resume: bool = False
-    """Continue the run in that folder, with its options; --iterations may be raised."""
+    """Continue the run in that folder; --iterations may be raised."""
     checkpoint: str = "newest"
-    """Where --resume continues: newest, best (the nearest to held-out samples), or an iteration. Later ones go."""
+    """Where --resume continues: newest, best or an iteration; later ones go."""
     overwrite: bool = False
     """Replace the run in that folder."""
     evaluate: bool = True
-    """Compare generated samples with held-out real ones at the end."""
+    """At the end, compare samples with held-out real ones."""
     quiet: bool = False
     """Print nothing but errors."""
     config: Config = field(default_factory=Config)

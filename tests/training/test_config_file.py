@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import re
 from pathlib import Path
+from typing import Literal, get_args, get_origin, get_type_hints
 
 import pytest
 
 from wgan_fast.training import Config, UserError
-from wgan_fast.training.arguments import GROUPS, grouped_fields
+from wgan_fast.training.arguments import GROUPS, described, field_texts, grouped_fields
 from wgan_fast.training.config import resolve
 from wgan_fast.training.config_file import read_config_file
 
@@ -96,3 +98,19 @@ def test_every_option_is_in_one_group() -> None:
     assert sorted(listed) == sorted(field.name for field in dataclasses.fields(Config))
     assert len(set(listed)) == len(listed)
     assert set(GROUPS) < set(grouped_fields())
+
+
+def test_the_help_of_a_choice_lists_it() -> None:
+    texts, hints = field_texts(Config), get_type_hints(Config)
+    for name, hint in hints.items():
+        for kind in (hint, *get_args(hint)):
+            for choice in get_args(kind) if get_origin(kind) is Literal else ():
+                assert choice in re.findall(r"[\w-]+", texts[name]), f"{name}: {choice}"
+        assert texts[name].endswith(".")
+
+
+def test_what_means_nothing_to_a_run_is_not_shown() -> None:
+    told = described(resolve(Config(constraint="r1"), (1, 8, 8)))
+    assert told["constraint"] == "constraint r1, gamma 10, loss " + resolve(Config(constraint="r1"), (1, 8, 8)).loss
+    assert "data-root" not in told["data"]
+    assert "lambda-gp 10" in described(Config(lambda_gp=10.0))["constraint"]

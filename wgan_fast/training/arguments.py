@@ -13,7 +13,7 @@ import textwrap
 from collections.abc import Mapping, Sequence
 from typing import Annotated, Any, Literal, get_args, get_origin, get_type_hints
 
-from wgan_fast.training.config import Config, resolve
+from wgan_fast.training.config import Config, option, resolve
 from wgan_fast.training.errors import UserError, require
 
 GROUPS: dict[str, tuple[str, ...]] = {
@@ -41,15 +41,26 @@ GROUPS: dict[str, tuple[str, ...]] = {
         "critic_burst",
         "ema_decay",
     ),
+    "machine": ("device", "precision", "channels_last", "graph"),
 }
-"""The fields of `Config` in each group of ``--help``; what is in none of them is about the machine and the files."""
+"""The fields of `Config` in each group of ``--help``; what is in none of them is about the run's files."""
+
+MATTERS_TO = {
+    "clip_value": ("clip",),
+    "lambda_gp": ("gp", "lp", "dragan"),
+    "gamma": ("r1", "r2"),
+    "lambda_orthogonal": ("orthogonal",),
+    "orthogonal_form": ("orthogonal",),
+    "spectral_convolution": ("spectral",),
+}
+"""The constraints that an option means something to, where these are not all."""
 
 
 def grouped_fields() -> dict[str, tuple[str, ...]]:
     """Every field of `Config`, by group."""
     named = {name for names in GROUPS.values() for name in names}
     rest = tuple(field.name for field in dataclasses.fields(Config) if field.name not in named)
-    return {**GROUPS, "run": rest}
+    return {**GROUPS, "files": rest}
 
 
 def config_groups(defaults: Config) -> dict[str, type]:
@@ -61,6 +72,19 @@ def config_groups(defaults: Config) -> dict[str, type]:
         )
         for group, names in grouped_fields().items()
     }
+
+
+def described(config: Config) -> dict[str, str]:
+    """The options that mean something to this run, one text a group."""
+    told: dict[str, str] = {}
+    for group, names in grouped_fields().items():
+        values = {name: getattr(config, name) for name in names}
+        told[group] = ", ".join(
+            f"{option(name)[2:]} {shown_value(value)}"
+            for name, value in values.items()
+            if value is not None and config.constraint in MATTERS_TO.get(name, (config.constraint,))
+        )
+    return told
 
 
 def to_config(groups: Sequence[Any]) -> Config:
@@ -88,7 +112,7 @@ def as_arguments(
         name: of the new class, by default ``kind``'s.
     """
     tyro = require("tyro", "the command line")
-    texts, types = _field_texts(kind), get_type_hints(kind, include_extras=True)
+    texts, types = field_texts(kind), get_type_hints(kind, include_extras=True)
     made: list[tuple[str, Any, Any]] = []
     for field in dataclasses.fields(kind):
         if fields is not None and field.name not in fields:
@@ -110,7 +134,7 @@ def as_arguments(
     return built
 
 
-def _field_texts(kind: type) -> dict[str, str]:
+def field_texts(kind: type) -> dict[str, str]:
     """The string below each field, its lines joined."""
     (body,) = ast.parse(textwrap.dedent(inspect.getsource(kind))).body
     assert isinstance(body, ast.ClassDef)

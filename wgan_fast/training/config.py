@@ -27,28 +27,28 @@ class Config:
     data: str = "digits"
     """digits, photos, 8gaussians, 25gaussians, swissroll, mnist, cifar10, folder:PATH or npz:PATH."""
     constraint: ConstraintName = "gp"
-    """How the critic is kept Lipschitz: weight clipping, gradient penalty, its one-sided form lp, R1, R2, DRAGAN,
-    spectral normalisation, orthogonal regularisation, layers that are Lipschitz by construction; or not at all."""
+    """none, clip (of weights), gp (gradient penalty), lp (its one-sided form), r1, r2, dragan, spectral,
+    orthogonal, or lipschitz (layers that are so by construction)."""
     loss: LossName | None = None
-    """What the players minimise: Wasserstein, or the standard GAN (gan: non-saturating; gan-minimax: saturating)."""
+    """wgan, or the standard GAN's: gan (non-saturating), gan-minimax (saturating)."""
     conditional: bool = False
-    """Train on the classes of labelled data, to sample any of them: digits, mnist, cifar10, folder:PATH, npz:PATH."""
+    """Train on classes, to sample each of them: labelled data alone."""
     iterations: int | None = None
-    """Generator iterations; each has n_critic critic steps before it."""
+    """Generator iterations, each after n_critic critic steps."""
     seed: int = 0
-    """Seeds the initial weights, the order of the data and the noise."""
+    """Of the initial weights, the order of the data and the noise."""
 
     architecture: Architecture | None = None
-    """Generator and critic pair: mlp, pyramid, conv8 (8x8), dcgan (32x32, 64x64) or resnet (32x32)."""
+    """mlp, pyramid, conv8 (8x8), dcgan (32x32, 64x64) or resnet (32x32)."""
     width: int | None = None
     """Hidden units of the mlp, base channels of the others."""
     latent_dim: int | None = None
-    """Size of the generator's input."""
+    """Size of the noise that a sample is made from."""
     critic_norm: CriticNorm | None = None
-    """Batch normalisation in DCGAN's critic."""
+    """none, or batch (normalisation) in DCGAN's critic."""
 
     optimizer: OptimizerName | None = None
-    """RMSprop for clip, Adam for the penalties."""
+    """rmsprop or adam."""
     learning_rate: float | None = None
     """Step size of both optimizers."""
     betas: tuple[float, float] | None = None
@@ -56,32 +56,32 @@ class Config:
     lr_decay: bool | None = None
     """Lower the learning rate linearly to 0 over the run."""
     batch_size: int | None = None
-    """Real samples, and as many generated ones, in a critic step."""
+    """Real samples in a critic step, and as many generated ones."""
     n_critic: int | None = None
     """Critic steps in a generator iteration."""
     critic_burst: bool | None = None
-    """100 critic steps in the first 25 iterations and in every 500th, as the WGAN paper has it for clip."""
+    """100 critic steps in the first 25 iterations and every 500th."""
     clip_value: float | None = None
-    """c: every weight of the critic is clipped to [-c, c]."""
+    """Of clip: every weight of the critic is clipped to [-c, c]."""
     lambda_gp: float | None = None
-    """Weight of the gradient penalty of gp, lp and dragan."""
+    """Weight of the penalty of gp, lp and dragan."""
     gamma: float | None = None
     """Twice the weight of the penalty of r1 and r2."""
     lambda_orthogonal: float | None = None
-    """Weight of the orthogonal regularisation."""
+    """Weight of the penalty of orthogonal."""
     orthogonal_form: Form = "full"
-    """Regularise towards orthonormal weights, or their filters' angles alone (off-diagonal)."""
+    """full: orthonormal weights; off-diagonal: their filters' angles alone."""
     spectral_convolution: Convolution = "matrix"
-    """What spectral normalises of a convolution: its kernel reshaped to a matrix, or the operator that it is."""
+    """Normalise a convolution as the matrix of its kernel, or as an operator."""
     ema_decay: float | None = None
-    """Decay of the moving average of the generator's weights that samples are drawn from; 0 for none."""
+    """Of the moving average that samples are drawn from; 0: none."""
 
     precision: PrecisionName = "fp32"
-    """Arithmetic of the networks' products; bf16 and fp16 by autocast, weights and averages staying fp32."""
+    """fp32, tf32, bf16 or fp16: arithmetic of products; weights stay fp32."""
     channels_last: bool = False
-    """Keep images and convolutions with the channels innermost, which is faster in bf16 and fp16."""
+    """Keep the channels innermost, which is faster in bf16 and fp16."""
     graph: GraphMode = "auto"
-    """Replay iterations as CUDA graphs on a GPU, but for fp16; "on" is an error without one."""
+    """Replay iterations as CUDA graphs: auto (if possible), on or off."""
 
     image_size: int = 32
     """Side in pixels of the images of photos and folder:PATH."""
@@ -94,13 +94,13 @@ class Config:
     checkpoint_every: int = 500
     """Iterations between two checkpoints."""
     sample_every: int = 500
-    """Iterations between two pictures in samples/, of the same latents each; 0 for none."""
+    """Iterations between two pictures in samples/; 0: none."""
     tensorboard: bool = False
-    """Write TensorBoard's files into the run folder as well."""
+    """Write TensorBoard's files into the run folder, too."""
     keep_checkpoints: int = 2
-    """How many of the newest checkpoints are kept; the best one is kept besides."""
+    """Newest checkpoints to keep, besides the best one."""
     on_nonfinite: OnNonfinite = "stop"
-    """When a loss or weight is NaN or infinite: stop, or restore the last checkpoint and halve the learning rate."""
+    """At NaN: stop, or restore a checkpoint and halve the learning rate."""
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -12,8 +11,8 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from rich.table import Table
 
-from wgan_fast.training.arguments import grouped_fields, shown_value
-from wgan_fast.training.config import Resolved, option
+from wgan_fast.training.arguments import described
+from wgan_fast.training.config import Resolved
 from wgan_fast.training.evaluation import Evaluation, Figure
 from wgan_fast.training.metrics_log import Record
 from wgan_fast.training.trainer import TrainResult
@@ -74,11 +73,9 @@ def _lines(console: Console, done: int, total: int) -> Iterator[Callable[[Record
 
 
 def print_config(console: Console, config: Resolved) -> None:
-    """Every option of a run, a group a line; config.json holds the same."""
-    values = dataclasses.asdict(config)
-    for group, names in grouped_fields().items():
-        shown = ", ".join(f"{option(name)[2:]} {shown_value(values[name])}" for name in names)
-        console.print(f"{group:<14}{shown}", highlight=False, soft_wrap=True)
+    """What a run is, a group of options a line; config.json holds every one."""
+    for group, options in described(config).items():
+        console.print(f"{group:<14}{options}", highlight=False, soft_wrap=True)
 
 
 def print_summary(
