@@ -97,7 +97,7 @@ def test_resume_continues_with_the_runs_own_options(capsys: pytest.CaptureFixtur
 @pytest.mark.parametrize(
     ("command", "message"),
     [
-        ("", "Expected one of {train, sample, evaluate, doctor}"),
+        ("", "Expected one of {train, sample, evaluate, doctor, study}"),
         ("paint", "Unrecognized options: paint"),
         ("train --no-such-option 3", "Unrecognized options: --no-such-option"),
         ("train --constraint foo", "invalid choice 'foo' for argument '--constraint'"),
@@ -120,6 +120,10 @@ def test_resume_continues_with_the_runs_own_options(capsys: pytest.CaptureFixtur
         ("train --config absent.yaml", "--config absent.yaml: there is no such file"),
         ("train --config a.yaml --resume", "--config contradicts it"),
         ("evaluate absent", "absent is not a run folder"),
+        ("study nope", "study nope is unknown; expected one of point-mass, divergences"),
+        ("study point-mass --seed -1", "--seed must not be negative, got -1"),
+        ("study point-mass --size huge", "invalid choice 'huge' for argument '--size'"),
+        ("study --size full", "Missing from wgan-fast study"),
     ],
 )
 def test_mistakes_are_one_line_and_exit_code_2(
@@ -306,3 +310,18 @@ def test_a_signal_ends_with_a_checkpoint_that_resumes(sent: signal.Signals, code
     assert start == 0
     assert reached >= 2
     assert _run(f"train --out run --resume --no-evaluate --iterations {reached + 2}") == 0
+
+
+def test_study_lists_and_runs(elsewhere: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert _run("study") == 0
+    listed = capsys.readouterr().out.splitlines()
+    assert len(listed) == 10
+    assert listed[0].startswith("point-mass ")
+    assert _run("study point-mass --size smoke --seed 2 --out new/folder") == 0
+    shown = capsys.readouterr()
+    assert shown.err == ""
+    folder = elsewhere / "new" / "folder"
+    content = json.loads((folder / "point-mass.json").read_text())
+    assert content["findings"] in shown.out
+    assert content["seeds"] == [2, 3]
+    assert (folder / "point-mass.png").is_file()

@@ -10,7 +10,7 @@ from collections.abc import Iterator, Sequence
 from types import FrameType
 from typing import Any
 
-from wgan_fast.commands import Command, Evaluate, Sample, Train, parse
+from wgan_fast.commands import Command, Evaluate, Sample, Study, Train, parse
 from wgan_fast.training.errors import UserError, require
 
 USAGE_ERROR = 2
@@ -43,6 +43,8 @@ def run(command: Command) -> int:
         return _sample(command, console)
     if isinstance(command, Evaluate):
         return _evaluate(command, console)
+    if isinstance(command, Study):
+        return _study(command, console)
     from wgan_fast.training import console as view
     from wgan_fast.training.doctor import report
 
@@ -127,4 +129,20 @@ def _evaluate(command: Evaluate, console: Any) -> int:
     evaluation = runs.evaluate_run(trainer)
     view.print_evaluation(console, evaluation)
     console.print(str(runs.write_evaluation(evaluation, command.run)), highlight=False, soft_wrap=True)
+    return 0
+
+
+def _study(command: Study, console: Any) -> int:
+    from wgan_fast.studies import STUDIES
+    from wgan_fast.studies.study import run_study
+
+    if command.name == "list":
+        for name, claim in STUDIES.items():
+            console.print(f"{name:<22}{claim}", highlight=False, soft_wrap=True)
+        return 0
+    report = run_study(command.name, size=command.size, seed=command.seed, out=command.out)
+    console.print(report.findings, highlight=False, soft_wrap=True)
+    console.print(f"{report.seconds:.1f} s", highlight=False)
+    for file in report.files:
+        console.print(str(file), highlight=False, soft_wrap=True)
     return 0

@@ -99,7 +99,21 @@ class Doctor:
     """Versions, devices, backends and threads: what a bug report needs."""
 
 
-Command = Train | Sample | Evaluate | Doctor
+@dataclass
+class Study:
+    """Put a claim of the theory to the test: a figure, the numbers, and what they show."""
+
+    name: str
+    """Which; "list", or no argument at all, lists them."""
+    size: Literal["smoke", "default", "full"] = "default"
+    """smoke: seconds, to see that it runs; default: a minute or two on two cores; full: as long as it takes."""
+    seed: int = 0
+    """The first of three seeds (five of the full size)."""
+    out: Path = Path("studies")
+    """Folder of NAME.png and NAME.json."""
+
+
+Command = Train | Sample | Evaluate | Doctor | Study
 
 DESCRIPTION = """Train, sample and evaluate Wasserstein GANs.
 
@@ -127,6 +141,7 @@ def parse(arguments: list[str]) -> Command:
     """
     given = [word for word in arguments if word not in ("-h", "--help")]
     asks_for_help = len(given) < len(arguments)
+    given = ["study", "list"] if given == ["study"] else given
     try:
         command = _parse(given, Config())
         if isinstance(command, Train) and (command.resume or command.config_file):
@@ -158,7 +173,9 @@ def _defaults(command: Train) -> Config:
 def _parse(arguments: list[str], defaults: Config) -> Command:
     tyro = require("tyro", "the command line")
     built: dict[type, type[Command]] = {_train_arguments(defaults): Train}
-    built |= {as_arguments(kind, hints=_hints(kind), spellings=SPELLINGS): kind for kind in (Sample, Evaluate, Doctor)}
+    built |= {
+        as_arguments(kind, hints=_hints(kind), spellings=SPELLINGS): kind for kind in (Sample, Evaluate, Doctor, Study)
+    }
     named: list[Any] = [
         Annotated[arguments_of, tyro.conf.subcommand(kind.__name__.lower())] for arguments_of, kind in built.items()
     ]

@@ -1,0 +1,69 @@
+"""What several studies measure of a critic, and how they train one against a generator that does not move."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import torch
+from torch import Tensor, nn
+
+from wgan_fast.constraints import Constraint
+from wgan_fast.penalties import first_output
+from wgan_fast.training.steps import critic_step
+
+SEARCH_ROUNDS = 12
+SEARCH_SURVIVORS = 32
+SEARCH_CHILDREN = 8
+
+
+def input_gradient_norms(critic: nn.Module, points: Tensor) -> Tensor:
+    """``(n,)`` norms of the critic's gradient at ``(n, *sample_shape)`` points."""
+    points = points.detach().requires_grad_(True)
+    (gradients,) = torch.autograd.grad(first_output(critic(points)).sum(), points)
+    norms: Tensor = gradients.flatten(1).norm(dim=1)
+    return norms
+
+
+def lipschitz_constant(critic: nn.Module, real: Tensor, fake: Tensor, *, seed: int = 0) -> float:
+    """The largest gradient norm that a search finds, in Euclidean distance: a lower bound of the Lipschitz constant.
+
+    It starts at the samples, at random points between them, and at twice their distance from the centre; then the
+    best points have children at random around them, nearer from round to round. The gradient of a piecewise-linear
+    critic is constant on every piece, so there is no slope to climb and a random search is what remains.
+    """
+    random = torch.Generator().manual_seed(seed)
+    count = min(len(real), len(fake))
+    alpha = torch.rand(count, *[1] * (real.dim() - 1), generator=random)
+    centre, reach = real.mean(dim=0), (real - real.mean(dim=0)).flatten(1).norm(dim=1).mean()
+    between = torch.lerp(fake[:count], real[:count], alpha)
+    points = torch.cat([real, fake, between, centre + 2 * (real - centre)])
+    norms = input_gradient_norms(critic, points)
+    for search in range(SEARCH_ROUNDS):
+        norms, best = norms.topk(min(SEARCH_SURVIVORS, len(norms)))
+        parents = points[best]
+        step = reach * 0.5 ** (1 + search / 2) / parents[0].numel() ** 0.5
+        family = parents.repeat(SEARCH_CHILDREN, *[1] * (parents.dim() - 1))
+        children = family + step * torch.randn(family.shape, generator=random)
+        points = torch.cat([parents, children])
+        norms = torch.cat([norms, input_gradient_norms(critic, children)])
+    return float(norms.max())
+
+
+def dual_estimate(critic: nn.Module, real: Tensor, fake: Tensor) -> float:
+    """E[D(real)] - E[D(fake)] over these samples."""
+    with torch.no_grad():
+        return float(first_output(critic(real)).mean() - first_output(critic(fake)).mean())
+
+
+def train_against_fixed(
+    critic: nn.Module,
+    optimizer: torch.optim.Optimizer,
+    constraint: Constraint,
+    draw: Callable[[], tuple[Tensor, Tensor]],
+    steps: int,
+) -> None:
+    """Critic steps on real and generated samples from a generator that does not move."""
+    standing = nn.Identity()
+    for _ in range(steps):
+        real, fake = draw()
+        critic_step(critic, standing, optimizer, constraint, real, fake)

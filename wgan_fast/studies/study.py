@@ -1,0 +1,213 @@
+"""What every study shares: sizes, seeds, processes, the JSON and the PNG."""
+
+from __future__ import annotations
+
+import dataclasses
+import importlib
+import io
+import json
+import math
+import multiprocessing
+import os
+import platform
+import time
+from collections.abc import Callable, Sequence
+from concurrent.futures import ProcessPoolExecutor
+from pathlib import Path
+from typing import Any, Literal, NamedTuple, Protocol
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from wgan_fast.studies import STUDIES
+from wgan_fast.training.errors import UserError, require
+
+Size = Literal["smoke", "default", "full"]
+Array = NDArray[np.float64]
+SEEDS = {"smoke": 2, "default": 3, "full": 5}
+
+
+class Measurement(NamedTuple):
+    """What one case gave with one seed: ``numbers`` holds floats, strings, and lists of them, by name."""
+
+    case: str
+    seed: int
+    numbers: dict[str, Any]
+    seconds: float
+
+
+@dataclasses.dataclass(frozen=True)
+class Results:
+    """All measurements of a study, ordered by case and seed."""
+
+    settings: Any
+    measurements: Sequence[Measurement]
+
+    def cases(self) -> list[str]:
+        """The cases, in the order in which the study names them."""
+        return list(dict.fromkeys(m.case for m in self.measurements))
+
+    def values(self, case: str, name: str) -> Array:
+        """``(seeds, ...)`` float64: the number or list of that name, one row a seed."""
+        return np.array([m.numbers[name] for m in self.measurements if m.case == case], dtype=np.float64)
+
+
+class Study(Protocol):
+    """The names that a module of this package defines to be a study."""
+
+    SIZES: dict[Size, Any]
+    """The settings (a dataclass) of each size."""
+    cases: Callable[[Any], list[str]]
+    """From the settings to the names of what is compared."""
+    measure: Callable[[str, int, Any], dict[str, Any]]
+    """From case, seed and settings to numbers; runs in a process of its own, on one thread."""
+    draw: Callable[[Results], Any]
+    """The figure."""
+    conclude: Callable[[Results], str]
+    """Two sentences on what the numbers show, whatever they show."""
+
+
+class Report(NamedTuple):
+    """What a study found, and the files that hold it."""
+
+    findings: str
+    files: tuple[Path, Path]
+    seconds: float
+
+
+def run_study(name: str, *, size: Size = "default", seed: int = 0, out: Path = Path("studies")) -> Report:
+    """Run a study and write ``NAME.png`` and ``NAME.json``.
+
+    Args:
+        name: a key of `wgan_fast.studies.STUDIES`.
+        size: ``default`` takes a minute or two on two cores, ``full`` long enough to settle the question, ``smoke``
+            seconds, to see that it runs.
+        seed: the first of the seeds; 3 are run, 5 of the full size.
+        out: folder of the two files.
+
+    Raises:
+        UserError: an unknown name, a negative seed, or a missing package.
+    """
+    if name not in STUDIES:
+        raise UserError(f"study {name} is unknown; expected one of {', '.join(STUDIES)}")
+    if seed < 0:
+        raise UserError(f"--seed must not be negative, got {seed}")
+    require("matplotlib", "drawing a study")
+    require("ot", "the exact Wasserstein distance")
+    start = time.perf_counter()
+    study: Any = importlib.import_module(f"wgan_fast.studies.{name.replace('-', '_')}")
+    out.mkdir(parents=True, exist_ok=True)
+    results = collect(study, size, seed)
+    findings = study.conclude(results)
+    seconds = time.perf_counter() - start
+    files = (out / f"{name}.png", out / f"{name}.json")
+    _write_picture(files[0], study.draw(results))
+    content = {
+        "study": name,
+        "claim": STUDIES[name],
+        "findings": findings,
+        "size": size,
+        "seeds": sorted({m.seed for m in results.measurements}),
+        "settings": dataclasses.asdict(results.settings),
+        "seconds": round(seconds, 1),
+        "versions": _versions(),
+    }
+    _write_numbers(files[1], content, results.measurements)
+    return Report(findings, files, seconds)
+
+
+def collect(study: Study, size: Size, seed: int) -> Results:
+    """Measure every case with every seed, in as many processes as there are cores (smoke: in this one)."""
+    settings = study.SIZES[size]
+    seeds = range(seed, seed + SEEDS[size])
+    tasks = [(study.measure, case, each, settings) for case in study.cases(settings) for each in seeds]
+    workers = min(len(os.sched_getaffinity(0)), len(tasks))
+    if size == "smoke" or workers == 1:
+        threads = torch.get_num_threads()
+        try:
+            return Results(settings, [_timed(task) for task in tasks])
+        finally:
+            torch.set_num_threads(threads)
+    with ProcessPoolExecutor(workers, multiprocessing.get_context("spawn")) as pool:
+        return Results(settings, list(pool.map(_timed, tasks)))
+
+
+def _timed(task: tuple[Callable[[str, int, Any], dict[str, Any]], str, int, Any]) -> Measurement:
+    measure, case, seed, settings = task
+    torch.set_num_threads(1)
+    torch.manual_seed(seed)
+    start = time.perf_counter()
+    numbers = measure(case, seed, settings)
+    return Measurement(case, seed, numbers, round(time.perf_counter() - start, 3))
+
+
+def _write_numbers(path: Path, content: dict[str, Any], measurements: Sequence[Measurement]) -> None:
+    """JSON with a line for every measurement."""
+    head = json.dumps(_plain(content), ensure_ascii=False, allow_nan=False, indent=1).removesuffix("\n}")
+    rows = (json.dumps(_plain(m._asdict()), ensure_ascii=False, allow_nan=False) for m in measurements)
+    path.write_text(f'{head},\n "measurements": [\n  ' + ",\n  ".join(rows) + "\n ]\n}\n")
+
+
+def _write_picture(path: Path, drawn: Any) -> None:
+    """A PNG of 256 colours: a quarter of the bytes, and the eye sees no difference."""
+    image = require("PIL.Image", "drawing a study")
+    raw = io.BytesIO()
+    drawn.savefig(raw, format="png")
+    image.open(raw).convert("RGB").quantize(256, dither=image.Dither.NONE).save(path, optimize=True)
+
+
+def _versions() -> dict[str, str]:
+    import wgan_fast
+
+    return {
+        "wgan_fast": wgan_fast.__version__,
+        "torch": torch.__version__,
+        "numpy": np.__version__,
+        "POT": require("ot", "the exact Wasserstein distance").__version__,
+        "python": platform.python_version(),
+    }
+
+
+def _plain(value: Any) -> Any:
+    """What JSON can hold: arrays and tuples as lists, six digits of a float, "inf" and "nan" as strings."""
+    if isinstance(value, dict):
+        return {str(key): _plain(entry) for key, entry in value.items()}
+    if isinstance(value, (np.ndarray, torch.Tensor)):
+        return _plain(value.tolist())
+    if isinstance(value, (list, tuple)):
+        return [_plain(entry) for entry in value]
+    if isinstance(value, (float, np.floating)):
+        return float(f"{value:.6g}") if math.isfinite(value) else str(float(value))
+    return value
+
+
+def figure(width: float, height: float) -> Any:
+    """An empty figure, ``width`` x ``height`` hundreds of pixels."""
+    return require("matplotlib.figure", "drawing a study").Figure((width, height), dpi=100, layout="constrained")
+
+
+def draw_band(axes: Any, x: Any, values: Array, **style: Any) -> None:
+    """The mean over the first dimension (seeds) as a line, and a band from the least to the greatest value."""
+    (line,) = axes.plot(x, values.mean(0), **style)
+    axes.fill_between(x, values.min(0), values.max(0), color=line.get_color(), alpha=0.2, linewidth=0)
+
+
+def draw_points(axes: Any, x: Any, values: Array, **style: Any) -> None:
+    """The mean over the first dimension (seeds) as markers, with error bars from the least to the greatest value."""
+    error = [values.mean(0) - values.min(0), values.max(0) - values.mean(0)]
+    axes.errorbar(x, values.mean(0), error, **{"linestyle": "none", "markersize": 4, "capsize": 2} | style)
+
+
+def legend_below(canvas: Any, *panels: Any, columns: int) -> None:
+    """One legend under all panels, with every label of these once."""
+    entries: dict[str, Any] = {}
+    for axes in panels:
+        handles, labels = axes.get_legend_handles_labels()
+        entries = dict(zip(labels, handles, strict=True)) | entries
+    canvas.legend(entries.values(), entries.keys(), loc="outside lower center", ncols=columns, fontsize=9)
+
+
+def spread(values: Array, digits: int = 2) -> str:
+    """ "mean ± standard deviation" over the seeds, to so many significant digits."""
+    return f"{values.mean():.{digits}g} ± {values.std(ddof=1):.{digits}g}"
