@@ -8,7 +8,7 @@ Needs the extra ``wgan-fast[train]``.
 from __future__ import annotations
 
 from wgan_fast.training.config import Config
-from wgan_fast.training.data import Data, TensorData, load_data
+from wgan_fast.training.data import Data, TensorData, load_data, split
 from wgan_fast.training.errors import UserError
 from wgan_fast.training.models import build_models
 from wgan_fast.training.steps import CriticStep, critic_step, generator_step
@@ -26,4 +26,5 @@ __all__ = [
     "critic_step",
     "generator_step",
     "load_data",
+    "split",
 ]
