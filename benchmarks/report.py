@@ -35,7 +35,7 @@ def print_table(paths: Iterable[Path]) -> None:
     for device, versions, date in sorted({(line["device"], line["versions"], line["date"]) for line in lines}):
         Console(width=120).print(f"{device}; {versions}; {date}", style="dim", highlight=False)
     table = Table("operation", "workload", "provider", width=118)
-    for name in ("median us", "p20", "p80", "we are faster by", "of the copy's speed"):
+    for name in ("median us", "p20", "p80", "we are faster by", "of the limit"):
         table.add_column(name, justify="right")
     for (op, workload), group in by_case(lines):
         for i, line in enumerate(group):

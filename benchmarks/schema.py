@@ -17,7 +17,8 @@ LIMIT = "copy"
 @dataclass(frozen=True)
 class Row:
     """A line of the CSV. Times in microseconds; ``ratio`` is this provider's median over ours: how many times faster we
-    are; ``fraction_of_limit`` is the median of the copy of the same bytes over this provider's."""
+    are; ``fraction_of_limit`` is the median of the copy of the same bytes over this provider's, or the share of the
+    machine's matrix rate where arithmetic is the limit."""
 
     op: str
     provider: str
