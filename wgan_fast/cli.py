@@ -11,6 +11,7 @@ from types import FrameType
 from typing import Any
 
 from wgan_fast.commands import Command, Evaluate, Sample, Study, Train, parse
+from wgan_fast.training.distributed import Processes, ProcessLost, is_first, launched
 from wgan_fast.training.errors import UserError, require
 
 USAGE_ERROR = 2
@@ -23,7 +24,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         require("rich", "the command line")
         return run(command)
     except UserError as error:
-        print(f"wgan-fast: {' '.join(str(error).split())}", file=sys.stderr)
+        if is_first() or isinstance(error, ProcessLost):
+            print(f"wgan-fast: {' '.join(str(error).split())}", file=sys.stderr)
         return USAGE_ERROR
     except OSError as error:
         print(f"wgan-fast: {error}", file=sys.stderr)
@@ -36,9 +38,10 @@ def run(command: Command) -> int:
     """Carry out a parsed command; returns the exit code."""
     from rich.console import Console
 
-    console = Console(quiet=isinstance(command, Train) and command.quiet)
+    console = Console(quiet=(isinstance(command, Train) and command.quiet) or not is_first())
     if isinstance(command, Train):
-        return _train(command, console)
+        with launched(command.config.device) as processes:
+            return _train(command, console, processes)
     if isinstance(command, Sample):
         return _sample(command, console)
     if isinstance(command, Evaluate):
@@ -52,7 +55,7 @@ def run(command: Command) -> int:
     return 0
 
 
-def _train(command: Train, console: Any) -> int:
+def _train(command: Train, console: Any, processes: Processes) -> int:
     from wgan_fast.training import console as view
     from wgan_fast.training import runs
 
@@ -63,19 +66,21 @@ def _train(command: Train, console: Any) -> int:
     if command.checkpoint != "newest" and not command.resume:
         raise UserError(f"--checkpoint {command.checkpoint} needs --resume")
     if command.resume:
-        trainer = runs.resume_run(out, command.config, command.checkpoint)
+        trainer = runs.resume_run(out, command.config, command.checkpoint, processes=processes)
     else:
-        trainer = runs.start_run(out, command.config, overwrite=command.overwrite)
+        trainer = runs.start_run(out, command.config, overwrite=command.overwrite, processes=processes)
     config = trainer.config
     view.print_config(console, config)
     with (
         view.training_progress(console, trainer.iteration, config.iterations) as progress,
-        _stop_on_signal(trainer.stop) as received,
+        _stop_on_signal(trainer.stop, patient=processes.size > 1) as received,
     ):
         result = trainer.train(out, progress)
-    if received:
+    if received or result.stopped:
         console.print(f"stopped at iteration {trainer.iteration}; --resume --out {out} continues", highlight=False)
-        return 128 + received[0]
+        return 128 + (received[0] if received else signal.SIGTERM)  # another process received it
+    if not processes.first:
+        return 0
     files = runs.write_pictures(trainer, out)
     evaluation = None
     if command.evaluate:
@@ -86,16 +91,21 @@ def _train(command: Train, console: Any) -> int:
 
 
 @contextlib.contextmanager
-def _stop_on_signal(stop: Any) -> Iterator[list[int]]:
-    """The first SIGINT or SIGTERM asks the loop to end after its iteration, a second has its usual effect."""
+def _stop_on_signal(stop: Any, *, patient: bool) -> Iterator[list[int]]:
+    """The first SIGINT or SIGTERM asks the loop to end after its iteration, a second has its usual effect.
+
+    Args:
+        patient: not even a second one has: a launcher repeats the signal that the terminal has sent already.
+    """
     received: list[int] = []
     usual = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
 
     def handle(number: int, frame: FrameType | None) -> None:
         received.append(number)
         stop()
-        for each, handler in usual.items():
-            signal.signal(each, handler)
+        if not patient:
+            for each, handler in usual.items():
+                signal.signal(each, handler)
 
     for number in usual:
         signal.signal(number, handle)

@@ -23,6 +23,7 @@ from wgan_fast.optim import Adam, RMSprop
 from wgan_fast.training.averaging import MovingAverage
 from wgan_fast.training.config import Resolved
 from wgan_fast.training.data import Data, draw_batch
+from wgan_fast.training.distributed import Processes
 from wgan_fast.training.errors import UserError
 from wgan_fast.training.graphs import Capture, CudaCapture, Graphs, Rewind, Upload
 from wgan_fast.training.precision import AUTOCAST, float32_products, make_scaler
@@ -41,6 +42,7 @@ class Algorithm:
         data: where real samples come from.
         config: resolved options.
         constraint: what keeps the critic Lipschitz.
+        processes: those that share the work; by default there is this one alone.
 
     Attributes:
         average: moving average of the generator.
@@ -54,12 +56,19 @@ class Algorithm:
     """
 
     def __init__(
-        self, generator: nn.Module, critic: nn.Module, data: Data, config: Resolved, constraint: Constraint
+        self,
+        generator: nn.Module,
+        critic: nn.Module,
+        data: Data,
+        config: Resolved,
+        constraint: Constraint,
+        processes: Processes | None = None,
     ) -> None:
         self.config = config
         self.device = torch.device(config.device)
         self.data = data
-        self.constraint = constraint
+        self.processes = processes or Processes()
+        self.constraint = self.processes.shared(constraint)
         self.generator = generator.to(self.device).train()
         critic = critic.to(self.device)
         if config.channels_last:
@@ -80,8 +89,10 @@ class Algorithm:
         self._autocast_dtype = AUTOCAST.get(config.precision)
         self._upload = Upload(self.device)
         self.graphs: Graphs | None = None
-        # Loss scaling reads a flag of the device in every step, which no graph can.
-        if config.graph != "off" and self.device.type == "cuda" and self.critic_scaler is None:
+        # Loss scaling reads a flag of the device in every step, which no graph can; of several processes every step
+        # would hold a collective operation, which no machine at hand could record.
+        eager = self.critic_scaler is not None or self.processes.size > 1
+        if config.graph != "off" and self.device.type == "cuda" and not eager:
             self.use_graphs(CudaCapture(self.device))
 
     def use_graphs(self, capture: Capture) -> None:
@@ -142,6 +153,7 @@ class Algorithm:
             autocast_dtype=self._autocast_dtype,
             scaler=self.critic_scaler,
             keep_gradients=self.graphs is not None,
+            average=self.processes.average_gradients,
         )
 
     def _generator_step(self, labels: Tensor | None = None) -> Tensor:
@@ -150,12 +162,13 @@ class Algorithm:
             self.critic,
             self.generator,
             self.generator_optimizer,
-            self._latent(self.config.batch_size if labels is None else len(labels)),
+            self._latent(self.config.batch_size // self.processes.size if labels is None else len(labels)),
             labels,
             loss_name=self.config.loss,
             autocast_dtype=self._autocast_dtype,
             scaler=self.generator_scaler,
             keep_gradients=self.graphs is not None,
+            average=self.processes.average_gradients,
         )
         self.average.update()
         return loss
@@ -169,12 +182,16 @@ class Algorithm:
         """Samples and, for a conditional pair, their classes."""
         config = self.config
         samples, labels = draw_batch(self.data, config.batch_size, self.data_order, labelled=config.conditional)
+        samples = self.processes.part(samples)
+        labels = None if labels is None else self.processes.part(labels)
         if config.channels_last:
             samples = samples.contiguous(memory_format=torch.channels_last)
         return [self._upload(tensor) for tensor in (samples, labels) if tensor is not None]
 
     def _latent(self, count: int) -> Tensor:
-        return torch.randn(count, self.config.latent_dim, device=self.device)
+        """``count`` rows, this process's part of what all of them draw."""
+        whole = torch.randn(count * self.processes.size, self.config.latent_dim, device=self.device)
+        return self.processes.part(whole)
 
     @property
     def learning_rate(self) -> float:

@@ -15,6 +15,7 @@ import wgan_fast
 from wgan_fast.training.checkpoint import iterations, remove_later
 from wgan_fast.training.config import Config, Resolved, option, resolve
 from wgan_fast.training.data import class_count, load_data
+from wgan_fast.training.distributed import Processes
 from wgan_fast.training.durable import replace_file
 from wgan_fast.training.errors import UserError
 from wgan_fast.training.evaluation import Evaluation, evaluate
@@ -52,7 +53,7 @@ CONTENTS = (
 )
 
 
-def build_trainer(config: Config) -> Trainer:
+def build_trainer(config: Config, processes: Processes | None = None) -> Trainer:
     """Data, freshly seeded networks and trainer of a config.
 
     Raises:
@@ -85,29 +86,39 @@ def build_trainer(config: Config) -> Trainer:
         resolved.critic_norm,
         resolved.num_classes,
     )
-    return Trainer(*networks, data, resolved)
+    return Trainer(*networks, data, resolved, processes=processes)
 
 
-def start_run(out: Path, config: Config, *, overwrite: bool = False) -> Trainer:
+def start_run(out: Path, config: Config, *, overwrite: bool = False, processes: Processes | None = None) -> Trainer:
     """A new run in the folder ``out``, which is made; its config.json is written.
 
     Raises:
         UserError: the folder holds a run already and ``overwrite`` is not set, or it cannot be written.
     """
-    present = [out / name for name in CONTENTS if (out / name).exists()]
-    if present and not overwrite:
-        raise UserError(f"--out {out} holds a run already; --resume continues it, --overwrite replaces it")
-    trainer = build_trainer(config)
-    for path in present:
-        if path.is_dir():
-            shutil.rmtree(path)
-        else:
-            path.unlink()
-    _write_config(out, trainer.config)
+    processes = processes or Processes()
+    present = [out / name for name in CONTENTS if (out / name).exists()] if processes.first else []
+
+    def refuse_present() -> None:
+        if present and not overwrite:
+            raise UserError(f"--out {out} holds a run already; --resume continues it, --overwrite replaces it")
+
+    def replace_present() -> None:
+        for path in present:
+            if path.is_dir():
+                shutil.rmtree(path)
+            else:
+                path.unlink()
+        _write_config(out, trainer.config)
+
+    processes.by_first(refuse_present)
+    trainer = build_trainer(config, processes)
+    processes.by_first(replace_present)
     return trainer
 
 
-def resume_run(out: Path, config: Config, checkpoint: str | int = "newest") -> Trainer:
+def resume_run(
+    out: Path, config: Config, checkpoint: str | int = "newest", *, processes: Processes | None = None
+) -> Trainer:
     """The run in ``out``, at one of its checkpoints, with the ``CHANGEABLE`` options of ``config``.
 
     Args:
@@ -121,15 +132,20 @@ def resume_run(out: Path, config: Config, checkpoint: str | int = "newest") -> T
         wanted, had = getattr(config, field.name), getattr(saved, field.name)
         if wanted != had and field.name not in CHANGEABLE:
             raise UserError(f"{option(field.name)} {wanted} cannot change in a resumed run, which has {had}")
-    trainer = build_trainer(config)
     if not iterations(out):
         raise UserError(f"{out}: the run stopped before its first checkpoint; --overwrite starts it again")
+    processes = processes or Processes()
+    trainer = build_trainer(config, processes)
     trainer.load(out, checkpoint)
-    try:
-        remove_later(out, trainer.iteration)
-    except OSError as error:
-        raise UserError(f"--out {out} cannot be written ({error.strerror})") from error
-    _write_config(out, trainer.config)
+
+    def continue_from_there() -> None:
+        try:
+            remove_later(out, trainer.iteration)
+        except OSError as error:
+            raise UserError(f"--out {out} cannot be written ({error.strerror})") from error
+        _write_config(out, trainer.config)
+
+    processes.by_first(continue_from_there)
     return trainer
 
 

@@ -64,6 +64,22 @@ def restore(algorithm: Algorithm, checkpoint: Checkpoint, source: Path) -> None:
         raise UserError(f"{source}: its checkpoint belongs to other networks ({reason})") from error
 
 
+def synchronise(algorithm: Algorithm) -> None:
+    """Give every process of the run the first one's weights and torch's random generators."""
+    if algorithm.processes.size == 1:
+        return
+    states = [torch.get_rng_state(), algorithm.data_order.get_state()]
+    if algorithm.device.type == "cuda":
+        states.append(torch.cuda.get_rng_state(algorithm.device))
+    on_device = [state.to(algorithm.device) for state in states]
+    weights = [tensor for module in _networks(algorithm).values() for tensor in module.state_dict().values()]
+    algorithm.processes.synchronise([*weights, *on_device])
+    torch.set_rng_state(on_device[0].cpu())
+    algorithm.data_order.set_state(on_device[1].cpu())
+    if algorithm.device.type == "cuda":
+        torch.cuda.set_rng_state(on_device[2].cpu(), algorithm.device)
+
+
 def non_finite(checkpoint: Checkpoint) -> str | None:
     """Name of the first weight or optimizer state that holds NaN or an infinity; waits for the device once."""
     named = dict(checkpoint.weights)

@@ -6,6 +6,7 @@ logged.
 
 from __future__ import annotations
 
+from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
 import torch
@@ -18,6 +19,8 @@ from wgan_fast.penalties import first_output
 from wgan_fast.reference import accumulation_dtype
 from wgan_fast.training.losses import LossName, critic_loss, generator_loss
 from wgan_fast.training.precision import autocast
+
+Average = Callable[[Sequence[nn.Parameter]], None]
 
 
 class CriticStep(NamedTuple):
@@ -53,6 +56,7 @@ def critic_step(
     autocast_dtype: torch.dtype | None = None,
     scaler: GradScaler | None = None,
     keep_gradients: bool = False,
+    average: Average | None = None,
 ) -> CriticStep:
     """Raise E[D(real)] - E[D(fake)] (Arjovsky et al. 2017 and Gulrajani et al. 2017, algorithm 1).
 
@@ -69,6 +73,7 @@ def critic_step(
         scaler: this optimizer's own loss scaling, which fp16 needs.
         keep_gradients: write gradients into the tensors that the last step's are in: a CUDA graph needs fixed
             addresses.
+        average: called with the parameters when each has its gradient: several processes average theirs.
     """
     condition = () if labels is None else (labels,)
     options: dict[str, Any] = {} if scaler is None else {"scaler": scaler}
@@ -88,7 +93,7 @@ def critic_step(
         term, norms = penalised
         loss = loss + term
         penalty, gradient_norm = term.detach(), norms.mean()
-    _set_gradients(loss, optimizer, scaler, keep_gradients)
+    _set_gradients(loss, optimizer, scaler, keep_gradients, average)
     loss = loss.detach()
     regularisation = constraint.add_gradients(critic)
     if regularisation is not None:
@@ -109,6 +114,7 @@ def generator_step(
     autocast_dtype: torch.dtype | None = None,
     scaler: GradScaler | None = None,
     keep_gradients: bool = False,
+    average: Average | None = None,
 ) -> Tensor:
     """Raise E[D(G(z))], or E[D(G(z, y), y)] given ``labels`` y, or lower another `losses.generator_loss`; returns the
     loss, detached.
@@ -119,7 +125,7 @@ def generator_step(
     condition = () if labels is None else (labels,)
     with autocast(latent.device.type, autocast_dtype):
         loss = generator_loss(loss_name, _scores(critic(generator(latent, *condition), *condition)))
-    _set_gradients(loss, optimizer, scaler, keep_gradients)
+    _set_gradients(loss, optimizer, scaler, keep_gradients, average)
     _step(optimizer, scaler)
     return loss.detach()
 
@@ -130,7 +136,13 @@ def _scores(output: Any) -> Tensor:
     return scores.to(accumulation_dtype(scores.dtype))
 
 
-def _set_gradients(loss: Tensor, optimizer: torch.optim.Optimizer, scaler: GradScaler | None, keep: bool) -> None:
+def _set_gradients(
+    loss: Tensor,
+    optimizer: torch.optim.Optimizer,
+    scaler: GradScaler | None,
+    keep: bool,
+    average: Average | None,
+) -> None:
     parameters = [p for group in optimizer.param_groups for p in group["params"] if p.requires_grad]
     scaled = loss if scaler is None else scaler.scale(loss)
     gradients = torch.autograd.grad(scaled, parameters, allow_unused=True)
@@ -141,6 +153,8 @@ def _set_gradients(loss: Tensor, optimizer: torch.optim.Optimizer, scaler: GradS
     else:
         for parameter, gradient in pairs:
             parameter.grad = gradient
+    if average is not None:
+        average(parameters)
     if scaler is not None:
         scaler.unscale_(optimizer)
 

@@ -18,6 +18,7 @@ from wgan_fast.penalties import gradient_penalty
 from wgan_fast.training.checkpoint import iterations, load_checkpoint, save_checkpoint
 from wgan_fast.training.config import Config, resolve
 from wgan_fast.training.data import Data, class_count, draw_batch, split
+from wgan_fast.training.distributed import Processes, ProcessLost
 from wgan_fast.training.errors import UserError
 from wgan_fast.training.health import NonFinite, Watch
 from wgan_fast.training.iteration import Algorithm, make_constraint
@@ -25,7 +26,7 @@ from wgan_fast.training.metrics import sliced_wasserstein
 from wgan_fast.training.metrics_log import MetricsLog, Record
 from wgan_fast.training.run_log import RunLog
 from wgan_fast.training.sampling import as_labels, draw_latent, generate, slerp
-from wgan_fast.training.snapshot import non_finite, restore, snapshot
+from wgan_fast.training.snapshot import non_finite, restore, snapshot, synchronise
 from wgan_fast.training.steps import CriticStep
 
 MAX_RESTORES = 3
@@ -58,6 +59,7 @@ class Trainer:
         config: the options; None entries become the papers' defaults. Seeding the global generator before the
             networks are built is the caller's business, as ever with PyTorch.
         constraint: what keeps the critic Lipschitz, where ``config.constraint`` does not name it.
+        processes: what `distributed.launched` yields, where a launcher has started several.
 
     Attributes:
         config: the resolved options.
@@ -74,12 +76,26 @@ class Trainer:
         config: Config | None = None,
         *,
         constraint: Constraint | None = None,
+        processes: Processes | None = None,
     ) -> None:
+        self.processes = processes or Processes()
         self.data = split("samples", data) if isinstance(data, Tensor) else data
         named = dataclasses.replace(config or Config(), data=self.data.name)
         self.config = resolve(named, self.data.sample_shape, class_count(self.data))
+        if self.config.batch_size % self.processes.size:
+            raise UserError(
+                f"--batch-size {self.config.batch_size} cannot be shared by {self.processes.size} processes: "
+                "it is the batch of them all, expected a multiple of their number"
+            )
+        if self.config.graph == "on" and self.processes.size > 1:
+            raise UserError("--graph on contradicts several processes: their steps cannot be recorded")
         self.algorithm = Algorithm(
-            generator, critic, self.data, self.config, constraint or make_constraint(self.config)
+            generator,
+            critic,
+            self.data,
+            self.config,
+            constraint or make_constraint(self.config),
+            self.processes,
         )
         self.generator, self.critic = self.algorithm.generator, self.algorithm.critic
         self.average = self.algorithm.average.module
@@ -110,9 +126,17 @@ class Trainer:
             UserError: the training diverged, the folder holds more of a run than this trainer has done, or it
                 cannot be written.
         """
-        config = self.config
+        try:
+            return self._train(out, on_progress)
+        except ProcessLost as error:
+            advice = f"; --resume --out {out} continues from iteration {iterations(out)[-1]}" if out else ""
+            raise ProcessLost(f"{error} in iteration {self.iteration + 1}{advice}") from error
+
+    def _train(self, out: Path | None, on_progress: Callable[[Record], None] | None) -> TrainResult:
+        config, processes = self.config, self.processes
+        synchronise(self.algorithm)
         log = None if out is None else self._open(out)
-        watch = Watch()
+        watch = Watch(processes.mean)
         record: Record = {}
         start, saving = time.perf_counter(), 0.0
         first = self.iteration
@@ -120,7 +144,7 @@ class Trainer:
         while self.iteration < config.iterations and not stopped:
             seen, generator_loss = self.algorithm.iterate()
             watch.note(self.iteration, _figures(seen, generator_loss))
-            stopped = self._stop_requested
+            stopped = processes.agreed(self._stop_requested)
             logged = stopped or self.iteration % config.log_every == 0 or self.iteration == config.iterations
             due = self.iteration % config.checkpoint_every == 0
             drawn = config.sample_every > 0 and self.iteration % config.sample_every == 0
@@ -128,33 +152,34 @@ class Trainer:
                 continue
             try:
                 figures = watch.read()
-                if logged:
+                if logged and processes.first:
                     record = self._record(figures)
                     if on_progress is not None:
                         on_progress(record)
                     if log is not None and self.iteration % config.log_every == 0:
                         log.append(record)
-                    stopped = stopped or self._stop_requested
+                stopped = stopped or (logged and processes.agreed(self._stop_requested))
                 before = time.perf_counter()
-                if drawn and log is not None:
+                if drawn and log is not None and processes.first:
                     log.draw(self, self.iteration)
                 if out is not None and (due or stopped or self.iteration == config.iterations):
                     self._save(out, compare=not stopped)
                 saving += time.perf_counter() - before
             except NonFinite as problem:
                 self._restore(problem, out, log)
+        processes.settle()
         return TrainResult(self.iteration - first, time.perf_counter() - start - saving, record, stopped)
 
     def _open(self, out: Path) -> RunLog:
         """The run folder's log, up to this iteration; a checkpoint of this iteration is there to go back to."""
-        log = RunLog(out, tensorboard=self.config.tensorboard)
+        log = RunLog(out, tensorboard=self.config.tensorboard and self.processes.first)
         later = [i for i in iterations(out) if i > self.iteration]
         if later:
             raise UserError(
                 f"{out} holds a checkpoint of iteration {later[-1]}, and this trainer has done {self.iteration}: "
                 "load() continues that run, another folder starts a new one"
             )
-        log.resume_after(self.iteration)
+        self.processes.by_first(lambda: log.resume_after(self.iteration))
         if self._kept_as != (out.resolve(), self.iteration):
             try:
                 self._save(out, compare=False)
@@ -182,7 +207,9 @@ class Trainer:
             ) from problem
         self.load(out)
         self.algorithm.restores = restores
-        log.resume_after(self.iteration)
+        self.processes.by_first(lambda: log.resume_after(self.iteration))
+        if not self.processes.first:
+            return
         _log.warning(
             "%s: back to the checkpoint of iteration %d, learning rate %g from there on (restore %d of at most %d)",
             problem,
@@ -270,32 +297,36 @@ class Trainer:
             return None
         return draw_batch(self.data, count, random, labelled=True, device=self.device).labels
 
-    def save(self, out: Path) -> Path:
-        """Write a checkpoint into the run folder; returns its place.
+    def save(self, out: Path) -> None:
+        """Write a checkpoint into the run folder, by the first process; all of them must call this.
 
         Raises:
             UserError: it cannot be written, or a weight is not finite.
         """
         try:
-            return self._save(out, compare=True)
+            self._save(out, compare=True)
         except NonFinite as problem:
             raise UserError(f"nothing was saved: {problem}") from problem
 
-    def _save(self, out: Path, *, compare: bool) -> Path:
+    def _save(self, out: Path, *, compare: bool) -> None:
         """Write a checkpoint, unless a weight is not finite; after every line of the log that precedes it.
 
         Args:
             compare: measure the distance of samples to held-out ones, by which the best checkpoint is known.
         """
-        checkpoint = snapshot(self.algorithm)
-        name = non_finite(checkpoint)
+        checkpoint = snapshot(self.algorithm) if self.processes.first else None
+        name = self.processes.of_first(non_finite(checkpoint) if checkpoint else None)
         if name is not None:
             raise NonFinite(name, self.iteration)
-        MetricsLog(out / "metrics.jsonl").flush()
-        distance = self._distance() if compare else None
-        folder = save_checkpoint(out, self.iteration, checkpoint, keep=self.config.keep_checkpoints, distance=distance)
+
+        def write() -> None:
+            assert checkpoint is not None
+            MetricsLog(out / "metrics.jsonl").flush()
+            distance = self._distance() if compare else None
+            save_checkpoint(out, self.iteration, checkpoint, keep=self.config.keep_checkpoints, distance=distance)
+
+        self.processes.by_first(write)
         self._kept_as = (out.resolve(), self.iteration)
-        return folder
 
     def _distance(self) -> float | None:
         """Sliced Wasserstein distance of samples to held-out ones, both drawn apart from the training's."""
