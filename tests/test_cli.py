@@ -101,7 +101,10 @@ def test_resume_continues_with_the_runs_own_options(capsys: pytest.CaptureFixtur
         ("paint", "Unrecognized options: paint"),
         ("train --no-such-option 3", "Unrecognized options: --no-such-option"),
         ("train --constraint foo", "invalid choice 'foo' for argument '--constraint'"),
-        ("train --iterations many", "Error parsing --iterations"),
+        (
+            "train --iterations many",
+            "Error parsing --iterations: no type matching INT could be instantiated from ['many'].\n",
+        ),
         ("train --iterations 0", "--iterations must be at least 1, got 0"),
         ("train --data nonsense", "--data nonsense is unknown"),
         ("train --data npz:absent.npz", "there is no such file"),
@@ -286,7 +289,10 @@ def test_a_config_file_gives_defaults_that_flags_override(capsys: pytest.Capture
     capsys.readouterr()
     Path("run.yaml").write_text("n_critics: 3\n")
     assert _run("train --config run.yaml") == 2
-    assert capsys.readouterr().err == "wgan-fast: --config run.yaml: n_critics is not an option of train\n"
+    assert (
+        capsys.readouterr().err
+        == "wgan-fast: --config run.yaml: n_critics is not an option of a run; did you mean n_critic?\n"
+    )
 
 
 @pytest.mark.parametrize(("sent", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])

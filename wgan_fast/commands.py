@@ -225,4 +225,5 @@ def _first_sentence(box: str) -> str:
         if line.startswith(("Argument helptext", "For full helptext", "Perhaps you meant")):
             break
         message.append(line)
-    return " ".join(word for word in " ".join(message).split()) or "the arguments cannot be understood"
+    told = " ".join(" ".join(message).split()).partition(" Got errors:")[0]
+    return told or "the arguments cannot be understood"

@@ -224,6 +224,12 @@ def test_a_run_knows_its_classes(tmp_path: Path) -> None:
         open_run(tmp_path / "run")
 
 
+def test_classes_without_samples_are_refused(tmp_path: Path) -> None:
+    np.savez(tmp_path / "a.npz", images=np.zeros((40, 8, 8)), labels=np.arange(40) % 2 * 3)
+    with pytest.raises(UserError, match=r"no training sample of class 1; .* without gaps, and the largest is 3"):
+        build_trainer(_config(data=f"npz:{tmp_path / 'a.npz'}"))
+
+
 def test_subfolders_are_classes(tmp_path: Path) -> None:
     for number, name in enumerate(("bird", "ant", "cat")):
         (tmp_path / name / "inner").mkdir(parents=True)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import difflib
 import json
 from pathlib import Path
 from typing import Any, Literal, get_args, get_origin, get_type_hints
@@ -34,7 +35,9 @@ def read_config_file(path: Path) -> dict[str, Any]:
         if name in OF_A_RUN:
             continue
         if name not in hints:
-            raise UserError(f"--config {path}: {key} is not an option of train")
+            similar = difflib.get_close_matches(name, hints, n=1)
+            advice = f"; did you mean {similar[0]}?" if similar else ""
+            raise UserError(f"--config {path}: {key} is not an option of a run{advice}")
         try:
             options[name] = _converted(value, hints[name])
         except ValueError as error:

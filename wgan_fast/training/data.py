@@ -144,6 +144,21 @@ def class_count(data: Data) -> int:
     return data.num_classes if isinstance(data, LabelledData) else 0
 
 
+def check_classes(data: Data) -> None:
+    """Refuse data with a class that could not be learned.
+
+    Raises:
+        UserError: no training sample is of this class.
+    """
+    if isinstance(data, TensorData) and data.train_labels is not None:
+        counts = data.train_labels.bincount(minlength=data.num_classes)
+        if not counts.all():
+            raise UserError(
+                f"--conditional: {data.name} has no training sample of class {int((counts == 0).nonzero()[0])}; "
+                f"classes must be numbered from 0 without gaps, and the largest is {data.num_classes - 1}"
+            )
+
+
 def as_float(samples: Tensor) -> Tensor:
     """uint8 0..255 to float32 [-1, 1]; float32 is returned as it is."""
     return samples.float().div_(127.5).sub_(1) if samples.dtype == torch.uint8 else samples

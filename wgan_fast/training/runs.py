@@ -14,7 +14,7 @@ from torch import Tensor
 import wgan_fast
 from wgan_fast.training.checkpoint import iterations, remove_later
 from wgan_fast.training.config import Config, Resolved, option, resolve
-from wgan_fast.training.data import class_count, load_data
+from wgan_fast.training.data import check_classes, class_count, load_data
 from wgan_fast.training.distributed import Processes
 from wgan_fast.training.durable import replace_file
 from wgan_fast.training.errors import UserError
@@ -72,6 +72,8 @@ def build_trainer(config: Config, processes: Processes | None = None) -> Trainer
         config.data, image_size=config.image_size, data_root=root, device=device, conditional=config.conditional
     )
     resolved = resolve(config, data.sample_shape, class_count(data))
+    if resolved.conditional:
+        check_classes(data)
     if resolved.conditional and resolved.constraint in ("spectral", "lipschitz"):
         raise UserError(
             f"--conditional contradicts --constraint {resolved.constraint}: it does not bound the projection on the "
