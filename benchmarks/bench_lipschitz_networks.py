@@ -40,8 +40,8 @@ def torchlip() -> Any:
 
 
 def ours(width: int) -> nn.Module:
-    hidden = [nn.ReLU(), nn.Linear(width, width)] * 2
-    return to_lipschitz(nn.Sequential(nn.Linear(2, width), *hidden, nn.ReLU(), nn.Linear(width, 1)))
+    hidden = [nn.ReLU(), nn.Linear(width, width), nn.ReLU(), nn.Linear(width, width), nn.ReLU()]
+    return to_lipschitz(nn.Sequential(nn.Linear(2, width), *hidden, nn.Linear(width, 1)))
 
 
 def theirs(width: int) -> nn.Module:
@@ -105,6 +105,7 @@ def estimates(width: int = 128) -> dict[str, Any]:
             x = torch.cat([a, b, torch.lerp(a, b, torch.rand(POINTS, 1))]).requires_grad_()
             scores = critic(x)
             (gradients,) = torch.autograd.grad(scores.sum(), x)
+            scores = scores.detach()
             estimate = float(scores[:POINTS].mean() - scores[POINTS : 2 * POINTS].mean())
             entry = found.setdefault(name, {"ratio": [], "largest_gradient_norm": []})
             entry["ratio"].append(estimate / exact)

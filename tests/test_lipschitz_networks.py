@@ -7,10 +7,10 @@ from typing import Any
 
 import pytest
 import torch
+from no_reads import NothingIsRead
 from torch import Tensor, nn
 from torch.nn.utils.parametrize import is_parametrized
 
-from tests.no_reads import NothingIsRead
 from wgan_fast import gradient_penalty
 from wgan_fast.nn import GroupSort, LipschitzResidual, MaxMin, ScaledAvgPool2d, fold, orthonormal, to_lipschitz
 
@@ -251,6 +251,16 @@ def test_mistakes_are_named() -> None:
         GroupSort(0)
     with pytest.raises(ValueError, match=r"share: expected a number between 0 and 1, got 1\.0"):
         LipschitzResidual(nn.Identity(), share=1.0)
+
+
+def test_modules_that_are_used_twice_stay_so() -> None:
+    activation, layer = nn.ReLU(), nn.Linear(4, 4)
+    converted = to_lipschitz(nn.Sequential(layer, activation, layer, activation, nn.Linear(4, 1)))
+    assert isinstance(converted, nn.Sequential)
+    assert len(converted) == 5
+    assert converted[0] is converted[2]
+    assert isinstance(converted[3], MaxMin)
+    assert len(list(converted.parameters())) == 4
 
 
 def test_nothing_is_read_from_the_device() -> None:

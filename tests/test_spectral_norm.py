@@ -8,11 +8,11 @@ from typing import Any
 
 import pytest
 import torch
+from no_reads import NothingIsRead
 from torch import Tensor, nn
 from torch.nn.utils import parametrizations
 from torch.nn.utils.parametrize import is_parametrized
 
-from tests.no_reads import NothingIsRead
 from wgan_fast import gradient_penalty
 from wgan_fast.nn import fold, spectral_norm
 from wgan_fast.nn.matrices import matrix_layers

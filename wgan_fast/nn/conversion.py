@@ -45,15 +45,22 @@ def to_lipschitz(critic: nn.Module) -> nn.Module:
     Raises:
         ValueError: a layer without a certified form; the message names it.
     """
-    return _converted("", critic)
+    return _converted("", critic, {})
 
 
-def _converted(name: str, module: nn.Module) -> nn.Module:
+def _converted(name: str, module: nn.Module, done: dict[nn.Module, nn.Module]) -> nn.Module:
+    """``done`` keeps what is shared shared: one activation, or one layer, in several places."""
+    if module not in done:
+        done[module] = _convert(name, module, done)
+    return done[module]
+
+
+def _convert(name: str, module: nn.Module, done: dict[nn.Module, nn.Module]) -> nn.Module:
     def child(key: str) -> nn.Module:
-        return _converted(f"{name}.{key}" if name else key, module.get_submodule(key))
+        return _converted(f"{name}.{key}" if name else key, module.get_submodule(key), done)
 
     if type(module) is nn.Sequential:
-        return nn.Sequential(*[child(key) for key, _ in module.named_children()])
+        return nn.Sequential(*[child(key) for key in module._modules])
     if type(module) is LipschitzResidual:
         return LipschitzResidual(child("branch"), child("shortcut"), module.logit.sigmoid().item())
     if type(module) in (nn.Linear, nn.Conv1d, nn.Conv2d, nn.Conv3d):
