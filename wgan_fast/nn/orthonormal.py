@@ -22,6 +22,11 @@ from torch.nn.utils import parametrize
 
 from wgan_fast.nn.matrices import MatrixLayer
 
+INITIAL_SCALE = 0.3
+"""Root mean square of the norms of the columns of U and V at the start. Estimates of W1 between two point sets in the
+plane after 300 steps, mean of 3 seeds: 0.3 reaches 91.0 % of the exact distance, 1 reaches 89.4 %; biases drawn as
+nn.Linear draws them, instead of 0, cost another 12 %."""
+
 
 def orthonormal(layer: MatrixLayer) -> MatrixLayer:
     """Parametrize a linear or convolution layer, in place, so that it is 1-Lipschitz whatever its parameters are.
@@ -38,8 +43,8 @@ def orthonormal(layer: MatrixLayer) -> MatrixLayer:
 
     The parametrization is PyTorch's: ``layer.weight`` is the orthonormal weight,
     ``layer.parametrizations.weight.original`` the raw one, which starts as the layer's initial weight, rescaled so
-    that no part of Q is degenerate. It is computed in the weight's own precision, also under autocast; there the layer
-    rounds it, and with it the bound, to the lower one.
+    that the transform is well conditioned; the bias starts at 0. The weight is computed in its own precision, also
+    under autocast; there the layer rounds it, and with it the bound, to the lower one.
 
     Args:
         layer: ``nn.Linear``, ``nn.Conv1d``, ``nn.Conv2d`` or ``nn.Conv3d``.
@@ -62,7 +67,10 @@ def orthonormal(layer: MatrixLayer) -> MatrixLayer:
         scale /= math.sqrt(patches_of_one_value(layer.kernel_size, layer.stride, layer.dilation))
     with torch.no_grad():
         for block in _blocks(layer.weight.flatten(1)):
-            block.mul_(math.sqrt(block.shape[1]) / block.norm().clamp_min(torch.finfo(block.dtype).tiny))
+            scale_to = INITIAL_SCALE * math.sqrt(block.shape[1])
+            block.mul_(scale_to / block.norm().clamp_min(torch.finfo(block.dtype).tiny))
+        if layer.bias is not None:
+            layer.bias.zero_()
     parametrize.register_parametrization(layer, "weight", Cayley(scale))
     return layer
 
