@@ -97,7 +97,7 @@ def parameters(generator: nn.Module, critic: nn.Module) -> Tensor:
 def verify(load: Workload, device: str = "cpu") -> None:
     """Raise unless one iteration of both loops, from the same numbers, leaves the same weights.
 
-    In fp64 to 1e-9. In fp32 ours are compared with those of fp64: no further off than a few times the textbook's.
+    In fp64 to 1e-9. In fp32 to a tenth of Adam's first updates: where a gradient is near its eps, rounding decides.
     """
     weights: dict[tuple[str, torch.dtype], Tensor] = {}
     default = torch.get_default_dtype()
@@ -116,7 +116,7 @@ def verify(load: Workload, device: str = "cpu") -> None:
     torch.testing.assert_close(exact, expected, rtol=1e-9, atol=1e-9)
     difference = (weights["ours", torch.float32] - weights["textbook", torch.float32]).norm()
     update = len(expected) ** 0.5 * OPTIONS["learning_rate"] * N_CRITIC
-    if not difference < 1e-2 * update:
+    if not difference < 0.1 * update:
         raise AssertionError(f"{load.name}: fp32 weights differ by {difference:.3g}, updates are up to {update:.3g}")
 
 

@@ -6,7 +6,7 @@ logged.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any, NamedTuple
 
 import torch
@@ -14,9 +14,10 @@ from torch import Tensor, nn
 from torch.amp import GradScaler
 from torch.nn.modules.batchnorm import _BatchNorm
 
-from wgan_fast.constraints import Constraint
+from wgan_fast.constraints import Constraint, GradientPenalty
 from wgan_fast.penalties import first_output
 from wgan_fast.reference import accumulation_dtype
+from wgan_fast.training.feedforward import critic_gradients, plain_layers
 from wgan_fast.training.losses import LossName, critic_loss, generator_loss
 from wgan_fast.training.precision import autocast
 
@@ -76,10 +77,22 @@ def critic_step(
         average: called with the parameters when each has its gradient: several processes average theirs.
     """
     condition = () if labels is None else (labels,)
+    with autocast(real.device.type, autocast_dtype), torch.no_grad():
+        fake = generator(latent, *condition).to(real.dtype)
+    layers = plain_layers(critic) if joint and labels is None and scaler is None and len(real) == len(fake) else None
+    if (
+        layers is not None
+        and type(constraint) is GradientPenalty
+        and _same(critic.parameters(), _parameters(optimizer))
+    ):
+        found = critic_gradients(layers, real, fake, constraint, loss_name, autocast_dtype)
+        parameters = list(critic.parameters())
+        _assign(parameters, [found.of[p] for p in parameters], keep_gradients, average)
+        optimizer.step()
+        return CriticStep(found.loss + found.penalty, found.wasserstein_estimate, found.penalty, found.norms.mean())
+
     options: dict[str, Any] = {} if scaler is None else {"scaler": scaler}
     with autocast(real.device.type, autocast_dtype):
-        with torch.no_grad():
-            fake = generator(latent, *condition).to(real.dtype)
         if joint:
             scores = _scores(critic(torch.cat([real, fake]), *(torch.cat([c, c]) for c in condition)))
             real_scores, fake_scores = scores[: len(real)], scores[len(real) :]
@@ -136,6 +149,14 @@ def _scores(output: Any) -> Tensor:
     return scores.to(accumulation_dtype(scores.dtype))
 
 
+def _parameters(optimizer: torch.optim.Optimizer) -> list[nn.Parameter]:
+    return [p for group in optimizer.param_groups for p in group["params"] if p.requires_grad]
+
+
+def _same(some: Iterable[Tensor], others: Iterable[Tensor]) -> bool:
+    return list(map(id, some)) == list(map(id, others))
+
+
 def _set_gradients(
     loss: Tensor,
     optimizer: torch.optim.Optimizer,
@@ -143,9 +164,17 @@ def _set_gradients(
     keep: bool,
     average: Average | None,
 ) -> None:
-    parameters = [p for group in optimizer.param_groups for p in group["params"] if p.requires_grad]
+    parameters = _parameters(optimizer)
     scaled = loss if scaler is None else scaler.scale(loss)
     gradients = torch.autograd.grad(scaled, parameters, allow_unused=True)
+    _assign(parameters, gradients, keep, average)
+    if scaler is not None:
+        scaler.unscale_(optimizer)
+
+
+def _assign(
+    parameters: Sequence[nn.Parameter], gradients: Sequence[Tensor | None], keep: bool, average: Average | None
+) -> None:
     pairs = list(zip(parameters, gradients, strict=True))
     if keep and all((p.grad is None) == (g is None) for p, g in pairs):
         kept = [(p.grad, g) for p, g in pairs if p.grad is not None and g is not None]
@@ -155,8 +184,6 @@ def _set_gradients(
             parameter.grad = gradient
     if average is not None:
         average(parameters)
-    if scaler is not None:
-        scaler.unscale_(optimizer)
 
 
 def _step(optimizer: torch.optim.Optimizer, scaler: GradScaler | None) -> None:

@@ -1,0 +1,200 @@
+"""The written-out gradients against autograd's, and which critics they are for."""
+
+from __future__ import annotations
+
+import copy
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor, nn
+from torch.nn.utils.parametrizations import spectral_norm
+
+from wgan_fast.constraints import GradientPenalty
+from wgan_fast.optim import Adam
+from wgan_fast.training import steps
+from wgan_fast.training.feedforward import critic_gradients, plain_layers
+from wgan_fast.training.models import build_models
+from wgan_fast.training.steps import CriticStep, critic_step
+
+BATCH = 6
+
+
+def _perceptron() -> nn.Module:
+    hidden = [nn.Linear(20, 33), nn.ReLU(), nn.Sequential(nn.Linear(33, 7, bias=False), nn.LeakyReLU(0.2))]
+    return nn.Sequential(nn.Flatten(), *hidden, nn.Identity(), nn.Linear(7, 1), nn.Flatten(0))
+
+
+def _convolutions() -> nn.Module:
+    first = [nn.Conv2d(3, 8, 3, 2, 1), nn.LeakyReLU(0.1, inplace=True), nn.Conv2d(8, 6, 3, dilation=2, groups=2)]
+    return nn.Sequential(*first, nn.ReLU(), nn.Flatten(), nn.Linear(6 * 16, 5), nn.ReLU(), nn.Linear(5, 1))
+
+
+def _map() -> nn.Module:
+    return nn.Sequential(nn.Conv2d(3, 4, 3), nn.ReLU(), nn.Conv2d(4, 1, 3, bias=False))
+
+
+def _sequences() -> nn.Module:
+    return nn.Sequential(nn.Linear(20, 9), nn.ReLU(), nn.Flatten(), nn.Linear(27, 1), nn.ReLU())
+
+
+CRITICS: dict[str, tuple[Any, tuple[int, ...]]] = {
+    "one layer": (lambda: nn.Linear(20, 1), (20,)),
+    "perceptron": (_perceptron, (4, 5)),
+    "narrow": (lambda: build_models("mlp", (2,), 2, 16).critic, (2,)),
+    "convolutions": (_convolutions, (3, 16, 16)),
+    "map of scores": (_map, (3, 8, 8)),
+    "sequences": (_sequences, (3, 20)),
+    "dcgan": (lambda: build_models("dcgan", (3, 32, 32), 8, 4).critic, (3, 32, 32)),
+}
+PENALTIES = {
+    "gp": GradientPenalty(10.0),
+    "lp": GradientPenalty(5.0, target=0.5, one_sided=True),
+    "r1": GradientPenalty.r1(),
+    "r2": GradientPenalty.r2(),
+    "dragan": GradientPenalty.dragan(),
+}
+
+
+def _both(
+    monkeypatch: pytest.MonkeyPatch, critic: nn.Module, samples: Tensor, constraint: GradientPenalty, **options: Any
+) -> list[tuple[CriticStep, list[Tensor]]]:
+    """One step by the written-out gradients, one by autograd, from the same state."""
+    results = []
+    generator = nn.Sequential(nn.Linear(4, samples[0].numel()), nn.Unflatten(1, samples.shape[1:])).to(samples)
+    for plain in (plain_layers, lambda _: None):
+        monkeypatch.setattr(steps, "plain_layers", plain)
+        mine = copy.deepcopy(critic)
+        torch.manual_seed(4)
+        latent = torch.randn(len(samples), 4, dtype=samples.dtype)
+        seen = critic_step(mine, generator, Adam(mine.parameters()), constraint, samples, latent, **options)
+        results.append((seen, [p.grad for p in mine.parameters() if p.grad is not None]))
+    return results
+
+
+def _assert_equal(results: list[tuple[CriticStep, list[Tensor]]], rtol: float, atol: float) -> None:
+    (seen, gradients), (expected_seen, expected) = results
+    for mine, other in zip(seen, expected_seen, strict=True):
+        torch.testing.assert_close(mine, other, rtol=rtol, atol=atol)
+    assert len(gradients) == len(expected)
+    for mine, other in zip(gradients, expected, strict=True):
+        assert mine.stride() == other.stride()
+        torch.testing.assert_close(mine, other, rtol=rtol, atol=atol)
+
+
+@pytest.mark.parametrize("penalty", PENALTIES)
+@pytest.mark.parametrize("name", CRITICS)
+def test_gradients_equal_autograds(name: str, penalty: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    make, shape = CRITICS[name]
+    torch.manual_seed(0)
+    critic = make().double()
+    assert plain_layers(critic) is not None
+    samples = torch.randn(BATCH, *shape, dtype=torch.float64)
+    for p in critic.parameters():
+        p.data += 0.1 * torch.randn_like(p)
+    _assert_equal(_both(monkeypatch, critic, samples, PENALTIES[penalty]), rtol=1e-9, atol=1e-11)
+
+
+@pytest.mark.parametrize("loss", ["gan", "gan-minimax"])
+@pytest.mark.parametrize("batch", [1, 5])
+def test_other_losses_and_batches(loss: Any, batch: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    critic, samples = _perceptron().double(), torch.randn(batch, 4, 5, dtype=torch.float64)
+    _assert_equal(_both(monkeypatch, critic, samples, PENALTIES["gp"], loss_name=loss), rtol=1e-9, atol=1e-11)
+
+
+@pytest.mark.parametrize("name", ["perceptron", "convolutions", "dcgan"])
+@pytest.mark.parametrize("channels_last", [False, True])
+def test_fp32_in_both_layouts(name: str, channels_last: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    make, shape = CRITICS[name]
+    critic, samples = make(), torch.randn(BATCH, *shape)
+    if channels_last and len(shape) == 3:
+        critic, samples = (t.to(memory_format=torch.channels_last) for t in (critic, samples))
+    _assert_equal(_both(monkeypatch, critic, samples, PENALTIES["gp"]), rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("name", ["perceptron", "convolutions"])
+def test_bf16_is_as_near_fp32_as_autocast_is(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    make, shape = CRITICS[name]
+    torch.manual_seed(0)
+    critic, samples = make(), torch.randn(64, *shape)
+    exact = _both(monkeypatch, critic, samples, PENALTIES["gp"])[1][1]
+    (_, mine), (_, autocast) = _both(monkeypatch, critic, samples, PENALTIES["gp"], autocast_dtype=torch.bfloat16)
+    errors = [sum((g - e).square().sum().item() for g, e in zip(gs, exact, strict=True)) for gs in (mine, autocast)]
+    assert 0 < errors[0] < 2 * errors[1]
+    assert all(g.dtype == torch.float32 for g in mine)
+
+
+def test_a_flat_critic_has_zero_slope() -> None:
+    """‖g‖ = 0: the value is lambda, the gradient is finite."""
+    critic = nn.Sequential(nn.Linear(3, 4), nn.ReLU(), nn.Linear(4, 1))
+    nn.init.zeros_(critic[2].weight)
+    layers = plain_layers(critic)
+    assert layers is not None
+    found = critic_gradients(layers, torch.randn(5, 3), torch.randn(5, 3), PENALTIES["gp"])
+    assert found.penalty.item() == pytest.approx(10.0)
+    assert all(g.isfinite().all() for g in found.of.values())
+
+
+class Halved(nn.Module):
+    def forward(self, x: Tensor) -> Tensor:
+        return x / 2
+
+
+def _hooked() -> nn.Module:
+    critic = _perceptron()
+    critic[1].register_forward_hook(lambda *_: None)
+    return critic
+
+
+def _shared() -> nn.Module:
+    first, second = nn.Linear(4, 4), nn.Linear(4, 4)
+    second.weight = first.weight
+    return nn.Sequential(first, nn.ReLU(), second)
+
+
+def _frozen() -> nn.Module:
+    critic = _perceptron()
+    critic[1].weight.requires_grad_(False)
+    return critic
+
+
+def _patched() -> nn.Module:
+    critic = _perceptron()
+    critic.forward = lambda x: x.flatten(1).sum(1)  # type: ignore[method-assign]
+    return critic
+
+
+NOT_PLAIN: dict[str, Any] = {
+    "another module": lambda: nn.Sequential(nn.Linear(4, 4), Halved(), nn.Linear(4, 1)),
+    "batch norm": lambda: nn.Sequential(nn.Linear(4, 4), nn.BatchNorm1d(4), nn.Linear(4, 1)),
+    "smooth": lambda: nn.Sequential(nn.Linear(4, 4), nn.Tanh(), nn.Linear(4, 1)),
+    "spectral norm": lambda: nn.Sequential(spectral_norm(nn.Linear(4, 4)), nn.ReLU(), nn.Linear(4, 1)),
+    "reflection": lambda: nn.Sequential(nn.Conv2d(1, 1, 3, padding=1, padding_mode="reflect")),
+    "same padding": lambda: nn.Sequential(nn.Conv2d(1, 1, 3, padding="same")),
+    "no slope": lambda: nn.Sequential(nn.Linear(4, 4), nn.LeakyReLU(0.0), nn.Linear(4, 1)),
+    "activation first": lambda: nn.Sequential(nn.ReLU(), nn.Linear(4, 1)),
+    "batch flattened": lambda: nn.Sequential(nn.Flatten(0), nn.Linear(4, 1)),
+    "nothing": lambda: nn.Sequential(nn.Flatten()),
+    "bf16 weights": lambda: nn.Linear(4, 1).bfloat16(),
+    "hooked": _hooked,
+    "shared": _shared,
+    "twice": lambda: nn.Sequential(*[nn.Linear(4, 4)] * 2),
+    "frozen": _frozen,
+    "patched": _patched,
+    "resnet": lambda: build_models("resnet", (3, 32, 32), 8, 4).critic,
+}
+
+
+@pytest.mark.parametrize("name", NOT_PLAIN)
+def test_other_critics_are_left_to_autograd(name: str) -> None:
+    assert plain_layers(NOT_PLAIN[name]()) is None
+
+
+def test_global_hooks_are_respected() -> None:
+    critic = _perceptron()
+    handle = nn.modules.module.register_module_forward_hook(lambda *_: None)
+    try:
+        assert plain_layers(critic) is None
+    finally:
+        handle.remove()
+    assert plain_layers(critic) is not None
