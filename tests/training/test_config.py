@@ -46,6 +46,20 @@ def test_toy_data_has_the_papers_networks() -> None:
     assert _chosen(Config(data="8gaussians"), POINTS, *names) == ("mlp", 512, 2, (0.5, 0.9), 0.1, 256)
 
 
+@pytest.mark.parametrize(
+    ("constraint", "loss"),
+    [("none", "gan"), ("r1", "gan"), ("r2", "gan"), ("dragan", "gan"), ("spectral", "wgan"), ("lipschitz", "wgan")],
+)
+def test_the_loss_is_that_of_the_constraints_paper(constraint: Any, loss: str) -> None:
+    assert _chosen(Config(constraint=constraint), IMAGE, "loss", "optimizer", "gamma") == (loss, "adam", 10.0)
+    assert _chosen(Config(constraint=constraint, loss="gan-minimax"), IMAGE, "loss") == ("gan-minimax",)
+
+
+def test_orthogonal_regularisation_outgrows_an_unbounded_loss() -> None:
+    assert _chosen(Config(constraint="orthogonal", loss="gan"), IMAGE, "lambda_orthogonal") == (1e-4,)
+    assert _chosen(Config(constraint="orthogonal"), IMAGE, "loss", "lambda_orthogonal") == ("wgan", 1.0)
+
+
 def test_resnet_decays_its_learning_rate() -> None:
     config = Config(data="cifar10", architecture="resnet")
     names = ("learning_rate", "lr_decay", "latent_dim", "width")
@@ -75,6 +89,11 @@ def test_what_was_asked_for_wins_and_nothing_stays_open() -> None:
         ({"learning_rate": 0.0}, "--learning-rate must be positive and finite"),
         ({"learning_rate": float("nan")}, "--learning-rate must be positive and finite"),
         ({"clip_value": float("inf")}, "--clip-value must be positive and finite"),
+        ({"gamma": -1.0}, "--gamma must be finite and not negative"),
+        ({"lambda_orthogonal": float("inf")}, "--lambda-orthogonal must be finite and not negative"),
+        ({"constraint": "hope"}, "--constraint must be one of none, clip, gp, lp, r1, .*, got hope"),
+        ({"loss": "hinge"}, "--loss must be one of wgan, gan, gan-minimax, got hinge"),
+        ({"constraint": "spectral", "critic_norm": "batch"}, "--critic-norm batch contradicts --constraint spectral"),
         ({"lambda_gp": -1.0}, "--lambda-gp must be finite and not negative"),
         ({"betas": (0.5, 1.0)}, r"--betas must be two numbers in \[0, 1\)"),
         ({"ema_decay": 1.0}, r"--ema-decay must be in \[0, 1\)"),

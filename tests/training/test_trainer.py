@@ -304,3 +304,20 @@ def test_metrics_log_starts_anew_without_a_file(tmp_path: Path) -> None:
     log.resume_after(0)
     log.append({"iteration": 1, "a": 0.5})
     assert read_metrics(log.path) == [{"iteration": 1, "a": 0.5}]
+
+
+def test_a_critic_that_a_constraint_does_not_fit_is_one_sentence() -> None:
+    options = {"architecture": "resnet", "data": "photos", "constraint": "lipschitz", "width": 4}
+    with pytest.raises(UserError, match=r"the constraint does not fit this critic: 0: CriticBlock has no certified"):
+        build_trainer(_config(**options))
+
+
+def test_the_prepared_critic_is_the_one_that_is_trained() -> None:
+    """Converted critics are new modules; their slope stays at 1 after training, whatever the step size."""
+    trainer = build_trainer(_config(data="8gaussians", constraint="lipschitz", iterations=10, learning_rate=0.1))
+    trainer.train()
+    x = (3 * torch.randn(200, 2)).requires_grad_()
+    (gradients,) = torch.autograd.grad(trainer.critic(x).sum(), x)
+    assert gradients.norm(dim=1).max() <= 1 + 1e-3
+    assert gradients.norm(dim=1).max() > 0.1
+    assert all(p.grad is not None for p in trainer.critic.parameters())

@@ -25,10 +25,9 @@ from torch.nn.modules.conv import _ConvNd
 from torch.nn.utils import parametrize
 
 from wgan_fast.nn.linear_maps import LinearMap, MatrixMap, convolution_map, inner_products
-from wgan_fast.nn.matrices import as_matrix, from_matrix, outputs_dim
+from wgan_fast.nn.matrices import MatrixLayer, as_matrix, from_matrix, matrix_layers, outputs_dim
 
 Convolution = Literal["matrix", "operator"]
-NORMALISED = (nn.Linear, _ConvNd, nn.Embedding)
 INITIAL_ITERATIONS = 15
 
 
@@ -45,7 +44,7 @@ def spectral_norm(
     Equivalent to, and in ``state_dict`` interchangeable with::
 
         for layer in critic.modules():
-            if isinstance(layer, (nn.Linear, nn.Conv2d, nn.Embedding, ...)):
+            if isinstance(layer, (nn.Linear, nn.Conv2d, ...)):
                 torch.nn.utils.parametrizations.spectral_norm(layer, n_power_iterations=n_power_iterations, eps=eps)
 
     with one difference: the power iteration takes its step once in each forward pass of ``critic`` in training mode,
@@ -59,7 +58,8 @@ def spectral_norm(
     Lipschitz Continuity, section 3.3) and divides by the true value, for two convolutions of one sample an iteration.
 
     Args:
-        critic: a module whose linear, (transposed) convolution and embedding layers are all normalised.
+        critic: a module whose linear and (transposed) convolution layers are all normalised. Other parameters are not:
+            the class vectors of a projection critic, which start at 0 and have no norm to divide by, stay free.
         convolution: ``matrix`` or ``operator``.
         example: ``(1, *sample_shape)``, from which ``operator`` learns each layer's input size: the critic is called
             with it once, in evaluation mode.
@@ -74,9 +74,9 @@ def spectral_norm(
         raise ValueError(f"convolution={convolution!r}: expected 'matrix' or 'operator'")
     if n_power_iterations < 1:
         raise ValueError(f"n_power_iterations: expected at least 1, got {n_power_iterations}")
-    layers = {name: layer for name, layer in critic.named_modules() if isinstance(layer, NORMALISED)}
+    layers = dict(matrix_layers(critic))
     if not layers:
-        raise ValueError("critic: expected linear, convolution or embedding layers to normalise, found none")
+        raise ValueError("critic: expected linear or convolution layers to normalise, found none")
     for name, layer in layers.items():
         if parametrize.is_parametrized(layer, "weight"):
             raise ValueError(f"{name}: its weight is parametrized already")
@@ -127,7 +127,7 @@ class NormalisedWeight(nn.Module):
 class PowerIteration:
     """The critic's hooks: before its forward pass one step of all layers and their weights, which go after it."""
 
-    def __init__(self, layers: Sequence[nn.Module], iterations: int) -> None:
+    def __init__(self, layers: Sequence[MatrixLayer], iterations: int) -> None:
         self.chains: list[Any] = [layer.parametrizations.weight for layer in layers]  # type: ignore[union-attr]
         self.parts: list[NormalisedWeight] = [chain[0] for chain in self.chains]
         self.iterations = iterations
@@ -238,7 +238,7 @@ class _Divide(torch.autograd.Function):
 _divide: Callable[..., tuple[Tensor, ...]] = _Divide.apply
 
 
-def _normalised_weight(name: str, layer: Any, size: torch.Size | None, eps: float) -> NormalisedWeight:
+def _normalised_weight(name: str, layer: MatrixLayer, size: torch.Size | None, eps: float) -> NormalisedWeight:
     weight = layer.weight.detach()
     outputs = outputs_dim(layer)
     linear_map: LinearMap = MatrixMap()
@@ -260,7 +260,9 @@ def _normalised_weight(name: str, layer: Any, size: torch.Size | None, eps: floa
     return made
 
 
-def _convolution_inputs(critic: nn.Module, layers: Iterable[nn.Module], example: Tensor) -> dict[nn.Module, torch.Size]:
+def _convolution_inputs(
+    critic: nn.Module, layers: Iterable[MatrixLayer], example: Tensor
+) -> dict[nn.Module, torch.Size]:
     """The shape of one sample at the input of every convolution."""
     sizes: dict[nn.Module, torch.Size] = {}
 

@@ -84,7 +84,7 @@ def write_curves(path: Path, records: Sequence[Mapping[str, Any]]) -> None:
     """
     titles = {
         "wasserstein_estimate": "wasserstein_estimate = D(real) - D(fake)",
-        "penalty": "gradient penalty (weighted)",
+        "penalty": "penalty (weighted)",
         "weight_saturation": "share of critic weights at the clip value",
         "gradient_norm": "critic's gradient norm",
     }
