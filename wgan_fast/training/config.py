@@ -171,8 +171,6 @@ def resolve(config: Config, sample_shape: tuple[int, ...], num_classes: int = 0)
     chosen = {name: value for name, value in dataclasses.asdict(config).items() if value is not None}
     resolved = Resolved(**{**preset, **chosen, "num_classes": num_classes if config.conditional else 0})
     _check(resolved, sample_shape)
-    if config.conditional and config.constraint == "spectral" and config.spectral_convolution == "operator":
-        raise UserError("--spectral-convolution operator works on critics of one input, not with --conditional")
     if config.conditional and num_classes < 2:
         raise UserError(f"--conditional: {config.data} has no labels of at least 2 classes to train on")
     if isinstance(config, Resolved) and config.num_classes != resolved.num_classes:
