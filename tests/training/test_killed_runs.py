@@ -1,0 +1,29 @@
+"""SIGKILL at 100 moments, half of them inside the disk's work: the run always resumes to the same end."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+KILLS = 100
+
+
+def test_a_run_killed_at_any_moment_resumes_to_the_same_end(tmp_path: Path) -> None:
+    script = Path(__file__).with_name("killed_runs.py")
+    environment = {**os.environ, "PYTHONPATH": str(script.parents[2]), "OMP_NUM_THREADS": "1"}
+    done = subprocess.run(
+        [sys.executable, str(script), str(tmp_path), str(KILLS)],
+        env=environment,
+        capture_output=True,
+        text=True,
+        timeout=600,
+    )
+    assert done.returncode == 0, done.stderr
+    report = json.loads(done.stdout.splitlines()[-1])
+    assert report["wrong"] == [], done.stderr
+    assert report["in the disk's work"] == KILLS // 2
+    assert report["killed"] >= 0.6 * KILLS  # a run that ends before its moment is not killed
+    assert report["operations"] > 50
