@@ -31,11 +31,14 @@ def _config(**options: Any) -> Config:
 
 
 @pytest.mark.parametrize(
-    ("data", "constraint"), [("digits", name) for name in ("clip", "gp", "lp")] + [("8gaussians", name) for name in ALL]
+    ("data", "constraint", "precision"),
+    [("digits", name, "fp32") for name in ("clip", "gp", "lp")]
+    + [("8gaussians", name, "fp32") for name in ALL]
+    + [("8gaussians", "gp", "bf16")],
 )
-def test_resumed_equals_uninterrupted(tmp_path: Path, data: str, constraint: Any) -> None:
+def test_resumed_equals_uninterrupted(tmp_path: Path, data: str, constraint: Any, precision: Any) -> None:
     """Bit for bit: weights, optimizer state, averages, random generators, metrics.jsonl."""
-    config = _config(data=data, constraint=constraint, iterations=20, checkpoint_every=100)
+    config = _config(data=data, constraint=constraint, precision=precision, iterations=20, checkpoint_every=100)
     whole = build_trainer(config)
     whole.train(tmp_path / "whole")
     first = build_trainer(config)
