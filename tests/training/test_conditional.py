@@ -50,17 +50,36 @@ def test_every_pair_takes_classes(architecture: Architecture, shape: tuple[int, 
     assert samples.shape == (CLASSES, *shape)
     assert not torch.allclose(samples[0], samples[1])
     assert isinstance(critic, ProjectionCritic)
-    nn.init.normal_(critic.embedding.weight)
     x = samples[:1].detach().expand_as(samples)
+    unconditional = nn.Sequential(critic.first, critic.features, critic.head)
+    assert torch.equal(critic(x, labels), unconditional(x))
+    for embedding in (critic.shift, critic.projection):
+        nn.init.normal_(embedding.weight)
     scores = critic(x, labels)
     assert scores.shape == (CLASSES,)
     assert not torch.allclose(scores[0], scores[1])
-    projected = (critic.features(x).flatten(1) * critic.embedding.weight).sum(dim=1)
-    assert torch.allclose(scores, critic.head(critic.features(x)) + projected)
-    penalty, _ = GradientPenalty(10.0).penalty(critic, samples, samples.flip(0), critic_args=(labels,))
-    penalty.backward()
-    assert critic.embedding.weight.grad is not None
-    assert critic.embedding.weight.grad.abs().sum() > 0
+    gradients = []
+    for exact_shortcut in (True, False):
+        penalty, _ = GradientPenalty(10.0).penalty(critic, x, x, critic_args=(labels,), exact_shortcut=exact_shortcut)
+        gradients.append(torch.autograd.grad(penalty, list(critic.parameters()), allow_unused=True))
+    for parameter, short, full in zip(critic.parameters(), *gradients, strict=True):
+        zero = torch.zeros_like(parameter)
+        short, full = (zero if gradient is None else gradient for gradient in (short, full))
+        assert torch.allclose(short, full, rtol=1e-4, atol=1e-5 * full.abs().max().item())
+    for embedding in (critic.shift, critic.projection):
+        assert torch.autograd.grad(critic(x, labels).sum(), embedding.weight)[0].abs().sum() > 0
+
+
+def test_a_shift_of_the_first_layer_is_a_class_joined_to_its_input() -> None:
+    _, critic = build_models("mlp", (2,), 6, 32, num_classes=CLASSES)
+    assert isinstance(critic, ProjectionCritic)
+    nn.init.normal_(critic.shift.weight)
+    x, labels = torch.randn(7, 2), torch.tensor([0, 1, 2, 2, 1, 0, 1])
+    linear = critic.first[1]
+    joined = torch.cat([x, nn.functional.one_hot(labels, CLASSES)], dim=1)
+    hidden = nn.functional.linear(joined, torch.cat([linear.weight, critic.shift.weight.T], dim=1), linear.bias)
+    expected = critic.head(critic.features(hidden))
+    assert torch.allclose(critic(x, labels), expected, atol=1e-6)
 
 
 def test_the_embedding_of_many_classes_stays_small() -> None:

@@ -38,9 +38,11 @@ class ConditionalGenerator(nn.Module):
 
 
 class ProjectionCritic(nn.Module):
-    """D(x, y) = head(phi(x)) + <e_y, phi(x)>, phi being the critic's last features (Miyato & Koyama 2018, equation 5).
+    """D(x, y) = head(phi(x, y)) + <e_y, phi(x, y)>, phi being the critic's last features.
 
-    The vectors e_y start at 0: at first the critic scores as it would without classes.
+    The projection on a vector of the class is that of Miyato & Koyama 2018, equation 5. The class also shifts what the
+    first layer computes, which for a linear layer is a one-hot class joined to its input (Mirza & Osindero 2014). The
+    vectors start at 0: at first the critic scores as it would without classes.
 
     Args:
         critic: a sequence that ends with its head, a linear layer or a convolution to one value, and a flattening to
@@ -52,12 +54,20 @@ class ProjectionCritic(nn.Module):
         super().__init__()
         if not (isinstance(critic, nn.Sequential) and isinstance(critic[-2], (nn.Linear, nn.Conv2d))):
             raise TypeError("critic: expected a Sequential that ends with a linear layer or convolution and a Flatten")
-        self.features, self.head = critic[:-2], critic[-2:]
-        self.embedding = nn.Embedding(num_classes, critic[-2].weight[0].numel())
-        nn.init.zeros_(self.embedding.weight)
+        after_first = 1 + next(
+            place for place, layer in enumerate(critic) if next(layer.parameters(), None) is not None
+        )
+        self.first, self.features, self.head = critic[:after_first], critic[after_first:-2], critic[-2:]
+        channels = list(self.first.parameters())[-1].numel()  # the bias is a layer's last parameter
+        self.shift = nn.Embedding(num_classes, channels)
+        self.projection = nn.Embedding(num_classes, critic[-2].weight[0].numel())
+        for embedding in (self.shift, self.projection):
+            nn.init.zeros_(embedding.weight)
 
     def forward(self, x: Tensor, labels: Tensor) -> Tensor:
         """Scores ``(B,)`` of samples ``(B, *sample_shape)`` of classes ``(B,)`` int64."""
-        features = self.features(x)
-        scores: Tensor = self.head(features) + (self.embedding(labels) * features.flatten(1)).sum(dim=1)
+        hidden = self.first(x)
+        shift = self.shift(labels)
+        features = self.features(hidden + shift.reshape(*shift.shape, *[1] * (hidden.dim() - 2)))
+        scores: Tensor = self.head(features) + (self.projection(labels) * features.flatten(1)).sum(dim=1)
         return scores
