@@ -112,5 +112,7 @@ def test_the_help_of_a_choice_lists_it() -> None:
 def test_what_means_nothing_to_a_run_is_not_shown() -> None:
     told = described(resolve(Config(constraint="r1"), (1, 8, 8)))
     assert told["constraint"] == "constraint r1, gamma 10, loss " + resolve(Config(constraint="r1"), (1, 8, 8)).loss
-    assert "data-root" not in told["data"]
+    assert told["data"] == "data digits, conditional no"
+    photos = resolve(Config(data="photos"), (3, 32, 32))
+    assert described(photos)["data"] == "data photos, conditional no, image-size 32"
     assert "lambda-gp 10" in described(Config(lambda_gp=10.0))["constraint"]

@@ -266,6 +266,17 @@ def test_torchvision_data_keeps_its_own_split(name: str, shape: tuple[int, ...],
 
 
 @pytest.mark.usefixtures("fake_torchvision")
+@pytest.mark.parametrize("name", ["mnist", "cifar10"])
+def test_torchvision_data_has_classes(name: str, tmp_path: Path) -> None:
+    data = _tensor_data(load_data(name, data_root=tmp_path, conditional=True))
+    assert data.num_classes == 6
+    samples, labels = data.labelled_batch(40, torch.Generator().manual_seed(0))
+    assert labels is not None
+    assert labels.unique().tolist() == [0, 1, 2, 3, 4, 5]
+    assert samples.shape == (40, *data.sample_shape)
+
+
+@pytest.mark.usefixtures("fake_torchvision")
 def test_torchvision_data_explains_a_failed_download(tmp_path: Path) -> None:
     with pytest.raises(UserError, match="cannot be downloaded"):
         load_data("mnist", data_root=tmp_path / "missing")

@@ -45,7 +45,7 @@ GROUPS: dict[str, tuple[str, ...]] = {
 }
 """The fields of `Config` in each group of ``--help``; what is in none of them is about the run's files."""
 
-MATTERS_TO = {
+MATTERS_TO_CONSTRAINTS = {
     "clip_value": ("clip",),
     "lambda_gp": ("gp", "lp", "dragan"),
     "gamma": ("r1", "r2"),
@@ -53,7 +53,8 @@ MATTERS_TO = {
     "orthogonal_form": ("orthogonal",),
     "spectral_convolution": ("spectral",),
 }
-"""The constraints that an option means something to, where these are not all."""
+MATTERS_TO_DATA = {"image_size": ("photos", "folder"), "data_root": ("mnist", "cifar10")}
+"""The constraints and the data that an option means something to, where these are not all."""
 
 
 def grouped_fields() -> dict[str, tuple[str, ...]]:
@@ -76,13 +77,16 @@ def config_groups(defaults: Config) -> dict[str, type]:
 
 def described(config: Config) -> dict[str, str]:
     """The options that mean something to this run, one text a group."""
+    data = config.data.partition(":")[0]
     told: dict[str, str] = {}
     for group, names in grouped_fields().items():
         values = {name: getattr(config, name) for name in names}
         told[group] = ", ".join(
             f"{option(name)[2:]} {shown_value(value)}"
             for name, value in values.items()
-            if value is not None and config.constraint in MATTERS_TO.get(name, (config.constraint,))
+            if value is not None
+            and config.constraint in MATTERS_TO_CONSTRAINTS.get(name, (config.constraint,))
+            and data in MATTERS_TO_DATA.get(name, (data,))
         )
     return told
 
