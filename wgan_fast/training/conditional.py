@@ -42,8 +42,8 @@ class ProjectionCritic(nn.Module):
 
     The projection on a vector of the class is that of Miyato & Koyama 2018, equation 5. The class also shifts what the
     first layer computes, which for a linear layer is a one-hot class joined to its input (Mirza & Osindero 2014). With
-    the shift, which is not in Miyato & Koyama, 600 iterations on the digits brought samples a fifth nearer to the data
-    (Fréchet distance 18 against 24, one seed); started at 0 it brought nothing.
+    the shift, which is not in Miyato & Koyama, 600 iterations on the digits came nearer to the data than without:
+    Fréchet distances 18 against 24, with another seed 22 against 26. Started at 0 the shift brought nothing.
 
     Args:
         critic: a sequence that ends with its head, a linear layer or a convolution to one value, and a flattening to
