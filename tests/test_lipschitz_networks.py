@@ -253,6 +253,13 @@ def test_mistakes_are_named() -> None:
         LipschitzResidual(nn.Identity(), share=1.0)
 
 
+def test_channels_last_kernels_start_alike() -> None:
+    plain = nn.Conv2d(4, 6, 3).double()
+    last = copy.deepcopy(plain).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+    assert torch.equal(orthonormal(last).weight, orthonormal(plain).weight)
+    assert not plain.bias.any()
+
+
 def test_modules_that_are_used_twice_stay_so() -> None:
     activation, layer = nn.ReLU(), nn.Linear(4, 4)
     converted = to_lipschitz(nn.Sequential(layer, activation, layer, activation, nn.Linear(4, 1)))

@@ -66,9 +66,11 @@ def orthonormal(layer: MatrixLayer) -> MatrixLayer:
             raise ValueError(f"padding_mode={layer.padding_mode!r}: expected 'zeros'; the others repeat input values")
         scale /= math.sqrt(patches_of_one_value(layer.kernel_size, layer.stride, layer.dilation))
     with torch.no_grad():
-        for block in _blocks(layer.weight.flatten(1)):
+        matrix = layer.weight.flatten(1)  # a copy of a channels-last kernel
+        for block in _blocks(matrix):
             scale_to = INITIAL_SCALE * math.sqrt(block.shape[1])
             block.mul_(scale_to / block.norm().clamp_min(torch.finfo(block.dtype).tiny))
+        layer.weight.copy_(matrix.view(layer.weight.shape))
         if layer.bias is not None:
             layer.bias.zero_()
     parametrize.register_parametrization(layer, "weight", Cayley(scale))
