@@ -6,6 +6,7 @@ In double precision, in which rounding is not magnified to anything that could b
 from __future__ import annotations
 
 import copy
+import dataclasses
 import sys
 from pathlib import Path
 from typing import Any
@@ -48,6 +49,23 @@ def trained(case: str, processes: Processes) -> dict[str, Any]:
 def weights(trainer: Any) -> list[Tensor]:
     networks = (trainer.generator, trainer.critic, trainer.average)
     return [tensor.clone() for network in networks for tensor in network.state_dict().values()]
+
+
+def restored(folder: Path, processes: Processes) -> dict[str, Any]:
+    """One process's weights turn NaN in iteration 7; both go back to the checkpoint of iteration 4."""
+    options = dataclasses.replace(config("gp", 12), checkpoint_every=4, on_nonfinite="restore")
+    trainer = build_trainer(options, processes)
+    plain, done = trainer.algorithm.iterate, []
+
+    def iterate() -> Any:
+        if trainer.iteration == 6 and processes.rank == 1 and not done:
+            done.append(True)
+            next(trainer.critic.parameters()).data.fill_(torch.nan)
+        return plain()
+
+    trainer.algorithm.iterate = iterate  # type: ignore[method-assign]
+    trainer.train(folder / "restored")
+    return {"weights": weights(trainer), "restores": trainer.algorithm.restores}
 
 
 def largest_difference_from_ddp(processes: Processes) -> float:
@@ -100,6 +118,7 @@ def main(folder: Path) -> None:
             parameter.data.normal_()
         unlike.train()
         found["unlike"] = {"weights": weights(unlike)}
+        found["restored"] = restored(folder, processes)
         found["from DDP"] = largest_difference_from_ddp(processes)
         found["layout"] = channels_last_gradients_keep_their_layout(processes)
         torch.save(found, folder / f"{processes.rank}.pt")

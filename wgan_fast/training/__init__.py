@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from wgan_fast.training.config import Config
 from wgan_fast.training.data import Data, TensorData, load_data, split
+from wgan_fast.training.distributed import launched
 from wgan_fast.training.errors import UserError
 from wgan_fast.training.models import build_models
 from wgan_fast.training.steps import CriticStep, critic_step, generator_step
@@ -25,6 +26,7 @@ __all__ = [
     "build_models",
     "critic_step",
     "generator_step",
+    "launched",
     "load_data",
     "split",
 ]

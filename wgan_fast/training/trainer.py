@@ -129,7 +129,8 @@ class Trainer:
         try:
             return self._train(out, on_progress)
         except ProcessLost as error:
-            advice = f"; --resume --out {out} continues from iteration {iterations(out)[-1]}" if out else ""
+            left = iterations(out) if out else []
+            advice = f"; --resume --out {out} continues from iteration {left[-1]}" if left else ""
             raise ProcessLost(f"{error} in iteration {self.iteration + 1}{advice}") from error
 
     def _train(self, out: Path | None, on_progress: Callable[[Record], None] | None) -> TrainResult:
