@@ -27,6 +27,8 @@ from benchmarks.schema import LIMIT, OURS, RESULTS
 ROOT = Path(__file__).resolve().parents[1]
 SECONDS = 600
 BACKENDS = ("triton", "cuda")
+PARTIAL = (*BACKENDS, "training")
+TRAINING_TARGETS = {"toy MLP, B=256": 10.0, "MNIST MLP, B=64": 10.0, "DCGAN-64, B=64": 3.0}
 BANDWIDTH_TARGET = 0.88  # of a large device copy in the same run
 BANDWIDTH_OPS = ("clip_weights", "interpolate", "gradient_norm_penalty", "RMSprop step + clip", "Adam step + clip")
 DCGAN = "DCGAN-64 critic, 2.76 M in 9"
@@ -145,7 +147,16 @@ def sanitizers(limit: float) -> Report:
 
 def benchmarks(backend: str, limit: float, folder: Path) -> Report:
     path = folder / f"gpu_{backend}.partial.csv"
-    command = [sys.executable, "-m", "benchmarks.gpu_cases", backend, "--out", str(path)]
+    return measured([sys.executable, "-m", "benchmarks.gpu_cases", backend, "--out", str(path)], limit, path)
+
+
+def training(limit: float, folder: Path) -> Report:
+    """Whole iterations, captured, eager, compiled and the textbook's."""
+    path = folder / "gpu_training.partial.csv"
+    return measured([sys.executable, "-m", "benchmarks.gpu_training", "--out", str(path)], limit, path)
+
+
+def measured(command: list[str], limit: float, path: Path) -> Report:
     report = run(command, limit)
     problems = path.with_suffix(".problems.json")
     if problems.exists():
@@ -160,7 +171,7 @@ def benchmarks(backend: str, limit: float, folder: Path) -> Report:
 
 def merged_rows(folder: Path) -> list[dict[str, str]]:
     rows: list[dict[str, str]] = []
-    for backend in BACKENDS:
+    for backend in PARTIAL:
         path = folder / f"gpu_{backend}.partial.csv"
         if path.exists():
             with path.open(newline="") as file:
@@ -192,6 +203,18 @@ def targets(rows: list[dict[str, str]]) -> list[Report]:
                 4.0,
             ),
         ]
+    for workload, times in TRAINING_TARGETS.items():
+        op = "training iteration, fp32"
+        aims.append(
+            (f"{workload}: captured, times the textbook", value(op, workload, "textbook", "ratio"), ">=", times)
+        )
+        compiled = [
+            float(row["ratio"])
+            for row in rows
+            if (row["op"], row["workload"]) == (op, workload) and row["provider"].startswith("compiled")
+        ]
+        best = min(compiled, default=None)
+        aims.append((f"{workload}: captured, times the best compiled form", best, ">=", 1.0))
     return [
         {
             "target": name,
@@ -248,6 +271,7 @@ def main() -> int:
         ("build", 150, build),
         ("tests", 170, tests),
         *((f"bench {name}", 80, lambda limit, name=name: benchmarks(name, limit, folder)) for name in BACKENDS),
+        ("bench training", 150, lambda limit: training(limit, folder)),
         ("sanitizers", 100, sanitizers),
     ]
     for name, most, part in parts:
