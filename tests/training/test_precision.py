@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from wgan_fast.constraints import Constraint, GradientPenalty, WeightClipping
 from wgan_fast.optim import Adam, RMSprop
 from wgan_fast.training import Config, UserError
+from wgan_fast.training.config import resolve
 from wgan_fast.training.precision import float32_products
 from wgan_fast.training.runs import build_trainer, open_run
 from wgan_fast.training.steps import critic_step, generator_step
@@ -162,3 +163,26 @@ def test_settings_of_cuda_products_are_restored() -> None:
         assert [place.fp32_precision for place in places] == before
     with float32_products("fp32", torch.device("cpu")):
         assert [place.fp32_precision for place in places] == before
+
+
+def test_channels_last_is_the_default_where_it_is_faster() -> None:
+    shape = (3, 32, 32)
+    assert resolve(Config(), shape).channels_last
+    assert not resolve(Config(channels_last=False), shape).channels_last
+    assert not resolve(Config(device="cuda"), shape).channels_last
+    assert resolve(Config(device="cuda", precision="bf16"), shape).channels_last
+    assert not resolve(Config(architecture="mlp"), shape).channels_last
+    assert not resolve(Config(), (2,)).channels_last
+
+
+def test_a_resumed_optimizer_walks_over_weights_and_moments_together(tmp_path: Path) -> None:
+    """Of one layout, or the step falls back to a slower path."""
+    config = Config(**SMALL, architecture="conv8")
+    build_trainer(config).train(tmp_path)
+    trainer = build_trainer(config)
+    trainer.load(tmp_path)
+    for optimizer in (trainer.critic_optimizer, trainer.generator_optimizer):
+        for parameter, state in optimizer.state.items():
+            moments = [value for name, value in state.items() if name != "step"]
+            assert moments
+            assert all(moment.stride() == parameter.stride() for moment in moments)

@@ -12,7 +12,7 @@ from wgan_fast.nn.spectral_norm import Convolution
 from wgan_fast.training.errors import UserError
 from wgan_fast.training.losses import LossName
 from wgan_fast.training.models import Architecture, CriticNorm, default_architecture, default_width
-from wgan_fast.training.precision import NEEDS_CUDA, PrecisionName
+from wgan_fast.training.precision import AUTOCAST, NEEDS_CUDA, PrecisionName
 
 ConstraintName = Literal["none", "clip", "gp", "lp", "r1", "r2", "dragan", "spectral", "orthogonal", "lipschitz"]
 OptimizerName = Literal["rmsprop", "adam"]
@@ -78,8 +78,8 @@ class Config:
 
     precision: PrecisionName = "fp32"
     """fp32, tf32, bf16 or fp16: arithmetic of products; weights stay fp32."""
-    channels_last: bool = False
-    """Keep the channels innermost, which is faster in bf16 and fp16."""
+    channels_last: bool | None = None
+    """Keep the channels innermost; the default where it is faster: on a CPU, and in bf16 and fp16."""
     graph: GraphMode = "auto"
     """Replay iterations as CUDA graphs: auto (if possible), on or off."""
 
@@ -129,6 +129,7 @@ class Resolved(Config):
     gamma: float
     lambda_orthogonal: float
     ema_decay: float
+    channels_last: bool
 
 
 def resolve(config: Config, sample_shape: tuple[int, ...], num_classes: int = 0) -> Resolved:
@@ -200,6 +201,9 @@ def _preset(config: Config, architecture: Architecture, sample_shape: tuple[int,
         "gamma": 10.0,
         "lambda_orthogonal": 1.0 if loss == "wgan" else 1e-4,
         "ema_decay": 0.999,
+        "channels_last": len(sample_shape) == 3
+        and architecture not in ("mlp", "pyramid")
+        and (config.precision in AUTOCAST or not config.device.startswith("cuda")),
     }
     if architecture == "resnet" and not clip:
         preset |= {"learning_rate": 2e-4, "lr_decay": True}
