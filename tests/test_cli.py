@@ -91,7 +91,9 @@ def test_resume_continues_with_the_runs_own_options(capsys: pytest.CaptureFixtur
     assert _run("sample runs/swissroll-clip --num 5") == 0
     capsys.readouterr()
     assert _run(f"train --out {folder} --resume --constraint gp") == 2
-    assert "--constraint gp cannot change in a resumed run" in capsys.readouterr().err
+    assert "--constraint gp cannot change in a resumed run, which has clip" in capsys.readouterr().err
+    assert _run(f"train --out {folder} --resume --critic-burst") == 2
+    assert "--critic-burst cannot change in a resumed run, which has False" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(

@@ -275,3 +275,10 @@ def _check(config: Resolved, sample_shape: tuple[int, ...]) -> None:
 def option(name: str) -> str:
     """The command line's spelling of a field."""
     return "--" + name.replace("_", "-")
+
+
+def spelled(name: str, value: Any) -> str:
+    """The field with its value as the command line has them."""
+    if isinstance(value, bool):
+        return option(name) if value else option(f"no_{name}")
+    return f"{option(name)} {value}"

@@ -13,7 +13,7 @@ from torch import Tensor
 
 import wgan_fast
 from wgan_fast.training.checkpoint import iterations, remove_later
-from wgan_fast.training.config import Config, Resolved, option, resolve
+from wgan_fast.training.config import Config, Resolved, resolve, spelled
 from wgan_fast.training.data import check_classes, class_count, load_data
 from wgan_fast.training.distributed import Processes
 from wgan_fast.training.durable import replace_file
@@ -133,7 +133,7 @@ def resume_run(
     for field in dataclasses.fields(Config):
         wanted, had = getattr(config, field.name), getattr(saved, field.name)
         if wanted != had and field.name not in CHANGEABLE:
-            raise UserError(f"{option(field.name)} {wanted} cannot change in a resumed run, which has {had}")
+            raise UserError(f"{spelled(field.name, wanted)} cannot change in a resumed run, which has {had}")
     if not iterations(out):
         raise UserError(f"{out}: the run stopped before its first checkpoint; --overwrite starts it again")
     processes = processes or Processes()
