@@ -224,7 +224,9 @@ class Trainer:
         """The line of metrics.jsonl for this iteration."""
         record: Record = {"iteration": self.iteration, **figures}
         if "gradient_norm" not in figures and self.algorithm.joint:
-            record["gradient_norm"] = self._gradient_norm()
+            norm = self._gradient_norm()
+            if math.isfinite(norm):  # JSON has no NaN
+                record["gradient_norm"] = norm
         if self.constraint.clip_value is not None:
             record["weight_saturation"] = weight_saturation(self.critic, self.constraint.clip_value)
         if self.algorithm.restores:
