@@ -27,7 +27,7 @@ class Settings:
 
 SIZES = {
     "smoke": Settings(ToyRun(2, looks=1, width=8, batch=16), samples=100),
-    "default": Settings(ToyRun(400)),
+    "default": Settings(ToyRun(300)),
     "full": Settings(ToyRun(20_000, looks=40, width=256, batch=256, learning_rate=2e-4), samples=10_000),
 }
 

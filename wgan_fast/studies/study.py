@@ -29,12 +29,15 @@ SEEDS = {"smoke": 2, "default": 3, "full": 5}
 
 
 class Measurement(NamedTuple):
-    """What one case gave with one seed: ``numbers`` holds floats, strings, and lists of them, by name."""
+    """What one case gave with one seed: ``numbers`` holds floats, strings, and lists of them, by name.
+
+    ``cpu_seconds`` are the processor's, so that they compare on a machine that does other work too.
+    """
 
     case: str
     seed: int
     numbers: dict[str, Any]
-    seconds: float
+    cpu_seconds: float
 
 
 @dataclasses.dataclass(frozen=True)
@@ -137,9 +140,9 @@ def _timed(task: tuple[Callable[[str, int, Any], dict[str, Any]], str, int, Any]
     measure, case, seed, settings = task
     torch.set_num_threads(1)
     torch.manual_seed(seed)
-    start = time.perf_counter()
+    start = time.process_time()
     numbers = measure(case, seed, settings)
-    return Measurement(case, seed, numbers, round(time.perf_counter() - start, 3))
+    return Measurement(case, seed, numbers, round(time.process_time() - start, 3))
 
 
 def _write_numbers(path: Path, content: dict[str, Any], measurements: Sequence[Measurement]) -> None:
