@@ -143,14 +143,16 @@ def test_saturating_gradient_is_the_smaller_one() -> None:
     assert other == pytest.approx(wasserstein, rel=1e-4)
 
 
-def test_rank_correlation_and_its_interval() -> None:
-    from wgan_fast.studies.loss_correlates import rank_correlation
+def test_correlation_and_its_interval() -> None:
+    from wgan_fast.studies.loss_correlates import correlation
 
     random = np.random.default_rng(0)
     x = random.normal(size=(3, 40))
-    assert rank_correlation(x, np.exp(x)) == pytest.approx((1, 1, 1))
-    assert rank_correlation(x, -x) == pytest.approx((-1, -1, -1))
-    mean, low, high = rank_correlation(x, random.normal(size=(3, 40)))
+    assert correlation(x, np.exp(x), of_ranks=True) == pytest.approx((1, 1, 1))
+    assert correlation(x, -2 * x + 1, of_ranks=False) == pytest.approx((-1, -1, -1))
+    expected = np.mean([np.corrcoef(a, np.exp(a))[0, 1] for a in x])
+    assert correlation(x, np.exp(x), of_ranks=False)[0] == pytest.approx(expected)
+    mean, low, high = correlation(x, random.normal(size=(3, 40)), of_ranks=True)
     assert low < 0 < high
     assert low < mean < high
 

@@ -126,14 +126,14 @@ def draw(results: Results) -> Any:
         values = results.values("lp", f"js_{kind}discriminator")
         _points(axes, theta, values, "C3", "s", "discriminator, each seed")
         axes.grid(alpha=0.3)
-    legend_below(canvas, left, right, columns=4)
+    legend_below(canvas, left, right, columns=3)
     return canvas
 
 
 def _points(axes: Any, x: Array, values: Array, color: str, marker: str, label: str) -> None:
-    fill = {"markerfacecolor": "white"} if marker != "x" else {}
+    style = {"markerfacecolor": "white", "markersize": 7 if marker == "o" else 4}
     for row in values:
-        axes.plot(x, row, linestyle="none", marker=marker, markersize=4, color=color, label=label, **fill)
+        axes.plot(x, row, linestyle="none", marker=marker, color=color, label=label, **style)
         label = ""
 
 

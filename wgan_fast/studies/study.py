@@ -153,11 +153,11 @@ def _write_numbers(path: Path, content: dict[str, Any], measurements: Sequence[M
 
 
 def _write_picture(path: Path, drawn: Any) -> None:
-    """A PNG of 256 colours: a quarter of the bytes, and the eye sees no difference."""
+    """A PNG of 128 colours: a quarter of the bytes, and the eye sees no difference."""
     image = require("PIL.Image", "drawing a study")
     raw = io.BytesIO()
     drawn.savefig(raw, format="png")
-    image.open(raw).convert("RGB").quantize(256, dither=image.Dither.NONE).save(path, optimize=True)
+    image.open(raw).convert("RGB").quantize(128, dither=image.Dither.NONE).save(path, optimize=True)
 
 
 def _versions() -> dict[str, str]:
