@@ -74,7 +74,7 @@ def test_watching_changes_nothing(variant: str) -> None:
         torch.manual_seed(0)
         run = ToyRun(4, looks=looks, width=8, batch=16)
         trainer = make_trainer(run.config(variant, "8gaussians", 0), run.width)
-        seen = watch(trainer, lambda t: {"mean": float(t.critic(t.sample(8)).mean())})
+        seen = watch(trainer, lambda t: {"mean": t.critic(t.sample(8)).mean().item()})
         assert len(seen["mean"]) == len(seen["iteration"]) == looks + 1
         return [p.detach().clone() for p in (*trainer.generator.parameters(), *trainer.critic.parameters())]
 

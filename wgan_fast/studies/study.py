@@ -125,7 +125,8 @@ def collect(study: Study, size: Size, seed: int) -> Results:
     settings = study.SIZES[size]
     seeds = range(seed, seed + SEEDS[size])
     tasks = [(study.measure, case, each, settings) for case in study.cases(settings) for each in seeds]
-    workers = min(len(os.sched_getaffinity(0)), len(tasks))
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    workers = min(cores, len(tasks))
     if size == "smoke" or workers == 1:
         threads = torch.get_num_threads()
         try:
