@@ -250,7 +250,8 @@ def _noticing_loss(processes: Processes) -> Iterator[None]:
         yield
     except RuntimeError as error:
         where = f"process {processes.rank} of {processes.size}"
-        raise ProcessLost(f"{where}: another process of this run was lost") from error
+        what = f"has not answered for {TIMEOUT}" if "timed out" in str(error).lower() else "was lost"
+        raise ProcessLost(f"{where}: another process of this run {what}") from error
 
 
 def _dense_strides(parameter: nn.Parameter) -> tuple[int, ...]:
