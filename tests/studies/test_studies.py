@@ -6,14 +6,15 @@ import json
 import math
 from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
 import pytest
 from PIL import Image
 
-from wgan_fast.studies import STUDIES
-from wgan_fast.studies.study import run_study
+from wgan_fast.studies import STUDIES, point_mass
+from wgan_fast.studies.study import collect, run_study
 from wgan_fast.training.errors import UserError
 
 Numbers = dict[str, Any]
@@ -166,6 +167,18 @@ def test_cost_table_counts_time_and_memory_of_every_constraint(written: Callable
         assert (_of(content, COST, name) > 0).all()
     memory = dict(zip(VARIANTS, _of(content, COST, "mebibytes").mean(axis=0), strict=True))
     assert memory["gp"] > memory["none"]
+
+
+def test_processes_give_the_numbers_of_one_process() -> None:
+    settings = point_mass.Settings(3, 2, width=4, batch=2)
+    sizes = {"smoke": settings, "default": settings}
+    study: Any = SimpleNamespace(SIZES=sizes, cases=point_mass.cases, measure=point_mass.measure)
+    apart, together = (collect(study, size, 5).measurements for size in ("default", "smoke"))
+    assert [(m.case, m.seed) for m in apart] == [(case, seed) for case in ("gp", "lp") for seed in (5, 6, 7)]
+    by_name = {(m.case, m.seed): m.numbers for m in apart}
+    for m in together:
+        for name, values in m.numbers.items():
+            assert np.array_equal(values, by_name[m.case, m.seed][name]), name
 
 
 def test_same_seed_same_numbers(written: Callable[[str], Numbers], tmp_path: Path) -> None:

@@ -10,6 +10,7 @@ import math
 import multiprocessing
 import os
 import platform
+import signal
 import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import ProcessPoolExecutor
@@ -64,7 +65,7 @@ class Study(Protocol):
     cases: Callable[[Any], list[str]]
     """From the settings to the names of what is compared."""
     measure: Callable[[str, int, Any], dict[str, Any]]
-    """From case, seed and settings to numbers; runs in a process of its own, on one thread."""
+    """From case, seed and settings to numbers (or tensors of them); runs in a process of its own, on one thread."""
     draw: Callable[[Results], Any]
     """The figure."""
     conclude: Callable[[Results], str]
@@ -133,8 +134,13 @@ def collect(study: Study, size: Size, seed: int) -> Results:
             return Results(settings, [_timed(task) for task in tasks])
         finally:
             torch.set_num_threads(threads)
-    with ProcessPoolExecutor(workers, multiprocessing.get_context("spawn")) as pool:
+    with ProcessPoolExecutor(workers, multiprocessing.get_context("spawn"), _end_on_interrupt) as pool:
         return Results(settings, list(pool.map(_timed, tasks)))
+
+
+def _end_on_interrupt() -> None:
+    """Ctrl-C reaches every process of the terminal; only the first has something to say about it."""
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
 
 
 def _timed(task: tuple[Callable[[str, int, Any], dict[str, Any]], str, int, Any]) -> Measurement:
@@ -142,7 +148,9 @@ def _timed(task: tuple[Callable[[str, int, Any], dict[str, Any]], str, int, Any]
     torch.set_num_threads(1)
     torch.manual_seed(seed)
     start = time.process_time()
-    numbers = measure(case, seed, settings)
+    measured = measure(case, seed, settings)
+    # As lists: tensors would cross the processes in shared memory, of which a container may have little.
+    numbers = {name: value.tolist() if isinstance(value, torch.Tensor) else value for name, value in measured.items()}
     return Measurement(case, seed, numbers, round(time.process_time() - start, 3))
 
 
@@ -174,15 +182,13 @@ def _versions() -> dict[str, str]:
 
 
 def _plain(value: Any) -> Any:
-    """What JSON can hold: arrays and tuples as lists, six digits of a float, "inf" and "nan" as strings."""
+    """What JSON can hold: tuples as lists, six digits of a float, "inf" and "nan" as strings."""
     if isinstance(value, dict):
         return {str(key): _plain(entry) for key, entry in value.items()}
-    if isinstance(value, (np.ndarray, torch.Tensor)):
-        return _plain(value.tolist())
     if isinstance(value, (list, tuple)):
         return [_plain(entry) for entry in value]
-    if isinstance(value, (float, np.floating)):
-        return float(f"{value:.6g}") if math.isfinite(value) else str(float(value))
+    if isinstance(value, float):
+        return float(f"{value:.6g}") if math.isfinite(value) else str(value)
     return value
 
 
