@@ -58,8 +58,8 @@ def spectral_norm(
     Lipschitz Continuity, section 3.3) and divides by the true value, for two convolutions of one sample an iteration.
 
     Args:
-        critic: a module whose linear and (transposed) convolution layers are all normalised. Other parameters are not:
-            the class vectors of a projection critic, which start at 0 and have no norm to divide by, stay free.
+        critic: a module whose linear and (transposed) convolution layers are all normalised. Other parameters stay
+            free, embeddings such as the class vectors of a projection critic among them.
         convolution: ``matrix`` or ``operator``.
         example: ``(1, *sample_shape)``, from which ``operator`` learns each layer's input size: the critic is called
             with it once, in evaluation mode.

@@ -74,10 +74,10 @@ def build_trainer(config: Config, processes: Processes | None = None) -> Trainer
     resolved = resolve(config, data.sample_shape, class_count(data))
     if resolved.conditional:
         check_classes(data)
-    if resolved.conditional and resolved.constraint == "lipschitz":
+    if resolved.conditional and resolved.constraint in ("spectral", "lipschitz"):
         raise UserError(
-            "--conditional contradicts --constraint lipschitz: it does not bound the projection on the vector of the "
-            "class that the built-in critics score with"
+            f"--conditional contradicts --constraint {resolved.constraint}: it does not bound the projection on the "
+            "vector of the class that the built-in critics score with"
         )
     torch.manual_seed(resolved.seed)
     networks = build_models(
