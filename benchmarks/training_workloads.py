@@ -132,6 +132,8 @@ class CountFlops(TorchDispatchMode):  # type: ignore[no-untyped-call]  # torch l
         count = flop_registry.get(func._overloadpacket)
         if count is not None:
             self.flops += count(*args, **(kwargs or {}), out_val=out)
+        elif func is torch.ops.mkldnn._linear_pointwise.default:  # oneDNN's product, which the registry leaves out
+            self.flops += 2 * args[0].numel() * args[1].shape[0]
         return out
 
 

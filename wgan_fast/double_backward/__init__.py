@@ -12,7 +12,8 @@ where the order of operations is.
 
 ``piecewise_linear`` has the autograd Function, ``activations`` and ``pooling`` say which calls it stands in
 for, ``zero_gradients`` keeps what the zeros meant to the parameters, ``convolution`` has the weight gradient
-in its direct form, ``fused_kernels`` the kernels that cannot be differentiated twice.
+in its direct form, ``linear`` the products of linear layers, ``fused_kernels`` the kernels that cannot be
+differentiated twice.
 """
 
 from __future__ import annotations
@@ -25,12 +26,14 @@ from torch import Tensor, nn
 from torch.autograd import forward_ad
 from torch.overrides import TorchFunctionMode
 
-from wgan_fast.double_backward import activations, convolution, fused_kernels, pooling
+from wgan_fast.double_backward import activations, convolution, fused_kernels, linear, pooling
 
 __all__ = ["exact_shortcut", "twice_differentiable"]
 
 
-def exact_shortcut(*, direct_convolution: bool | None = None) -> AbstractContextManager[Any]:
+def exact_shortcut(
+    *, direct_convolution: bool | None = None, fast_linear: bool | None = None
+) -> AbstractContextManager[Any]:
     """Within this context, what a critic computes has a cheaper double backward, equal to eager's.
 
     For those who write their own penalty; ``gradient_penalty`` enters it by itself. The forward pass is what
@@ -58,10 +61,13 @@ def exact_shortcut(*, direct_convolution: bool | None = None) -> AbstractContext
         direct_convolution: whether the convolutions' weight gradients in the double backward are computed in
             the direct form, which is faster and rounds differently, or in ATen's, which makes all bit-identical
             to eager. None chooses by device: direct on the CPU and on CUDA.
+        fast_linear: whether large fp32 linear layers on a CPU are multiplied by oneDNN, which is twice as fast as
+            torch's own way on some processors and rounds differently; False makes all bit-identical to eager. None
+            chooses by processor.
     """
     if torch.compiler.is_compiling():
         return nullcontext()
-    return _DoubleBackward(shortcut=True, direct_convolution=direct_convolution)
+    return _DoubleBackward(shortcut=True, direct_convolution=direct_convolution, fast_linear=fast_linear is not False)
 
 
 def twice_differentiable() -> AbstractContextManager[Any]:
@@ -72,14 +78,15 @@ def twice_differentiable() -> AbstractContextManager[Any]:
     """
     if torch.compiler.is_compiling():
         return nullcontext()
-    return _DoubleBackward(shortcut=False, direct_convolution=None)
+    return _DoubleBackward(shortcut=False, direct_convolution=None, fast_linear=False)
 
 
 class _DoubleBackward(TorchFunctionMode):
-    def __init__(self, shortcut: bool, direct_convolution: bool | None) -> None:
+    def __init__(self, shortcut: bool, direct_convolution: bool | None, fast_linear: bool) -> None:
         super().__init__()
         self.replacements = _REPLACEMENTS if shortcut else {}
         self.direct_convolution = direct_convolution
+        self.fast_linear = fast_linear
         self.observed = False
 
     def __enter__(self) -> _DoubleBackward:
@@ -110,6 +117,8 @@ class _DoubleBackward(TorchFunctionMode):
         x = _first(args, kwargs)
         if type(x) not in (Tensor, nn.Parameter) or not x.requires_grad or not torch.is_grad_enabled():
             return False
+        if func in linear.REPLACEMENTS and not self.fast_linear:
+            return False
         if func in convolution.REPLACEMENTS:
             direct = self.direct_convolution
             if not (x.device.type in convolution.DIRECT_DEVICES if direct is None else direct):
@@ -129,6 +138,6 @@ def _first(args: Any, kwargs: Any) -> Any:
     return args[0] if args else kwargs.get("input", kwargs.get("query"))
 
 
-_REPLACEMENTS = activations.REPLACEMENTS | pooling.REPLACEMENTS | convolution.REPLACEMENTS
+_REPLACEMENTS = activations.REPLACEMENTS | pooling.REPLACEMENTS | convolution.REPLACEMENTS | linear.REPLACEMENTS
 _CAST_BY_AUTOCAST = activations.CAST_BY_AUTOCAST | pooling.CAST_BY_AUTOCAST
 _OBSERVERS = frozenset({Tensor.register_hook, Tensor.retain_grad})

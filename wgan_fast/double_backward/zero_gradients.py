@@ -68,6 +68,7 @@ _PRODUCTS = {
     "BaddbmmBackward0": (1, 2),
     "ConvolutionBackward0": (0, 1),
     "_ConvolutionBackward": (0, 1),
+    "_LinearBackward": (0, 1),
 }
 
 

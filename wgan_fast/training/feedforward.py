@@ -20,6 +20,7 @@ from torch import Tensor, nn
 from torch.nn.modules.module import _has_any_global_hook
 
 from wgan_fast.constraints import GradientPenalty
+from wgan_fast.double_backward.linear import product
 from wgan_fast.functional import gradient_norm_penalty
 from wgan_fast.penalties import penalty_points
 from wgan_fast.reference import accumulation_dtype
@@ -194,7 +195,7 @@ def _loss(scores: Tensor, batch: int, loss_name: LossName) -> tuple[Tensor, Tens
 def _forward(layer: Any, x: Tensor, weights: Weights) -> Tensor:
     """Activations write over their input, which nobody needs: their backward is a function of the output."""
     if isinstance(layer, nn.Linear):
-        return F.linear(x, weights[layer.weight], weights.get(layer.bias))
+        return product(x, weights[layer.weight], weights.get(layer.bias))
     if isinstance(layer, nn.Conv2d):
         return _convolve(layer, x, weights[layer.weight], weights.get(layer.bias))
     if isinstance(layer, nn.ReLU):
@@ -207,7 +208,7 @@ def _forward(layer: Any, x: Tensor, weights: Weights) -> Tensor:
 def _backward(layer: Any, signal: Tensor, x: Tensor, y: Tensor, weights: Weights) -> Tensor:
     """The gradient with respect to x; an activation's is written over the signal."""
     if isinstance(layer, nn.Linear):
-        return signal.matmul(weights[layer.weight])
+        return product(signal, weights[layer.weight].t())
     if isinstance(layer, nn.Conv2d):
         gradients = _convolution_backward(layer, signal, x, weights[layer.weight], [True, False, False])
         return gradients[0]  # type: ignore[no-any-return]
@@ -219,7 +220,7 @@ def _backward(layer: Any, signal: Tensor, x: Tensor, y: Tensor, weights: Weights
 def _tangent(layer: Any, tangent: Tensor, y: Tensor, weights: Weights) -> Tensor:
     """The tangent behind a layer; behind an activation it is written over y, which only this has still asked for."""
     if isinstance(layer, nn.Linear):
-        return tangent.matmul(weights[layer.weight].t())
+        return product(tangent, weights[layer.weight])
     if isinstance(layer, nn.Conv2d):
         return _convolve(layer, tangent, weights[layer.weight], None)
     if isinstance(layer, (nn.ReLU, nn.LeakyReLU)):
@@ -234,7 +235,7 @@ def _weight_gradients(layer: Any, signal: Tensor, x: Tensor, batch: int, weights
     else:
         rows, columns = signal.flatten(0, -2), x.flatten(0, -2)
         narrow = columns.shape[1] <= NARROW and x.device.type == "cpu"
-        weight = columns.t().mm(rows).t() if narrow else rows.t().mm(columns)
+        weight = columns.t().mm(rows).t() if narrow else product(rows.t(), columns.t())
         bias_dims = list(range(signal.dim() - 1))
     # Laid out as the weight: the step's kernels walk over both together.
     found = {layer.weight: torch.empty_like(layer.weight).copy_(weight) if _differs(weight, layer.weight) else weight}
