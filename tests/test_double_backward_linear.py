@@ -112,7 +112,7 @@ def test_oneDNN_is_what_multiplies_where_it_is_chosen(choice: str, monkeypatch: 
     # Two large layers: each once forward, once back to the input, once for the tangent, once for the weight.
     assert (forward_and_input_gradient, len(calls)) == (4, 8)
     calls.clear()
-    with linear.FastLinear():
+    with linear.fast_linear(torch.device("cpu")):
         scores = critic(x.requires_grad_())
         torch.autograd.grad(scores.sum(), x)
     assert len(calls) == 4, "nobody asked for the gradients of the weights"
@@ -128,7 +128,7 @@ def test_derivatives_of_any_order(choice: str) -> None:
         (second,) = torch.autograd.grad(first.square().sum(), leaves[1], create_graph=True)
         return list(torch.autograd.grad(second.square().sum(), leaves))
 
-    with linear.FastLinear():
+    with linear.fast_linear(torch.device("cpu")):
         ours = third(F.linear)
     for actual, expected in zip(ours, third(F.linear), strict=True):
         torch.testing.assert_close(actual, expected, rtol=0.0, atol=2e-5 * float(expected.abs().max()))
@@ -149,5 +149,17 @@ def test_arguments_that_do_not_fit_are_torchs_to_refuse(arguments: tuple[Any, ..
         return str(caught.value)
 
     expected = message()
-    with linear.FastLinear():
+    with linear.fast_linear(torch.device("cpu")):
         assert message() == expected
+
+
+def test_the_choice_does_not_depend_on_torchs_defaults() -> None:
+    expected = linear._onednn()
+    before = torch.get_default_dtype()
+    try:
+        torch.set_default_dtype(torch.float64)
+        linear._onednn.cache_clear()
+        assert linear._onednn() is expected
+    finally:
+        torch.set_default_dtype(before)
+        linear._onednn.cache_clear()

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -42,9 +43,12 @@ def product(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
     return result
 
 
-class FastLinear(TorchFunctionMode):
-    """Within this context linear layers multiply as `product` does, with gradients of any order."""
+def fast_linear(device: torch.device) -> AbstractContextManager[Any]:
+    """Within this context linear layers on that device multiply as `product` does, with gradients of any order."""
+    return _FastLinear() if device.type == "cpu" and _onednn() is not None else nullcontext()
 
+
+class _FastLinear(TorchFunctionMode):
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         result = _replaced(*args) if func is F.linear and not kwargs else NotImplemented
         return func(*args, **(kwargs or {})) if result is NotImplemented else result
@@ -107,7 +111,7 @@ def _onednn() -> Any:
     if operation is None or not torch._C._has_mkldnn or not _mkl_is_slow():
         return None
     try:
-        matrix = torch.eye(2)
+        matrix = torch.eye(2, dtype=torch.float32, device="cpu")  # whatever the defaults are when this is asked
         return operation if torch.equal(operation(matrix, matrix, None, "none", [], ""), matrix) else None
     except (RuntimeError, TypeError, NotImplementedError):  # another signature, in another version of torch
         return None

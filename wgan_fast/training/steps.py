@@ -15,7 +15,7 @@ from torch.amp import GradScaler
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from wgan_fast.constraints import Constraint, GradientPenalty
-from wgan_fast.double_backward.linear import FastLinear
+from wgan_fast.double_backward.linear import fast_linear
 from wgan_fast.penalties import first_output
 from wgan_fast.reference import accumulation_dtype
 from wgan_fast.training.feedforward import critic_gradients, plain_layers
@@ -78,7 +78,7 @@ def critic_step(
         average: called with the parameters when each has its gradient: several processes average theirs.
     """
     condition = () if labels is None else (labels,)
-    with FastLinear(), autocast(real.device.type, autocast_dtype), torch.no_grad():
+    with fast_linear(real.device), autocast(real.device.type, autocast_dtype), torch.no_grad():
         fake = generator(latent, *condition).to(real.dtype)
     layers = plain_layers(critic) if joint and labels is None and scaler is None and len(real) == len(fake) else None
     if (
@@ -93,7 +93,7 @@ def critic_step(
         return CriticStep(found.loss + found.penalty, found.wasserstein_estimate, found.penalty, found.norms.mean())
 
     options: dict[str, Any] = {} if scaler is None else {"scaler": scaler}
-    with autocast(real.device.type, autocast_dtype):
+    with fast_linear(real.device), autocast(real.device.type, autocast_dtype):
         if joint:
             scores = _scores(critic(torch.cat([real, fake]), *(torch.cat([c, c]) for c in condition)))
             real_scores, fake_scores = scores[: len(real)], scores[len(real) :]
@@ -137,7 +137,7 @@ def generator_step(
     critic's weight gradients.
     """
     condition = () if labels is None else (labels,)
-    with FastLinear(), autocast(latent.device.type, autocast_dtype):
+    with fast_linear(latent.device), autocast(latent.device.type, autocast_dtype):
         loss = generator_loss(loss_name, _scores(critic(generator(latent, *condition), *condition)))
     _set_gradients(loss, optimizer, scaler, keep_gradients, average)
     _step(optimizer, scaler)
