@@ -99,7 +99,7 @@ def gradient_penalty(
             gradient unscaled after it, so that fp16 does not underflow in between. The penalty itself comes
             unscaled: scale the whole loss as usual.
         exact_shortcut: skip the arithmetic on exact zeros in the double backward of piecewise-linear
-            activations; the numbers are the same. See ``wgan_fast.double_backward.exact_shortcut``.
+            activations; the numbers are the same to rounding. See ``wgan_fast.double_backward.exact_shortcut``.
 
     Returns:
         The penalty, 0-dimensional, fp32 (fp64 for fp64); with ``return_norms`` the pair (penalty, norms).
