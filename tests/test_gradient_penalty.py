@@ -287,6 +287,14 @@ def test_compiled_critics_are_refused_with_a_way_out() -> None:
         gradient_penalty(in_place, real, fake)
 
 
+def test_a_compiled_critic_can_be_monitored() -> None:
+    critic = mlp().float()
+    real, fake, alpha = torch.randn(5, 6), torch.randn(5, 6), torch.rand(5)
+    with torch.no_grad():
+        compiled = gradient_penalty(torch.compile(critic, backend="aot_eager"), real, fake, alpha=alpha)
+        torch.testing.assert_close(compiled, gradient_penalty(critic, real, fake, alpha=alpha))
+
+
 def test_constraints_give_the_loop_its_penalty_and_its_clip_value() -> None:
     critic, (real, fake, alpha) = mlp(), samples(5, 6)
     penalty, norms = GradientPenalty(weight=10.0).penalty(critic, real, fake, alpha=alpha)

@@ -106,7 +106,7 @@ def gradient_penalty(
 
     Raises:
         TypeError, ValueError: an argument is not as above, or the scores do not depend on the input.
-        RuntimeError: the critic is a compiled module, which has no double backward.
+        RuntimeError: the critic is a compiled module, which has no double backward; it is welcome under no_grad.
     """
     check_critic(critic)
     gradients = input_gradient(
@@ -276,16 +276,17 @@ _COMPILED = (
 
 
 def check_critic(critic: Critic) -> None:
-    """Refuse compiled critics, warn of batch statistics."""
+    """Refuse compiled critics where their gradient is to be differentiated again, warn of batch statistics."""
     if torch.compiler.is_compiling():
         return
+    twice = torch.is_grad_enabled()
     if not isinstance(critic, nn.Module):
-        if hasattr(critic, "_torchdynamo_orig_callable"):
+        if twice and hasattr(critic, "_torchdynamo_orig_callable"):
             raise RuntimeError(_COMPILED)
         return
     for module in critic.modules():
         # By name: importing torch._dynamo to ask for the class would take a second.
-        if type(module).__name__ == "OptimizedModule" or module._compiled_call_impl is not None:
+        if twice and (type(module).__name__ == "OptimizedModule" or module._compiled_call_impl is not None):
             raise RuntimeError(_COMPILED)
         if module.training and isinstance(module, nn.modules.batchnorm._BatchNorm):
             warnings.warn(
