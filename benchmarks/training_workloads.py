@@ -124,7 +124,7 @@ class CountFlops(TorchDispatchMode):  # type: ignore[no-untyped-call]  # torch l
     """Floating-point operations of matrix products and convolutions."""
 
     def __init__(self) -> None:
-        super().__init__()  # type: ignore[no-untyped-call]
+        super().__init__()  # type: ignore[no-untyped-call]  # torch leaves it untyped
         self.flops = 0
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:

@@ -12,6 +12,7 @@ import torch
 import torch.nn.functional as F
 from test_double_backward import assert_same, in_eagers_order, value_and_gradients
 from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
 
 import wgan_fast
 from wgan_fast.double_backward import exact_shortcut, linear
@@ -151,6 +152,21 @@ def test_arguments_that_do_not_fit_are_torchs_to_refuse(arguments: tuple[Any, ..
     expected = message()
     with linear.fast_linear(torch.device("cpu")):
         assert message() == expected
+
+
+def test_checkpointed_segments_and_transforms_are_left_to_torch(choice: str) -> None:
+    network, x = large_mlp(), torch.randn(96, 192, requires_grad=True)
+    parameters = list(network.parameters())
+    expected = torch.autograd.grad(network(x).square().sum(), parameters)
+    with linear.fast_linear(torch.device("cpu")):
+        scores = checkpoint(network, x, use_reentrant=False)
+        mapped = torch.func.vmap(network)(x.detach().expand(2, -1, -1))
+        _, tangent = torch.func.jvp(network, (x.detach(),), (torch.ones_like(x),))
+    actual = torch.autograd.grad(scores.square().sum(), parameters)  # computed again here, outside of the context
+    for a, b in zip(actual, expected, strict=True):
+        assert torch.equal(a, b)
+    torch.testing.assert_close(mapped[1], network(x))
+    torch.testing.assert_close(tangent, torch.func.jvp(network, (x.detach(),), (torch.ones_like(x),))[1])
 
 
 def test_the_choice_does_not_depend_on_torchs_defaults() -> None:

@@ -23,10 +23,10 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.autograd import forward_ad
 from torch.overrides import TorchFunctionMode
 
 from wgan_fast.double_backward import activations, convolution, fused_kernels, linear, pooling
+from wgan_fast.double_backward.plain_autograd import plain_autograd
 
 __all__ = ["exact_shortcut", "twice_differentiable"]
 
@@ -91,7 +91,7 @@ class _DoubleBackward(TorchFunctionMode):
 
     def __enter__(self) -> _DoubleBackward:
         self.observed = False
-        super().__enter__()  # type: ignore[no-untyped-call]
+        super().__enter__()  # type: ignore[no-untyped-call]  # torch leaves it untyped
         return self
 
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
@@ -127,10 +127,7 @@ class _DoubleBackward(TorchFunctionMode):
             x.layout == torch.strided
             and x.is_floating_point()
             and not (func in _CAST_BY_AUTOCAST and torch.is_autocast_enabled(x.device.type))
-            and not torch.compiler.is_compiling()
-            and not torch._C._are_functorch_transforms_active()
-            and forward_ad._current_level < 0
-            and torch._C._autograd._top_saved_tensors_default_hooks(True) is None
+            and plain_autograd()
         )
 
 

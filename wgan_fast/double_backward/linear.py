@@ -2,8 +2,7 @@
 
 torch leaves them to MKL. On two cores of an AMD EPYC with AVX-512 that reached 190 GFLOP/s where oneDNN, which torch
 brings along for convolutions and 16-bit types, reached 400; on Intel's processors MKL stays. The choice depends on the
-processor alone, so a run and its continuation take the same way, and oneDNN's bits depend neither on the addresses nor
-on how many rows there are.
+processor alone, so a run and its continuation take the same way; oneDNN's bits did not depend on the addresses there.
 """
 
 from __future__ import annotations
@@ -20,6 +19,7 @@ from torch import Tensor, nn
 from torch.autograd import Function
 from torch.overrides import TorchFunctionMode
 
+from wgan_fast.double_backward.plain_autograd import plain_autograd
 from wgan_fast.double_backward.zero_gradients import wanted
 
 LEAST_WORK = 1 << 21
@@ -44,13 +44,16 @@ def product(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
 
 
 def fast_linear(device: torch.device) -> AbstractContextManager[Any]:
-    """Within this context linear layers on that device multiply as `product` does, with gradients of any order."""
+    """Within this context linear layers on that device multiply as `product` does, with gradients of any order.
+
+    Left to torch: what is under compilation, ``torch.func``, forward mode or saved-tensor hooks (checkpoints).
+    """
     return _FastLinear() if device.type == "cpu" and _onednn() is not None else nullcontext()
 
 
 class _FastLinear(TorchFunctionMode):
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        result = _replaced(*args) if func is F.linear and not kwargs else NotImplemented
+        result = _replaced(*args) if func is F.linear and not kwargs and plain_autograd() else NotImplemented
         return func(*args, **(kwargs or {})) if result is NotImplemented else result
 
 

@@ -74,7 +74,7 @@ def plain_layers(critic: nn.Module) -> list[nn.Module] | None:
         and sum(len(list(layer.parameters())) for layer in weighted) == len(parameters)  # else some are shared
         and all(type(p) is nn.Parameter and p.requires_grad for p in parameters)
         and {p.dtype for p in parameters} <= {torch.float32, torch.float64}
-        and not _has_any_global_hook()  # type: ignore[no-untyped-call]
+        and not _has_any_global_hook()  # type: ignore[no-untyped-call]  # torch leaves it untyped
     )
     return layers if served else None
 
