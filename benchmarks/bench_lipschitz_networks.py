@@ -25,7 +25,7 @@ from torch import Tensor, nn
 from benchmarks.common import Case, Provider, main
 from benchmarks.schema import OURS, RESULTS
 from wgan_fast.nn import to_lipschitz
-from wgan_fast.training.points import eight_gaussians
+from wgan_fast.training.data.points import eight_gaussians
 
 POINTS, STEPS, LEARNING_RATE, SEEDS = 512, 300, 2e-3, 3
 THEIRS = "deel-torchlip"

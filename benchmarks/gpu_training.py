@@ -34,7 +34,7 @@ from benchmarks.training_workloads import (
     textbook,
     verify,
 )
-from wgan_fast.training.precision import AUTOCAST, PrecisionName, autocast, float32_products
+from wgan_fast.training.step.precision import AUTOCAST, PrecisionName, autocast, float32_products
 
 OP = "training iteration"
 PRECISIONS: tuple[PrecisionName, ...] = ("fp32", "tf32", "bf16")

@@ -13,7 +13,7 @@ from torch.utils.flop_counter import flop_registry
 
 from benchmarks.textbook import Textbook
 from wgan_fast.training import Config, Trainer, build_models
-from wgan_fast.training.data import TensorData, split
+from wgan_fast.training.data.sets import TensorData, split
 
 N_CRITIC = 5
 SAMPLES = 1024

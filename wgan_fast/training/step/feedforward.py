@@ -24,7 +24,7 @@ from wgan_fast.double_backward.linear import product
 from wgan_fast.functional import gradient_norm_penalty
 from wgan_fast.penalties import penalty_points
 from wgan_fast.reference import accumulation_dtype
-from wgan_fast.training.losses import LossName, critic_loss
+from wgan_fast.training.step.losses import LossName, critic_loss
 
 aten: Any = torch.ops.aten
 
