@@ -24,7 +24,7 @@ THIRD_ORDER = (
 
 
 def _apply(function: type[torch.autograd.Function], *arguments: Any) -> Any:
-    return function.apply(*arguments)  # type: ignore[no-untyped-call]  # torch leaves it without types
+    return function.apply(*arguments)
 
 
 def _in_place(
