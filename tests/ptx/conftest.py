@@ -1,0 +1,55 @@
+"""The compiled kernels of the Triton and CUDA backends on CPU tensors, executed by the PTX interpreter."""
+
+from __future__ import annotations
+
+import importlib
+import os
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from types import ModuleType
+
+import pytest
+import torch
+
+from wgan_fast import backends
+
+BUILD = Path(__file__).resolve().parents[2] / "build"
+
+
+def _use(name: str, module: ModuleType, patch: pytest.MonkeyPatch) -> None:
+    """Make ``module`` the backend of that name."""
+    patch.setitem(sys.modules, module.__name__, module)
+    patch.setitem(backends._MODULES, name, module.__name__)
+    backends._load.cache_clear()
+    backends._choose.cache_clear()
+
+
+@pytest.fixture(scope="session")
+def _triton_launchers() -> Iterator[ModuleType]:
+    if os.environ.get("TRITON_INTERPRET") == "1":
+        pytest.skip("the interpreter does not compile")
+    triton = pytest.importorskip("triton")
+    from triton_driver import Driver
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("TRITON_CACHE_DIR", str(BUILD / "triton"))
+        patch.setattr(torch.cuda, "is_available", lambda: True)
+        patch.setattr(triton.runtime.driver, "_active", Driver())
+        yield importlib.import_module("wgan_fast.backends.triton.launchers")
+
+
+@pytest.fixture
+def triton_on_host(_triton_launchers: ModuleType, monkeypatch: pytest.MonkeyPatch) -> Iterator[ModuleType]:
+    """The launchers of the Triton backend as the backend "triton" for CPU tensors, nothing compiled yet."""
+    from operation_memory import recorded_backend
+
+    from wgan_fast.backends.triton import launching
+
+    monkeypatch.setattr(launching, "_compiled", {})
+    module = recorded_backend("ptx_triton_launchers", _triton_launchers)
+    _use("triton", module, monkeypatch)
+    yield module
+    monkeypatch.undo()
+    backends._load.cache_clear()
+    backends._choose.cache_clear()
