@@ -53,3 +53,39 @@ def triton_on_host(_triton_launchers: ModuleType, monkeypatch: pytest.MonkeyPatc
     monkeypatch.undo()
     backends._load.cache_clear()
     backends._choose.cache_clear()
+
+
+@pytest.fixture(scope="session")
+def cuda_runtime():
+    """The CUDA extension over the interpreter."""
+    from build_tools import cuda
+
+    if cuda.find_nvcc() is None:
+        pytest.skip("nvcc is not installed")
+    from cuda_driver import Runtime, build
+
+    return Runtime(build())
+
+
+@pytest.fixture
+def cuda_on_host(cuda_runtime, monkeypatch: pytest.MonkeyPatch) -> Iterator[ModuleType]:
+    """The launchers of the CUDA backend as the backend "cuda" for CPU tensors."""
+    import wgan_fast
+    from operation_memory import recorded_backend
+
+    cuda_runtime.install()
+    monkeypatch.setattr(wgan_fast, "_cuda", cuda_runtime.extension, raising=False)
+    monkeypatch.setitem(sys.modules, "wgan_fast._cuda", cuda_runtime.extension)
+    monkeypatch.delitem(sys.modules, "wgan_fast.backends.cuda", raising=False)
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    launchers = importlib.import_module("wgan_fast.backends.cuda")
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    monkeypatch.setattr(torch.cuda, "current_device", lambda: -1)  # what a CPU tensor's get_device() says
+    monkeypatch.setattr(torch.cuda, "is_current_stream_capturing", lambda: False)
+    monkeypatch.setattr(launchers, "_current_stream", lambda device: 0)
+    module = recorded_backend("ptx_cuda_launchers", launchers)
+    _use("cuda", module, monkeypatch)
+    yield module
+    monkeypatch.undo()
+    backends._load.cache_clear()
+    backends._choose.cache_clear()
