@@ -30,7 +30,7 @@ def _triton_launchers() -> Iterator[ModuleType]:
     if os.environ.get("TRITON_INTERPRET") == "1":
         pytest.skip("the interpreter does not compile")
     triton = pytest.importorskip("triton")
-    from triton_driver import Driver
+    from interpreted_triton import Driver
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("TRITON_CACHE_DIR", str(BUILD / "triton"))
@@ -62,7 +62,7 @@ def cuda_runtime():
 
     if cuda.find_nvcc() is None:
         pytest.skip("nvcc is not installed")
-    from cuda_driver import Runtime, build
+    from interpreted_cuda import Runtime, build
 
     return Runtime(build())
 
