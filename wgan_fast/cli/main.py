@@ -10,7 +10,7 @@ from collections.abc import Iterator, Sequence
 from types import FrameType
 from typing import Any
 
-from wgan_fast.commands import Command, Evaluate, Sample, Study, Train, parse
+from wgan_fast.cli.options import Command, Evaluate, Sample, Study, Train, parse
 from wgan_fast.training.errors import UserError, require
 from wgan_fast.training.loop.distributed import Processes, ProcessLost, is_first, launched
 
@@ -48,15 +48,15 @@ def run(command: Command) -> int:
         return _evaluate(command, console)
     if isinstance(command, Study):
         return _study(command, console)
-    from wgan_fast.training import console as view
-    from wgan_fast.training.doctor import report
+    from wgan_fast.cli import console as view
+    from wgan_fast.cli.doctor import report
 
     view.print_report(console, report())
     return 0
 
 
 def _train(command: Train, console: Any, processes: Processes) -> int:
-    from wgan_fast.training import console as view
+    from wgan_fast.cli import console as view
     from wgan_fast.training.run import folder as runs
 
     start = time.perf_counter()
@@ -133,7 +133,7 @@ def _sample(command: Sample, console: Any) -> int:
 
 
 def _evaluate(command: Evaluate, console: Any) -> int:
-    from wgan_fast.training import console as view
+    from wgan_fast.cli import console as view
     from wgan_fast.training.run import folder as runs
 
     trainer = runs.open_run(command.run, command.device, command.checkpoint)
