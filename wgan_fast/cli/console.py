@@ -13,9 +13,8 @@ from rich.table import Table
 
 from wgan_fast.training.arguments import described
 from wgan_fast.training.config import Resolved
-from wgan_fast.training.loop.trainer import TrainResult
+from wgan_fast.training.loop.trainer import Record, TrainResult
 from wgan_fast.training.report.evaluation import Evaluation, Figure
-from wgan_fast.training.run.log import Record
 
 PLAIN_EVERY_SECONDS = 5.0
 
