@@ -102,7 +102,7 @@ def test_a_burst_replays_the_critic_step(monkeypatch: pytest.MonkeyPatch) -> Non
 
 def test_recording_changes_nothing() -> None:
     """Not even running statistics, step counts, averages or random states; a state that was not there is zeros."""
-    trainer = build_trainer(Config(**SMALL, architecture="conv8"))
+    trainer = build_trainer(Config(**SMALL, data="digits", architecture="conv8"))
     trainer.algorithm.use_graphs(RecordedCalls())
     algorithm = trainer.algorithm
     batches = [tensor for _ in range(3) for tensor in algorithm._batch()]
@@ -289,7 +289,7 @@ def test_graph_option() -> None:
     with pytest.raises(UserError, match="--graph must be one of auto, on, off"):
         build_trainer(Config(graph="yes"))  # type: ignore[arg-type]
     for mode in ("auto", "off"):
-        assert build_trainer(dataclasses.replace(Config(**SMALL), graph=mode)).algorithm.graphs is None
+        assert build_trainer(dataclasses.replace(Config(**SMALL, data="digits"), graph=mode)).algorithm.graphs is None
 
 
 def test_without_a_device_nothing_is_uploaded() -> None:

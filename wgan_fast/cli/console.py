@@ -11,9 +11,9 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from rich.table import Table
 
-from wgan_fast.training.arguments import described
-from wgan_fast.training.config import Resolved
+from wgan_fast.training.config import Config
 from wgan_fast.training.loop.trainer import TrainResult
+from wgan_fast.training.option import flag, grouped, shown_value
 from wgan_fast.training.report.evaluation import Evaluation, Figure
 from wgan_fast.training.run.log import Record
 
@@ -72,10 +72,20 @@ def _lines(console: Console, done: int, total: int) -> Iterator[Callable[[Record
     yield update
 
 
-def print_config(console: Console, config: Resolved) -> None:
+def print_config(console: Console, config: Config) -> None:
     """What a run is, a group of options a line; config.json holds every one."""
     for group, options in described(config).items():
-        console.print(f"{group:<14}{options}", highlight=False, soft_wrap=True)
+        console.print(f"{group:<14}{', '.join(options)}", highlight=False, soft_wrap=True)
+
+
+def described(config: Config) -> dict[str, list[str]]:
+    """The options that have an effect in this run, with their values, by group."""
+    told: dict[str, list[str]] = {}
+    for group, field in grouped(Config):
+        value, (other, *effective) = getattr(config, field.name), field.metadata["only"] or ("data",)
+        if value is not None and (not effective or getattr(config, other).partition(":")[0] in effective):
+            told.setdefault(group, []).append(f"{flag(field.name)[2:]} {shown_value(value)}")
+    return told
 
 
 def print_summary(

@@ -14,7 +14,6 @@ import wgan_fast
 PACKAGES = (
     "triton",
     "numpy",
-    "tyro",
     "rich",
     "matplotlib",
     "scikit-learn",

@@ -40,7 +40,7 @@ def run(command: Command) -> int:
 
     console = Console(quiet=(isinstance(command, Train) and command.quiet) or not is_first())
     if isinstance(command, Train):
-        with launched(command.config.device) as processes:
+        with launched(command.options.device) as processes:
             return _train(command, console, processes)
     if isinstance(command, Sample):
         return _sample(command, console)
@@ -66,9 +66,9 @@ def _train(command: Train, console: Any, processes: Processes) -> int:
     if command.checkpoint != "newest" and not command.resume:
         raise UserError(f"--checkpoint {command.checkpoint} needs --resume")
     if command.resume:
-        trainer = runs.resume_run(out, command.config, command.checkpoint, processes=processes)
+        trainer = runs.resume_run(out, command.options, command.checkpoint, processes=processes)
     else:
-        trainer = runs.start_run(out, command.config, overwrite=command.overwrite, processes=processes)
+        trainer = runs.start_run(out, command.options, overwrite=command.overwrite, processes=processes)
     config = trainer.config
     view.print_config(console, config)
     with (
@@ -120,10 +120,6 @@ def _sample(command: Sample, console: Any) -> int:
     from wgan_fast.training.report import pictures
     from wgan_fast.training.run import folder as runs
 
-    if command.num < 1:
-        raise UserError(f"--num must be at least 1, got {command.num}")
-    if command.interpolate is not None and command.interpolate < 1:
-        raise UserError(f"--interpolate must be at least 1 row, got {command.interpolate}")
     out = command.file()
     trainer = runs.open_run(command.run, command.device, command.checkpoint)
     drawn = pictures.draw(trainer, command.num, label=command.class_, rows=command.interpolate, seed=command.seed)

@@ -234,3 +234,17 @@ def load_data(
     if name in ("mnist", "cifar10"):
         return TensorData(name, *images.torchvision_data(name, data_root), device=device)
     raise UserError(f"--data {name} is unknown; expected one of {', '.join(NAMES)}")
+
+
+def sample_shape_of(name: str, image_size: int = 32) -> tuple[int, ...]:
+    """The shape of one sample of `load_data`'s data sets, without loading them; ``(2,)`` for unknown names.
+
+    Raises:
+        UserError: an npz archive that cannot be read.
+    """
+    kind, _, argument = name.partition(":")
+    if kind == "npz" and argument:
+        return images.npz_sample_shape(Path(argument))
+    if kind in ("photos", "folder"):
+        return (3, image_size, image_size)
+    return {"digits": (1, 8, 8), "mnist": (1, 28, 28), "cifar10": (3, 32, 32)}.get(name, (2,))

@@ -20,7 +20,7 @@ from wgan_fast.constraints import (
     WeightClipping,
 )
 from wgan_fast.optim import Adam, RMSprop
-from wgan_fast.training.config import Resolved
+from wgan_fast.training.config import Config
 from wgan_fast.training.data.sets import Data, draw_batch
 from wgan_fast.training.errors import UserError
 from wgan_fast.training.loop.averaging import MovingAverage
@@ -40,7 +40,7 @@ class Algorithm:
     Args:
         generator, critic: the networks, which are moved to the config's device; the constraint prepares the critic.
         data: where real samples come from.
-        config: resolved options.
+        config: the options.
         constraint: what keeps the critic Lipschitz.
         processes: those that share the work; by default there is this one alone.
 
@@ -60,7 +60,7 @@ class Algorithm:
         generator: nn.Module,
         critic: nn.Module,
         data: Data,
-        config: Resolved,
+        config: Config,
         constraint: Constraint,
         processes: Processes | None = None,
     ) -> None:
@@ -228,8 +228,8 @@ class Algorithm:
         return repr(self.constraint), tuple((n, id(v) if isinstance(v, Tensor) else repr(v)) for n, v in numbers)
 
 
-def make_constraint(config: Resolved) -> Constraint:
-    """The constraint that a resolved config names."""
+def make_constraint(config: Config) -> Constraint:
+    """The constraint that a config names."""
     constraints: dict[str, Callable[[], Constraint]] = {
         "none": Constraint,
         "clip": lambda: WeightClipping(config.clip_value),
@@ -255,9 +255,9 @@ def _prepared(constraint: Constraint, critic: nn.Module, sample_shape: tuple[int
 
 
 def make_optimizer(
-    config: Resolved, module: nn.Module, clip_value: float | tuple[float, float] | None
+    config: Config, module: nn.Module, clip_value: float | tuple[float, float] | None
 ) -> torch.optim.Optimizer:
-    """RMSprop or Adam as a resolved config has it; ``clip_value`` for the critic under weight clipping."""
+    """RMSprop or Adam as a config has it; ``clip_value`` for the critic under weight clipping."""
     if config.optimizer == "rmsprop":
         return RMSprop(module.parameters(), lr=config.learning_rate, clip_value=clip_value)
     return Adam(module.parameters(), lr=config.learning_rate, betas=config.betas, clip_value=clip_value)

@@ -8,7 +8,7 @@ from typing import NamedTuple, Protocol
 import torch
 from torch import Tensor
 
-from wgan_fast.training.config import Resolved
+from wgan_fast.training.config import Config
 from wgan_fast.training.data.sets import Data
 from wgan_fast.training.errors import UserError, require
 from wgan_fast.training.report.plots import write_image_grid, write_points
@@ -22,7 +22,7 @@ STEPS_OF_A_PATH = 10
 class Source(Protocol):
     """What is asked of a trainer."""
 
-    config: Resolved
+    config: Config
     data: Data
     device: torch.device
 

@@ -12,8 +12,8 @@ import torch
 from torch import Tensor
 
 import wgan_fast
-from wgan_fast.training.config import Config, Resolved, resolve, spelled
-from wgan_fast.training.data.sets import check_classes, class_count, load_data
+from wgan_fast.training.config import Config, check_resumable
+from wgan_fast.training.data.sets import check_classes, load_data
 from wgan_fast.training.errors import UserError
 from wgan_fast.training.loop.distributed import Processes
 from wgan_fast.training.loop.trainer import Trainer
@@ -25,20 +25,6 @@ from wgan_fast.training.run.checkpoint import iterations, remove_later
 from wgan_fast.training.run.durable import replace_file
 from wgan_fast.training.run.log import read_metrics
 from wgan_fast.training.run.tensorboard_log import require_tensorboard
-
-CHANGEABLE = (
-    "iterations",
-    "log_every",
-    "checkpoint_every",
-    "sample_every",
-    "tensorboard",
-    "keep_checkpoints",
-    "on_nonfinite",
-    "device",
-    "graph",
-    "data_root",
-)
-"""The options that a resumed run may be given anew; the others are what the run is."""
 
 CONTENTS = (
     "config.json",
@@ -71,24 +57,24 @@ def build_trainer(config: Config, processes: Processes | None = None) -> Trainer
     data = load_data(
         config.data, image_size=config.image_size, data_root=root, device=device, conditional=config.conditional
     )
-    resolved = resolve(config, data.sample_shape, class_count(data))
-    if resolved.conditional:
+    config = config.matched_with(data)
+    if config.conditional:
         check_classes(data)
-    if resolved.conditional and resolved.constraint in ("spectral", "lipschitz"):
+    if config.conditional and config.constraint in ("spectral", "lipschitz"):
         raise UserError(
-            f"--conditional contradicts --constraint {resolved.constraint}: it does not bound the projection on the "
+            f"--conditional contradicts --constraint {config.constraint}: it does not bound the projection on the "
             "vector of the class that the built-in critics score with"
         )
-    torch.manual_seed(resolved.seed)
+    torch.manual_seed(config.seed)
     networks = build_models(
-        resolved.architecture,
+        config.architecture,
         data.sample_shape,
-        resolved.latent_dim,
-        resolved.width,
-        resolved.critic_norm,
-        resolved.num_classes,
+        config.latent_dim,
+        config.width,
+        config.critic_norm,
+        config.num_classes,
     )
-    return Trainer(*networks, data, resolved, processes=processes)
+    return Trainer(*networks, data, config, processes=processes)
 
 
 def start_run(out: Path, config: Config, *, overwrite: bool = False, processes: Processes | None = None) -> Trainer:
@@ -121,7 +107,7 @@ def start_run(out: Path, config: Config, *, overwrite: bool = False, processes: 
 def resume_run(
     out: Path, config: Config, checkpoint: str | int = "newest", *, processes: Processes | None = None
 ) -> Trainer:
-    """The run in ``out``, at one of its checkpoints, with the ``CHANGEABLE`` options of ``config``.
+    """The run in ``out``, at one of its checkpoints, with the options of ``config`` that a resumed run may change.
 
     Args:
         checkpoint: "newest", "best" or an iteration; later checkpoints are removed.
@@ -129,11 +115,7 @@ def resume_run(
     Raises:
         UserError: there is no run, its checkpoint is damaged, or ``config`` asks for another run.
     """
-    saved = read_config(out)
-    for field in dataclasses.fields(Config):
-        wanted, had = getattr(config, field.name), getattr(saved, field.name)
-        if wanted != had and field.name not in CHANGEABLE:
-            raise UserError(f"{spelled(field.name, wanted)} cannot change in a resumed run, which has {had}")
+    check_resumable(read_config(out), config)
     if not iterations(out):
         raise UserError(f"{out}: the run stopped before its first checkpoint; --overwrite starts it again")
     processes = processes or Processes()
@@ -161,7 +143,7 @@ def open_run(run: Path, device: str | None = None, checkpoint: str | int = "newe
     return trainer
 
 
-def read_config(run: Path) -> Resolved:
+def read_config(run: Path) -> Config:
     """The config.json of a run folder.
 
     Raises:
@@ -173,7 +155,10 @@ def read_config(run: Path) -> Resolved:
     try:
         content: dict[str, Any] = json.loads(path.read_text())
         content.pop("wgan_fast", None)
-        return Resolved(**{**content, "betas": tuple(content["betas"])})
+        content["betas"] = tuple(content["betas"])
+        if "sample_shape" in content:
+            content["sample_shape"] = tuple(content["sample_shape"])
+        return Config(**content)
     except (OSError, ValueError, TypeError, KeyError, AttributeError) as error:
         raise UserError(f"{path} is damaged or foreign ({error})") from error
 
@@ -207,7 +192,7 @@ def write_evaluation(evaluation: Evaluation, out: Path) -> Path:
     return path
 
 
-def _write_config(out: Path, config: Resolved) -> None:
+def _write_config(out: Path, config: Config) -> None:
     content = {"wgan_fast": wgan_fast.__version__, **dataclasses.asdict(config)}
     try:
         out.mkdir(parents=True, exist_ok=True)
