@@ -101,7 +101,7 @@ class Doctor:
 
 @dataclass(kw_only=True)
 class Study:
-    """Test a claim of the theory; write a figure, the numbers and the findings."""
+    """Test a claim of the theory; write a figure and the numbers."""
 
     name: str = option(MISSING, 'The study; "list", or no argument at all, lists them.')
     size: Literal["smoke", "default", "full"] = option(

@@ -140,7 +140,7 @@ class Config:
 
     device: str = option("cpu", "Where to train: cpu, cuda or cuda:INDEX.", group="machine", resumable=True)
     precision: PrecisionName = option(
-        "fp32", "Arithmetic of matrix products: fp32, tf32, bf16 or fp16; weights stay in fp32."
+        "fp32", "Matrix products: auto (torch's own settings), fp32, tf32, bf16 or fp16; weights stay in fp32."
     )
     channels_last: bool = option(
         LEFT_OUT, "Store images with the channels innermost; the default wherever it is faster."

@@ -145,10 +145,10 @@ def _archive(path: Path) -> Iterator[Any]:
 
 
 def _samples_name(path: Path, archive: Any) -> str:
-    for name in ("images", "data", "x", *archive.files):
-        if name in archive.files:
-            return name
-    raise UserError(f"--data npz:{path}: holds no arrays")
+    names: list[str] = archive.files
+    if not names:
+        raise UserError(f"--data npz:{path}: holds no arrays")
+    return next((name for name in ("images", "data", "x") if name in names), names[0])
 
 
 def _as_samples(path: Path, array: Any) -> Tensor:
