@@ -164,9 +164,9 @@ def _command(name: str, words: list[str]) -> Command:
     parsed, unknown = _parser(name).parse_known_args(words)
     if unknown:
         word = unknown[0].partition("=")[0]
-        known = [flag(field.name) for each in _kinds(name) for _, field in grouped(each)]
+        known = [flag(each.name) for kind in _kinds(name) for _, each in grouped(kind) if each.default is not MISSING]
         advice = did_you_mean(word, known) or f"; wgan-fast {name} --help lists them"
-        raise UserError(f"{word} is not an option of {name}{advice}")
+        raise UserError(f"{word} is not an {'option' if word.startswith('-') else 'argument'} of {name}{advice}")
     given = vars(parsed)
     own = {field.name: given.pop(field.name) for _, field in grouped(kind) if field.name in given}
     values = as_values(kind, own, flag)
@@ -229,7 +229,9 @@ def _content(path: Path) -> Any:
     try:
         content = yaml.safe_load(text)
     except yaml.YAMLError as error:
-        raise UserError(f"--config {path}: is not YAML ({' '.join(str(error).split())})") from error
+        line = f"line {error.problem_mark.line + 1}: " if getattr(error, "problem_mark", None) else ""
+        problem = getattr(error, "problem", None) or error
+        raise UserError(f"--config {path}: is not YAML ({line}{problem})") from error
     return {} if content is None else content
 
 

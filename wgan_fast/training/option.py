@@ -120,9 +120,11 @@ def _converted(value: Any, hint: Any) -> Any:
         return value
     if get_origin(hint) is tuple:
         kinds = get_args(hint)
-        if not isinstance(value, list) or len(value) != len(kinds):
-            raise ValueError(f"a list of {len(kinds)} numbers")
-        return tuple(_converted(part, kind) for part, kind in zip(value, kinds, strict=True))
+        try:
+            parts = value if isinstance(value, list) else []
+            return tuple(_converted(part, kind) for part, kind in zip(parts, kinds, strict=True))
+        except ValueError:
+            raise ValueError(f"{len(kinds)} numbers") from None
     simple = {bool: (bool, "true or false"), str: (str, "text"), Path: (str, "text")}
     if hint in simple:
         kind, expected = simple[hint]

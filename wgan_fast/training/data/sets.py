@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from wgan_fast.training.data import images, points
-from wgan_fast.training.errors import UserError
+from wgan_fast.training.errors import UserError, did_you_mean
 
 SPLIT_SEED = 20170130
 """Fixes which samples are held out, whatever the seed of a run, so that runs can be compared."""
@@ -233,7 +233,8 @@ def load_data(
         return split(name, *images.npz(Path(argument)), device=device)
     if name in ("mnist", "cifar10"):
         return TensorData(name, *images.torchvision_data(name, data_root), device=device)
-    raise UserError(f"--data {name} is unknown; expected one of {', '.join(NAMES)}")
+    advice = did_you_mean(name, NAMES) or f"; expected one of {', '.join(NAMES)}"
+    raise UserError(f"--data {name} is unknown{advice}")
 
 
 def sample_shape_of(name: str, image_size: int = 32) -> tuple[int, ...]:
