@@ -17,7 +17,7 @@ import pytest
 import torch
 
 from tests.training import two_processes
-from wgan_fast.cli.main import main
+from wgan_fast.cli import main
 from wgan_fast.training import Run, UserError
 from wgan_fast.training.loop.build import build_trainer
 from wgan_fast.training.loop.distributed import Processes, launched

@@ -102,7 +102,7 @@ def test_a_burst_replays_the_critic_step() -> None:
 
 def test_recording_changes_nothing() -> None:
     """Not even running statistics, step counts, averages or random states; a state that was not there is zeros."""
-    trainer = build_trainer(Config(**SMALL, architecture="conv8"), capture=RecordedCalls())
+    trainer = build_trainer(Config(**SMALL, data="digits", architecture="conv8"), capture=RecordedCalls())
     batches = [tensor for _ in range(3) for tensor in trainer.draws.batch()]
     trainer._set_schedules()
     before = _state(trainer)
@@ -282,7 +282,7 @@ def test_graph_option() -> None:
     with pytest.raises(UserError, match="--graph must be one of auto, on, off"):
         build_trainer(Config(graph="yes"))  # type: ignore[arg-type]
     for mode in ("auto", "off"):
-        assert build_trainer(dataclasses.replace(Config(**SMALL), graph=mode)).graphs is None
+        assert build_trainer(dataclasses.replace(Config(**SMALL, data="digits"), graph=mode)).graphs is None
 
 
 def test_without_a_device_nothing_is_uploaded() -> None:

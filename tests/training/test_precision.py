@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -13,12 +14,18 @@ from torch import Tensor, nn
 from wgan_fast.constraints import Constraint, GradientPenalty, WeightClipping
 from wgan_fast.optim import Adam, RMSprop
 from wgan_fast.training import Config, Run, UserError
-from wgan_fast.training.config import resolve
 from wgan_fast.training.loop.build import build_trainer
 from wgan_fast.training.step.precision import float32_products
 from wgan_fast.training.step.steps import critic_step, generator_step
 
-SMALL: dict[str, Any] = {"width": 32, "batch_size": 16, "n_critic": 2, "critic_burst": False, "iterations": 6}
+SMALL: dict[str, Any] = {
+    "data": "digits",
+    "width": 32,
+    "batch_size": 16,
+    "n_critic": 2,
+    "critic_burst": False,
+    "iterations": 6,
+}
 
 
 class Plain(nn.Module):
@@ -96,7 +103,9 @@ def test_bf16_generator_step_is_near_fp32() -> None:
 
 @pytest.mark.parametrize("architecture", ["mlp", "conv8"])
 def test_bf16_resumes_bit_for_bit_and_keeps_fp32_state(tmp_path: Path, architecture: Any) -> None:
-    config = Config(**SMALL, architecture=architecture, precision="bf16", channels_last=True, log_every=1)
+    config = Config(
+        **SMALL, data="digits", architecture=architecture, precision="bf16", channels_last=True, log_every=1
+    )
     whole = build_trainer(config)
     Run(whole, tmp_path / "whole").train()
     first = build_trainer(config)
@@ -154,7 +163,7 @@ def test_a_run_in_a_16_bit_type_is_opened_anywhere(tmp_path: Path) -> None:
 )
 def test_what_cannot_be_is_refused(options: dict[str, Any], message: str) -> None:
     with pytest.raises(UserError, match=message):
-        build_trainer(Config(**options))
+        build_trainer(Config(**{"data": "digits", **options}))
 
 
 def test_settings_of_cuda_products_are_restored() -> None:
@@ -170,13 +179,13 @@ def test_settings_of_cuda_products_are_restored() -> None:
 
 
 def test_channels_last_is_the_default_where_it_is_faster() -> None:
-    shape = (3, 32, 32)
-    assert resolve(Config(), shape).channels_last
-    assert not resolve(Config(channels_last=False), shape).channels_last
-    assert not resolve(Config(device="cuda"), shape).channels_last
-    assert resolve(Config(device="cuda", precision="bf16"), shape).channels_last
-    assert not resolve(Config(architecture="mlp"), shape).channels_last
-    assert not resolve(Config(), (2,)).channels_last
+    images = partial(Config, sample_shape=(3, 32, 32))
+    assert images().channels_last
+    assert not images(channels_last=False).channels_last
+    assert not images(device="cuda").channels_last
+    assert images(device="cuda", precision="bf16").channels_last
+    assert not images(architecture="mlp").channels_last
+    assert not Config().channels_last
 
 
 def test_a_resumed_optimizer_walks_over_weights_and_moments_together(tmp_path: Path) -> None:

@@ -54,7 +54,7 @@ def test_generate_keeps_the_mode_and_does_not_depend_on_the_batch_size() -> None
 
 @pytest.mark.parametrize("conditional", [False, True])
 def test_paths_start_and_end_at_samples(conditional: bool) -> None:
-    trainer = build_trainer(Config(width=16, conditional=conditional))
+    trainer = build_trainer(Config(data="digits", width=16, conditional=conditional))
     before = torch.get_rng_state()
     paths = trainer.interpolate(3, 5, labels=4 if conditional else None, seed=2)
     assert paths.shape == (3, 5, 1, 8, 8)

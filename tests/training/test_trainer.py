@@ -183,9 +183,8 @@ class PatchCritic(nn.Module):
 
 def test_networks_and_data_of_ones_own(tmp_path: Path) -> None:
     generator = nn.Sequential(nn.Linear(5, 36), nn.Unflatten(1, (1, 6, 6)))
-    trainer = Trainer(
-        generator, PatchCritic(), torch.randn(30, 1, 6, 6), Config(latent_dim=5, iterations=3, batch_size=4)
-    )
+    config = Config(sample_shape=(1, 6, 6), latent_dim=5, iterations=3, batch_size=4)
+    trainer = Trainer(generator, PatchCritic(), torch.randn(30, 1, 6, 6), config)
     result = Run(trainer, tmp_path).train()
     assert result.iterations == 3
     assert math.isfinite(result.last["wasserstein_estimate"])
