@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -12,13 +13,19 @@ from torch import Tensor, nn
 
 from wgan_fast.constraints import Constraint, GradientPenalty, WeightClipping
 from wgan_fast.optim import Adam, RMSprop
-from wgan_fast.training import Config, UserError
-from wgan_fast.training.config import resolve
-from wgan_fast.training.run.folder import build_trainer, open_run
+from wgan_fast.training import Config, Run, UserError
+from wgan_fast.training.loop.build import build_trainer
 from wgan_fast.training.step.precision import float32_products
 from wgan_fast.training.step.steps import critic_step, generator_step
 
-SMALL: dict[str, Any] = {"width": 32, "batch_size": 16, "n_critic": 2, "critic_burst": False, "iterations": 6}
+SMALL: dict[str, Any] = {
+    "data": "digits",
+    "width": 32,
+    "batch_size": 16,
+    "n_critic": 2,
+    "critic_burst": False,
+    "iterations": 6,
+}
 
 
 class Plain(nn.Module):
@@ -96,15 +103,22 @@ def test_bf16_generator_step_is_near_fp32() -> None:
 
 @pytest.mark.parametrize("architecture", ["mlp", "conv8"])
 def test_bf16_resumes_bit_for_bit_and_keeps_fp32_state(tmp_path: Path, architecture: Any) -> None:
-    config = Config(**SMALL, architecture=architecture, precision="bf16", channels_last=True, log_every=1)
+    config = Config(
+        **SMALL, data="digits", architecture=architecture, precision="bf16", channels_last=True, log_every=1
+    )
     whole = build_trainer(config)
-    whole.train(tmp_path / "whole")
+    Run(whole, tmp_path / "whole").train()
     first = build_trainer(config)
-    first.train(tmp_path / "parts", lambda record: first.stop() if record["iteration"] == 3 else None)
+    Run(first, tmp_path / "parts").train(lambda record: first.stop() if record["iteration"] == 3 else None)
     second = build_trainer(config)
-    second.load(tmp_path / "parts")
-    second.train(tmp_path / "parts")
-    for a, b in ((whole.critic, second.critic), (whole.generator, second.generator), (whole.average, second.average)):
+    run = Run(second, tmp_path / "parts")
+    run.load()
+    run.train()
+    for a, b in (
+        (whole.critic, second.critic),
+        (whole.generator, second.generator),
+        (whole.average.module, second.average.module),
+    ):
         for mine, theirs in zip(a.state_dict().values(), b.state_dict().values(), strict=True):
             assert torch.equal(mine, theirs)
             assert mine.dtype in (torch.float32, torch.int64)
@@ -123,18 +137,17 @@ def test_channels_last_changes_the_layout_and_not_the_numbers() -> None:
     losses = []
     for trainer in runs:
         torch.manual_seed(0)
-        losses.append(trainer.algorithm.iterate()[0].loss.item())
+        losses.append((trainer.iterate() or {})["critic_loss"])
     assert losses[0] == pytest.approx(losses[1], rel=1e-4)
     assert all(x.is_contiguous(memory_format=torch.channels_last) for x in seen)
 
 
 def test_a_run_in_a_16_bit_type_is_opened_anywhere(tmp_path: Path) -> None:
-    from wgan_fast.training.run.folder import start_run
 
-    start_run(tmp_path, Config(**SMALL, precision="bf16")).train(tmp_path)
+    Run.start(tmp_path, Config(**SMALL, precision="bf16")).train()
     path = tmp_path / "config.json"
     path.write_text(path.read_text().replace('"bf16"', '"fp16"').replace('"cpu"', '"cuda"').replace('"auto"', '"on"'))
-    trainer = open_run(tmp_path, "cpu")
+    trainer = Run.open(tmp_path, "cpu").trainer
     assert trainer.config.precision == "fp32"
     assert trainer.sample(3).isfinite().all()
 
@@ -150,7 +163,7 @@ def test_a_run_in_a_16_bit_type_is_opened_anywhere(tmp_path: Path) -> None:
 )
 def test_what_cannot_be_is_refused(options: dict[str, Any], message: str) -> None:
     with pytest.raises(UserError, match=message):
-        build_trainer(Config(**options))
+        build_trainer(Config(**{"data": "digits", **options}))
 
 
 def test_settings_of_cuda_products_are_restored() -> None:
@@ -166,21 +179,21 @@ def test_settings_of_cuda_products_are_restored() -> None:
 
 
 def test_channels_last_is_the_default_where_it_is_faster() -> None:
-    shape = (3, 32, 32)
-    assert resolve(Config(), shape).channels_last
-    assert not resolve(Config(channels_last=False), shape).channels_last
-    assert not resolve(Config(device="cuda"), shape).channels_last
-    assert resolve(Config(device="cuda", precision="bf16"), shape).channels_last
-    assert not resolve(Config(architecture="mlp"), shape).channels_last
-    assert not resolve(Config(), (2,)).channels_last
+    images = partial(Config, sample_shape=(3, 32, 32))
+    assert images().channels_last
+    assert not images(channels_last=False).channels_last
+    assert not images(device="cuda").channels_last
+    assert images(device="cuda", precision="bf16").channels_last
+    assert not images(architecture="mlp").channels_last
+    assert not Config().channels_last
 
 
 def test_a_resumed_optimizer_walks_over_weights_and_moments_together(tmp_path: Path) -> None:
     """Of one layout, or the step falls back to a slower path."""
     config = Config(**SMALL, architecture="conv8")
-    build_trainer(config).train(tmp_path)
+    Run(build_trainer(config), tmp_path).train()
     trainer = build_trainer(config)
-    trainer.load(tmp_path)
+    Run(trainer, tmp_path).load()
     for optimizer in (trainer.critic_optimizer, trainer.generator_optimizer):
         for parameter, state in optimizer.state.items():
             moments = [value for name, value in state.items() if name != "step"]
