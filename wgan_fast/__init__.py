@@ -9,6 +9,7 @@ import wgan_fast.optim as optim
 from wgan_fast.backends import available_backends
 from wgan_fast.functional import clip_weights_, gradient_norm_penalty, interpolate
 from wgan_fast.penalties import (
+    approximate_r1_penalty,
     dragan_penalty,
     gradient_penalty,
     lipschitz_penalty,
@@ -19,6 +20,7 @@ from wgan_fast.penalties import (
 __version__ = "0.1.0"
 
 __all__ = [
+    "approximate_r1_penalty",
     "available_backends",
     "clip_weights_",
     "compat",
