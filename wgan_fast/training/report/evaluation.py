@@ -8,17 +8,17 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from wgan_fast.training.data import Data, TensorData, as_float
+from wgan_fast.training.data.points import PointStream
+from wgan_fast.training.data.sets import Data, TensorData, as_float
 from wgan_fast.training.errors import UserError
-from wgan_fast.training.features import feature_network
-from wgan_fast.training.metrics import (
+from wgan_fast.training.report.features import feature_network
+from wgan_fast.training.report.metrics import (
     frechet_distance,
     mode_coverage,
     nearest_distance,
     sliced_wasserstein,
     wasserstein_1,
 )
-from wgan_fast.training.points import PointStream
 
 MAX_SAMPLES = 2000
 MAX_REFERENCE = 10_000

@@ -17,9 +17,9 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
-from wgan_fast.training.data import TensorData, as_float
+from wgan_fast.training.data.images import cache_folder
+from wgan_fast.training.data.sets import TensorData, as_float
 from wgan_fast.training.errors import require
-from wgan_fast.training.images import cache_folder
 
 SEED = 0
 STEPS = 600

@@ -12,9 +12,9 @@ import torch
 from torch import Tensor
 from torch.amp import GradScaler
 
-from wgan_fast.training.checkpoint import Checkpoint, nested
 from wgan_fast.training.errors import UserError, require
-from wgan_fast.training.iteration import Algorithm
+from wgan_fast.training.loop.iteration import Algorithm
+from wgan_fast.training.run.checkpoint import Checkpoint, nested
 
 
 def snapshot(algorithm: Algorithm) -> Checkpoint:

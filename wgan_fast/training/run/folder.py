@@ -12,19 +12,19 @@ import torch
 from torch import Tensor
 
 import wgan_fast
-from wgan_fast.training.checkpoint import iterations, remove_later
 from wgan_fast.training.config import Config, Resolved, resolve, spelled
-from wgan_fast.training.data import check_classes, class_count, load_data
-from wgan_fast.training.distributed import Processes
-from wgan_fast.training.durable import replace_file
+from wgan_fast.training.data.sets import check_classes, class_count, load_data
 from wgan_fast.training.errors import UserError
-from wgan_fast.training.evaluation import Evaluation, evaluate
-from wgan_fast.training.metrics_log import read_metrics
-from wgan_fast.training.models import build_models
-from wgan_fast.training.pictures import POINTS_SHOWN, real_points, write_samples
-from wgan_fast.training.plots import write_critic, write_curves
-from wgan_fast.training.tensorboard_log import require_tensorboard
-from wgan_fast.training.trainer import Trainer
+from wgan_fast.training.loop.distributed import Processes
+from wgan_fast.training.loop.trainer import Trainer
+from wgan_fast.training.models.pairs import build_models
+from wgan_fast.training.report.evaluation import Evaluation, evaluate
+from wgan_fast.training.report.pictures import POINTS_SHOWN, real_points, write_samples
+from wgan_fast.training.report.plots import write_critic, write_curves
+from wgan_fast.training.run.checkpoint import iterations, remove_later
+from wgan_fast.training.run.durable import replace_file
+from wgan_fast.training.run.log import read_metrics
+from wgan_fast.training.run.tensorboard_log import require_tensorboard
 
 CHANGEABLE = (
     "iterations",

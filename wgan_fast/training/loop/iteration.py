@@ -20,14 +20,14 @@ from wgan_fast.constraints import (
     WeightClipping,
 )
 from wgan_fast.optim import Adam, RMSprop
-from wgan_fast.training.averaging import MovingAverage
 from wgan_fast.training.config import Resolved
-from wgan_fast.training.data import Data, draw_batch
-from wgan_fast.training.distributed import Processes
+from wgan_fast.training.data.sets import Data, draw_batch
 from wgan_fast.training.errors import UserError
-from wgan_fast.training.graphs import Capture, CudaCapture, Graphs, Rewind, Upload
-from wgan_fast.training.precision import AUTOCAST, float32_products, make_scaler
-from wgan_fast.training.steps import CriticStep, critic_step, generator_step, has_batch_statistics
+from wgan_fast.training.loop.averaging import MovingAverage
+from wgan_fast.training.loop.distributed import Processes
+from wgan_fast.training.loop.graphs import Capture, CudaCapture, Graphs, Rewind, Upload
+from wgan_fast.training.step.precision import AUTOCAST, float32_products, make_scaler
+from wgan_fast.training.step.steps import CriticStep, critic_step, generator_step, has_batch_statistics
 
 BURST_STEPS = 100
 BURST_ITERATIONS = 25

@@ -14,8 +14,8 @@ from typing import Literal, NamedTuple
 import torch
 from torch import Tensor, nn
 
-from wgan_fast.training.conditional import ConditionalGenerator, ProjectionCritic, embedding_dim
 from wgan_fast.training.errors import UserError
+from wgan_fast.training.models.conditional import ConditionalGenerator, ProjectionCritic, embedding_dim
 
 Architecture = Literal["mlp", "pyramid", "conv8", "dcgan", "resnet"]
 CriticNorm = Literal["none", "batch"]

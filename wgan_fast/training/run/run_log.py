@@ -5,9 +5,9 @@ from __future__ import annotations
 from pathlib import Path
 
 from wgan_fast.training.errors import UserError
-from wgan_fast.training.metrics_log import MetricsLog, Record
-from wgan_fast.training.pictures import Source, write_samples
-from wgan_fast.training.tensorboard_log import TensorBoardLog
+from wgan_fast.training.report.pictures import Source, write_samples
+from wgan_fast.training.run.log import MetricsLog, Record
+from wgan_fast.training.run.tensorboard_log import TensorBoardLog
 
 
 class RunLog:

@@ -15,19 +15,19 @@ from torch import Tensor, nn
 
 from wgan_fast.constraints import Constraint
 from wgan_fast.penalties import gradient_penalty
-from wgan_fast.training.checkpoint import iterations, load_checkpoint, save_checkpoint
 from wgan_fast.training.config import Config, resolve
-from wgan_fast.training.data import Data, class_count, draw_batch, split
-from wgan_fast.training.distributed import Processes, ProcessLost
+from wgan_fast.training.data.sets import Data, class_count, draw_batch, split
 from wgan_fast.training.errors import UserError
-from wgan_fast.training.health import NonFinite, Watch
-from wgan_fast.training.iteration import Algorithm, make_constraint
-from wgan_fast.training.metrics import sliced_wasserstein
-from wgan_fast.training.metrics_log import MetricsLog, Record
-from wgan_fast.training.run_log import RunLog
-from wgan_fast.training.sampling import as_labels, draw_latent, generate, slerp
-from wgan_fast.training.snapshot import non_finite, restore, snapshot, synchronise
-from wgan_fast.training.steps import CriticStep
+from wgan_fast.training.loop.distributed import Processes, ProcessLost
+from wgan_fast.training.loop.health import NonFinite, Watch
+from wgan_fast.training.loop.iteration import Algorithm, make_constraint
+from wgan_fast.training.models.sampling import as_labels, draw_latent, generate, slerp
+from wgan_fast.training.report.metrics import sliced_wasserstein
+from wgan_fast.training.run.checkpoint import iterations, load_checkpoint, save_checkpoint
+from wgan_fast.training.run.log import MetricsLog, Record
+from wgan_fast.training.run.run_log import RunLog
+from wgan_fast.training.run.state import non_finite, restore, snapshot, synchronise
+from wgan_fast.training.step.steps import CriticStep
 
 MAX_RESTORES = 3
 COMPARED_SAMPLES = 512

@@ -9,9 +9,9 @@ import torch
 from torch import Tensor
 
 from wgan_fast.training.config import Resolved
-from wgan_fast.training.data import Data
+from wgan_fast.training.data.sets import Data
 from wgan_fast.training.errors import UserError, require
-from wgan_fast.training.plots import write_image_grid, write_points
+from wgan_fast.training.report.plots import write_image_grid, write_points
 
 CLASSES_SHOWN = 20
 SAMPLES_OF_A_CLASS = 10

@@ -27,8 +27,8 @@ import torch
 from torch import Tensor
 
 import wgan_fast
-from wgan_fast.training.durable import flush, remove_folder, write_through
 from wgan_fast.training.errors import UserError, require
+from wgan_fast.training.run.durable import flush, remove_folder, write_through
 
 FORMAT = 1
 KEPT = 2

@@ -7,8 +7,8 @@ from typing import NamedTuple
 import torch
 from torch import Tensor, nn
 
+from wgan_fast.training.data.points import Modes
 from wgan_fast.training.errors import require
-from wgan_fast.training.points import Modes
 
 HIGH_QUALITY_STDS = 3.0
 COVERED_SHARE = 0.25

@@ -8,7 +8,7 @@ from typing import NamedTuple, Protocol, cast, runtime_checkable
 import torch
 from torch import Tensor
 
-from wgan_fast.training import images, points
+from wgan_fast.training.data import images, points
 from wgan_fast.training.errors import UserError
 
 SPLIT_SEED = 20170130

@@ -18,9 +18,9 @@ from wgan_fast.constraints import Constraint, GradientPenalty
 from wgan_fast.double_backward.linear import fast_linear
 from wgan_fast.penalties import first_output
 from wgan_fast.reference import accumulation_dtype
-from wgan_fast.training.feedforward import critic_gradients, plain_layers
-from wgan_fast.training.losses import LossName, critic_loss, generator_loss
-from wgan_fast.training.precision import autocast
+from wgan_fast.training.step.feedforward import critic_gradients, plain_layers
+from wgan_fast.training.step.losses import LossName, critic_loss, generator_loss
+from wgan_fast.training.step.precision import autocast
 
 Average = Callable[[Sequence[nn.Parameter]], None]
 

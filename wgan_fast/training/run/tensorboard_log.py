@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from wgan_fast.training.errors import require
-from wgan_fast.training.metrics_log import Record
+from wgan_fast.training.run.log import Record
 
 PURPOSE = "--tensorboard"
 

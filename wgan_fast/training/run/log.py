@@ -8,8 +8,8 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from wgan_fast.training.durable import flush, replace_file
 from wgan_fast.training.errors import UserError
+from wgan_fast.training.run.durable import flush, replace_file
 
 Record = dict[str, Any]
 
