@@ -94,12 +94,12 @@ def _forward(scores: Scores, x: Tensor, slope: Tensor, random_state: _RandomStat
     """(B,): Σ over a sample's values of slope · ∇ₓD(x), with slope held fixed."""
     with forward_ad.dual_level(), random_state.again(), _DifferentiableTangents():
         try:
-            values = scores(forward_ad.make_dual(x, slope.to(x.dtype)))  # type: ignore[no-untyped-call]
+            values = scores(forward_ad.make_dual(x, slope.to(x.dtype)))
         except (NotImplementedError, RuntimeError) as error:
             if "forward" not in str(error):
                 raise
             raise RuntimeError(_NO_FORWARD_MODE.format(error)) from error
-        tangent = forward_ad.unpack_dual(values).tangent  # type: ignore[no-untyped-call]
+        tangent = forward_ad.unpack_dual(values).tangent
     assert isinstance(tangent, Tensor)  # the input gradient has found that the scores depend on x
     return _per_sample(tangent)
 
