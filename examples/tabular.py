@@ -77,7 +77,7 @@ def train(real: Tensor, iterations: int) -> Generator:
     columns = real.shape[1]
     generator, critic = Generator(columns - 2), PackedCritic(columns)
     optimizers = [
-        wgan_fast.optim.Adam(network.parameters(), lr=2e-4, betas=(0.5, 0.9), weight_decay=1e-6)
+        wgan_fast.optim.Adam(network.parameters(), lr=5e-4, betas=(0.5, 0.9), weight_decay=1e-6)
         for network in (critic, generator)
     ]
     for iteration in range(1, iterations + 1):
