@@ -133,13 +133,13 @@ def case(load: Workload, precision: PrecisionName) -> Case:
 
         return run
 
-    captured = ours(load, **{**options, "graph": "on"}).algorithm
+    captured = ours(load, **{**options, "graph": "on"})
     captured.iterate()
     if captured.graphs is None or captured.graphs.failure is not None:
         raise RuntimeError(f"{load.name}, {precision}: the iteration was not captured")
     providers = {
         OURS: Provider(captured.iterate, list),
-        f"{OURS}, eager": Provider(ours(load, **options).algorithm.iterate, None),
+        f"{OURS}, eager": Provider(ours(load, **options).iterate, None),
         "textbook": Provider(under(book.iterate, AUTOCAST.get(precision)), None),
     }
     if precision != "bf16" and load is not DCGAN_256:

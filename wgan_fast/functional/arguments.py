@@ -1,13 +1,11 @@
-"""What the validation of several operations shares: the dtypes they take, and how a tensor is described."""
+"""What several operations ask of a tensor before they take it, and how an error message describes one."""
 
 from __future__ import annotations
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
-DTYPES = frozenset({torch.float32, torch.float64, torch.bfloat16, torch.float16})
-DTYPE_NAMES = "float32, float64, bfloat16 or float16"
-PLAIN_TYPES = frozenset({Tensor, nn.Parameter})
+from wgan_fast.dtypes import PLAIN_TYPES
 
 
 def needs_reference(*tensors: Tensor) -> bool:
