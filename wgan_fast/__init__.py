@@ -7,6 +7,7 @@ import wgan_fast.constraints as constraints
 import wgan_fast.nn as nn
 import wgan_fast.optim as optim
 from wgan_fast.backends import available_backends
+from wgan_fast.critic_gradients import score_and_gradient
 from wgan_fast.functional import clip_weights_, gradient_norm_penalty, interpolate
 from wgan_fast.penalties import (
     dragan_penalty,
@@ -32,4 +33,5 @@ __all__ = [
     "optim",
     "r1_penalty",
     "r2_penalty",
+    "score_and_gradient",
 ]

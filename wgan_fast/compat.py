@@ -38,8 +38,7 @@ def calc_gradient_penalty(
         gradients = grad(netD(interpolates), interpolates, ...)[0].view(len(real_data), -1)
         return ((gradients.norm(2, dim=1) - 1) ** 2).mean() * LAMBDA
     """
-    penalty: Tensor = penalties.gradient_penalty(netD, real_data, fake_data, weight=LAMBDA, alpha=alpha)
-    return penalty
+    return penalties.gradient_penalty(netD, real_data, fake_data, weight=LAMBDA, alpha=alpha)
 
 
 def compute_gradient_penalty(
@@ -51,8 +50,7 @@ def compute_gradient_penalty(
     gradients = grad(D(interpolates), interpolates, ...)[0].view(len(real_samples), -1)
     return ((gradients.norm(2, dim=1) - 1) ** 2).mean()
     """
-    penalty: Tensor = penalties.gradient_penalty(D, real_samples, fake_samples, alpha=alpha)
-    return penalty
+    return penalties.gradient_penalty(D, real_samples, fake_samples, alpha=alpha)
 
 
 def gradient_penalty(
@@ -67,8 +65,7 @@ def gradient_penalty(
 
     The same lines as ``compute_gradient_penalty``'s.
     """
-    penalty: Tensor = penalties.gradient_penalty(critic, real, fake, alpha=alpha)
-    return penalty
+    return penalties.gradient_penalty(critic, real, fake, alpha=alpha)
 
 
 def cal_gradient_penalty(
