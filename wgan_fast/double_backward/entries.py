@@ -162,7 +162,8 @@ class _PReLU(Function):
         ctx.set_materialize_grads(False)
         ctx.shared = shared
         ctx.save_for_backward(x, weight)
-        return aten._prelu_kernel.default(x, weight)
+        y: Tensor = aten._prelu_kernel.default(x, weight)
+        return y
 
     @staticmethod
     def backward(ctx: Any, grad: Tensor | None) -> Any:
@@ -227,7 +228,7 @@ class _SignalAtEntry(Function):
         ctx.set_materialize_grads(False)
         ctx.shared = shared
         ctx.save_for_backward(signal)
-        return torch.zeros_like(shared.ticket)
+        return torch.zeros_like(shared.draw_ticket())
 
     @staticmethod
     def backward(ctx: Any, tangent: Tensor | None) -> Any:

@@ -14,7 +14,8 @@ from wgan_fast.double_backward.plain_autograd import plain_autograd
 from wgan_fast.double_backward.rows import RULES
 from wgan_fast.double_backward.shared_pass import PLAIN_TYPES, SharedPass, current_pass, join
 
-_OBSERVERS = frozenset({Tensor.register_hook, Tensor.retain_grad, Tensor.grad_fn.__get__})  # type: ignore[attr-defined]
+_T: Any = Tensor
+_OBSERVERS = frozenset({_T.register_hook, _T.retain_grad, _T.grad_fn.__get__})
 
 
 class Tracking(TorchFunctionMode):
@@ -65,6 +66,7 @@ def scores_and_gradients(
     points: list[Tensor],
     seed: Callable[[Tensor], tuple[Tensor, Tensor | None]],
     inputs: list[Tensor],
+    track: bool = True,
 ) -> tuple[Tensor, list[Tensor | None]]:
     """Scores, and the gradients of their sum, differentiable together.
 
@@ -73,8 +75,9 @@ def scores_and_gradients(
         points: where to score; each requires grad, and nothing else has been computed from it.
         seed: from scores to what the gradients are taken with, and the power of two by which that is scaled.
         inputs: what the points were made of, to which gradients continue where it requires grad.
+        track: False for autograd's own way.
     """
-    if not can_track(points):
+    if not (track and can_track(points)):
         scores = score(points)
         return scores, _gradients(scores, points, seed)[0]
     shared = SharedPass(len(points[0]), points[0])

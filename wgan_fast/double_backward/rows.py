@@ -136,7 +136,9 @@ def _at_least(rank: int) -> Condition:
 def _indexed(x: Tensor, index: Any) -> bool:
     """All of the first dimension, and any numbers and slices of the others."""
     index = index if isinstance(index, tuple) else (index,)
-    if not index or any(not (i is None or i is Ellipsis or isinstance(i, (int, slice))) or isinstance(i, bool) for i in index):
+    if not index or any(
+        not (i is None or i is Ellipsis or isinstance(i, (int, slice))) or isinstance(i, bool) for i in index
+    ):
         return False
     if index[0] == slice(None):
         return True
@@ -334,7 +336,7 @@ def _prelu(shared: SharedPass, func: Any, args: Any, kwargs: Any) -> Any:
 
 # ------------------------------------------------------------------------------------------------- the table
 
-T = Tensor
+T: Any = Tensor
 
 
 def _table(condition: Condition, *functions: Any) -> dict[Any, Rule]:

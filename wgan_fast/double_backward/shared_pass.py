@@ -19,6 +19,7 @@ from __future__ import annotations
 import itertools
 from collections.abc import Callable
 from contextvars import ContextVar
+from functools import partial
 from typing import Any
 
 import torch
@@ -93,7 +94,10 @@ class SharedPass:
         if self.seed_scale is not None:
             slopes = slopes / self.seed_scale
         self._slopes[task] = {None: slopes.flatten()}
-        torch.autograd.Variable._execution_engine.queue_callback(lambda: self._slopes.pop(task, None))
+        torch.autograd.Variable._execution_engine.queue_callback(partial(self._forget, task))
+
+    def _forget(self, task: int) -> None:
+        self._slopes.pop(task, None)
 
     def scores_arrived(self) -> bool:
         """Whether the running backward pass brings the gradient of the scores as well."""
