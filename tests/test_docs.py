@@ -35,10 +35,10 @@ class Labelled(nn.Module):
 class TwoScales(nn.Module):
     def __init__(self) -> None:
         super().__init__()
-        self.full, self.half = images(), nn.Conv2d(3, 1, 2, 2)
+        self.fine, self.coarse = images(), nn.Conv2d(3, 1, 2, 2)
 
     def forward(self, x: Tensor) -> dict[str, Tensor]:
-        return {"full": self.full(x).squeeze(1), "half": self.half(x)}
+        return {"full": self.fine(x).squeeze(1), "half": self.coarse(x)}
 
 
 def images(activation: type[nn.Module] = nn.LeakyReLU) -> nn.Sequential:

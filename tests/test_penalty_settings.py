@@ -287,11 +287,11 @@ class Heads(nn.Module):
 
     def __init__(self) -> None:
         super().__init__()
-        self.full, self.half = nn.Linear(12, 1), nn.Linear(6, 3)
+        self.fine, self.coarse = nn.Linear(12, 1), nn.Linear(6, 3)
 
     def forward(self, x: Tensor) -> dict[str, Tensor]:
         hidden = torch.relu(x.flatten(1))
-        return {"full": self.full(hidden).squeeze(1), "half": self.half(hidden[:, ::2])}
+        return {"full": self.fine(hidden).squeeze(1), "half": self.coarse(hidden[:, ::2])}
 
 
 @pytest.mark.parametrize("return_scores", [False, True])
