@@ -4,6 +4,7 @@
 #   make test        all tests, with coverage
 #   make lint        ruff, clang-format, the layers of the house
 #   make typecheck   mypy
+#   make docs        the documentation site, into out/site
 #   make bench       the benchmarks, as tables, CSV files and a plot in benchmarks/results
 #   make gpu         on a machine with a CUDA device: build, test and measure with PYTHON as it is, without a network
 PYTHON ?= python3
@@ -12,10 +13,10 @@ WORKERS ?= auto
 BIN := $(VENV)/bin
 INSTALL := $(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt
 SOURCES := setup.py pyproject.toml constraints.txt $(shell find csrc -type f)
-PYTHON_FILES := wgan_fast tests benchmarks build_tools setup.py
+PYTHON_FILES := wgan_fast tests benchmarks build_tools examples docs setup.py
 CXX_FILES := $(shell find csrc tests -name '*.h' -o -name '*.cpp' -o -name '*.cu' -o -name '*.cuh')
 
-.PHONY: demo test lint typecheck bench gpu clean
+.PHONY: demo test lint typecheck docs bench gpu clean
 
 # Passive: waiting threads that spin make small steps many times slower when anything else uses the cores.
 demo: $(VENV)/.train
@@ -33,6 +34,9 @@ lint: $(VENV)/.dev
 
 typecheck: $(VENV)/.dev
 	$(BIN)/mypy
+
+docs: $(VENV)/.dev
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --quiet --clean
 
 bench: $(VENV)/.dev
 	$(BIN)/python -m benchmarks
