@@ -3,8 +3,12 @@
 from __future__ import annotations
 
 import copy
+import dataclasses
+import logging
+import platform
 from functools import partial
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -175,8 +179,44 @@ def test_settings_of_cuda_products_are_restored() -> None:
         with float32_products(name, torch.device("cuda")):  # type: ignore[arg-type]
             assert [place.fp32_precision for place in places] == [expected] * 3
         assert [place.fp32_precision for place in places] == before
-    with float32_products("fp32", torch.device("cpu")):
-        assert [place.fp32_precision for place in places] == before
+    for name, device in (("fp32", "cpu"), ("auto", "cuda")):
+        with float32_products(name, torch.device(device)):  # type: ignore[arg-type]
+            assert [place.fp32_precision for place in places] == before
+
+
+def test_settings_of_torch_before_2_9(monkeypatch: pytest.MonkeyPatch) -> None:
+    matmul, cudnn = SimpleNamespace(allow_tf32=False), SimpleNamespace(allow_tf32=True)
+    monkeypatch.setattr(torch.backends.cuda, "matmul", matmul)
+    monkeypatch.setattr(torch.backends, "cudnn", cudnn)
+    for name, expected in (("tf32", (True, True)), ("fp32", (False, False)), ("auto", (False, True))):
+        with float32_products(name, torch.device("cuda")):  # type: ignore[arg-type]
+            assert (matmul.allow_tf32, cudnn.allow_tf32) == expected
+        assert (matmul.allow_tf32, cudnn.allow_tf32) == (False, True)
+
+
+@pytest.mark.parametrize(
+    ("machine", "bf16", "amx", "slow"),
+    [
+        ("x86_64", lambda: False, lambda: False, True),
+        ("AMD64", lambda: False, lambda: False, True),
+        ("x86_64", lambda: True, lambda: False, False),
+        ("x86_64", lambda: False, lambda: True, False),
+        ("aarch64", lambda: False, lambda: False, False),
+        ("x86_64", None, lambda: False, False),  # a torch that cannot tell
+    ],
+)
+def test_emulated_bf16_is_told_once(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture, machine: str, bf16: Any, amx: Any, slow: bool
+) -> None:
+    monkeypatch.setattr(platform, "machine", lambda: machine)
+    monkeypatch.setattr(torch.cpu, "_is_avx512_bf16_supported", bf16)
+    monkeypatch.setattr(torch.cpu, "_is_amx_tile_supported", amx)
+    config = Config(**{**SMALL, "iterations": 1, "data": "8gaussians"}, precision="bf16")
+    with caplog.at_level(logging.WARNING, "wgan_fast"):
+        build_trainer(config).train()
+        build_trainer(dataclasses.replace(config, precision="auto")).train()
+    expected = "--precision bf16 will be some 20 times slower than fp32: this CPU has no instructions for it"
+    assert caplog.messages == [expected] * slow
 
 
 def test_channels_last_is_the_default_where_it_is_faster() -> None:
