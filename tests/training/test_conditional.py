@@ -191,9 +191,7 @@ def test_samples_are_of_the_classes_asked_for() -> None:
     """Two points a class apart are learned in an instant: every sample lies at its class's point."""
     labels = torch.arange(400) % 2
     samples = torch.where(labels[:, None] == 0, -0.5, 0.5) * torch.ones(400, 2) + 0.01 * torch.randn(400, 2)
-    config = _config(
-        iterations=80, width=32, batch_size=64, learning_rate=2e-3, latent_dim=4, log_every=50, betas=(0.5, 0.9)
-    )
+    config = _config(data="two", iterations=80, batch_size=64, learning_rate=2e-3, latent_dim=4, log_every=50)
     data = split("two", samples, labels)
     pair = build_models("mlp", (2,), 4, 32, num_classes=2)
     trainer = Trainer(*pair, data, config)

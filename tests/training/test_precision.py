@@ -3,8 +3,12 @@
 from __future__ import annotations
 
 import copy
+import dataclasses
+import logging
+import platform
 from functools import partial
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -103,9 +107,7 @@ def test_bf16_generator_step_is_near_fp32() -> None:
 
 @pytest.mark.parametrize("architecture", ["mlp", "conv8"])
 def test_bf16_resumes_bit_for_bit_and_keeps_fp32_state(tmp_path: Path, architecture: Any) -> None:
-    config = Config(
-        **SMALL, data="digits", architecture=architecture, precision="bf16", channels_last=True, log_every=1
-    )
+    config = Config(**SMALL, architecture=architecture, precision="bf16", channels_last=True, log_every=1)
     whole = build_trainer(config)
     Run(whole, tmp_path / "whole").train()
     first = build_trainer(config)
@@ -128,7 +130,8 @@ def test_bf16_resumes_bit_for_bit_and_keeps_fp32_state(tmp_path: Path, architect
 
 
 def test_channels_last_changes_the_layout_and_not_the_numbers() -> None:
-    runs = [build_trainer(Config(**SMALL, architecture="conv8", channels_last=last)) for last in (False, True)]
+    options: dict[str, Any] = {**SMALL, "architecture": "conv8", "log_every": 1}
+    runs = [build_trainer(Config(**options, channels_last=last)) for last in (False, True)]
     weights = [p for p in runs[1].critic.parameters() if p.dim() == 4 and p.shape[1] > 1 and p.shape[2] > 1]
     assert weights
     assert all(p.is_contiguous(memory_format=torch.channels_last) for p in weights)
@@ -146,10 +149,12 @@ def test_a_run_in_a_16_bit_type_is_opened_anywhere(tmp_path: Path) -> None:
 
     Run.start(tmp_path, Config(**SMALL, precision="bf16")).train()
     path = tmp_path / "config.json"
-    path.write_text(path.read_text().replace('"bf16"', '"fp16"').replace('"cpu"', '"cuda"').replace('"auto"', '"on"'))
-    trainer = Run.open(tmp_path, "cpu").trainer
-    assert trainer.config.precision == "fp32"
-    assert trainer.sample(3).isfinite().all()
+    written = path.read_text().replace('"cpu"', '"cuda"')
+    for elsewhere in (written.replace('"bf16"', '"fp16"'), written.replace('"auto"', '"on"')):
+        path.write_text(elsewhere)
+        trainer = Run.open(tmp_path, "cpu").trainer
+        assert trainer.config.precision == "fp32"
+        assert trainer.sample(3).isfinite().all()
 
 
 @pytest.mark.parametrize(
@@ -157,13 +162,13 @@ def test_a_run_in_a_16_bit_type_is_opened_anywhere(tmp_path: Path) -> None:
     [
         ({"precision": "tf32"}, "--precision tf32 needs --device cuda, got --device cpu"),
         ({"precision": "fp16"}, "--precision fp16 needs --device cuda, got --device cpu: a CPU multiplies"),
-        ({"precision": "int8"}, "--precision must be one of fp32, tf32, bf16, fp16, got int8"),
+        ({"precision": "int8"}, "--precision must be one of auto, fp32, tf32, bf16, fp16, got int8"),
         ({"data": "8gaussians", "channels_last": True}, r"--channels-last is for images; .* shape \(2,\)"),
     ],
 )
 def test_what_cannot_be_is_refused(options: dict[str, Any], message: str) -> None:
     with pytest.raises(UserError, match=message):
-        build_trainer(Config(**{"data": "digits", **options}))
+        build_trainer(Config(**options))
 
 
 def test_settings_of_cuda_products_are_restored() -> None:
@@ -174,8 +179,44 @@ def test_settings_of_cuda_products_are_restored() -> None:
         with float32_products(name, torch.device("cuda")):  # type: ignore[arg-type]
             assert [place.fp32_precision for place in places] == [expected] * 3
         assert [place.fp32_precision for place in places] == before
-    with float32_products("fp32", torch.device("cpu")):
-        assert [place.fp32_precision for place in places] == before
+    for name, device in (("fp32", "cpu"), ("auto", "cuda")):
+        with float32_products(name, torch.device(device)):  # type: ignore[arg-type]
+            assert [place.fp32_precision for place in places] == before
+
+
+def test_settings_of_torch_before_2_9(monkeypatch: pytest.MonkeyPatch) -> None:
+    matmul, cudnn = SimpleNamespace(allow_tf32=False), SimpleNamespace(allow_tf32=True)
+    monkeypatch.setattr(torch.backends.cuda, "matmul", matmul)
+    monkeypatch.setattr(torch.backends, "cudnn", cudnn)
+    for name, expected in (("tf32", (True, True)), ("fp32", (False, False)), ("auto", (False, True))):
+        with float32_products(name, torch.device("cuda")):  # type: ignore[arg-type]
+            assert (matmul.allow_tf32, cudnn.allow_tf32) == expected
+        assert (matmul.allow_tf32, cudnn.allow_tf32) == (False, True)
+
+
+@pytest.mark.parametrize(
+    ("machine", "bf16", "amx", "slow"),
+    [
+        ("x86_64", lambda: False, lambda: False, True),
+        ("AMD64", lambda: False, lambda: False, True),
+        ("x86_64", lambda: True, lambda: False, False),
+        ("x86_64", lambda: False, lambda: True, False),
+        ("aarch64", lambda: False, lambda: False, False),
+        ("x86_64", None, lambda: False, False),  # a torch that cannot tell
+    ],
+)
+def test_emulated_bf16_is_told_once(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture, machine: str, bf16: Any, amx: Any, slow: bool
+) -> None:
+    monkeypatch.setattr(platform, "machine", lambda: machine)
+    monkeypatch.setattr(torch.cpu, "_is_avx512_bf16_supported", bf16)
+    monkeypatch.setattr(torch.cpu, "_is_amx_tile_supported", amx)
+    config = Config(**{**SMALL, "iterations": 1, "data": "8gaussians"}, precision="bf16")
+    with caplog.at_level(logging.WARNING, "wgan_fast"):
+        build_trainer(config).train()
+        build_trainer(dataclasses.replace(config, precision="auto")).train()
+    expected = "--precision bf16 will be some 20 times slower than fp32: this CPU has no instructions for it"
+    assert caplog.messages == [expected] * slow
 
 
 def test_channels_last_is_the_default_where_it_is_faster() -> None:

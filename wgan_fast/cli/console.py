@@ -23,7 +23,7 @@ from wgan_fast.training.option import flag, grouped, shown_value
 from wgan_fast.training.report.evaluation import Evaluation, Figure
 
 PLAIN_EVERY_SECONDS = 5.0
-PACKAGES = (
+PACKAGES = [
     "triton",
     "numpy",
     "rich",
@@ -35,7 +35,7 @@ PACKAGES = (
     "torchmetrics",
     "safetensors",
     "torchvision",
-)
+]
 
 
 @contextmanager

@@ -247,9 +247,10 @@ def _kinds(name: str) -> tuple[type, ...]:
 
 def _parser(name: str, shown: Command | None = None) -> argparse.ArgumentParser:
     """The parser of a command; its help gives the values of ``shown`` as defaults."""
+    positional = [each.name.upper() for kind in _kinds(name) for _, each in grouped(kind) if each.default is MISSING]
     parser = _Parser(
         prog=f"wgan-fast {name}",
-        usage=f"wgan-fast {name} {''.join(f'{word} ' for word in _positional(name))}[options]",
+        usage=" ".join(["wgan-fast", name, *positional, "[options]"]),
         description=COMMANDS[name].__doc__,
         argument_default=argparse.SUPPRESS,
         allow_abbrev=False,
@@ -263,10 +264,6 @@ def _parser(name: str, shown: Command | None = None) -> argparse.ArgumentParser:
                 groups[group] = parser.add_argument_group(group)
             _add(groups[group], kind, field, getattr(values, field.name, field.default))
     return parser
-
-
-def _positional(name: str) -> list[str]:
-    return [field.name.upper() for kind in _kinds(name) for _, field in grouped(kind) if field.default is MISSING]
 
 
 def _add(group: Any, kind: type, field: dataclasses.Field[Any], default: Any) -> None:

@@ -140,7 +140,9 @@ class Config:
 
     device: str = option("cpu", "Where to train: cpu, cuda or cuda:INDEX.", group="machine", resumable=True)
     precision: PrecisionName = option(
-        "fp32", "Matrix products: auto (torch's own settings), fp32, tf32, bf16 or fp16; weights stay in fp32."
+        "auto",
+        "Matrix products: auto (torch's own settings: on CUDA, TF32 in convolutions), fp32 (IEEE throughout, on CUDA "
+        "slower than stock PyTorch), tf32, bf16 or fp16; weights stay in fp32.",
     )
     channels_last: bool = option(
         LEFT_OUT, "Store images with the channels innermost; the default wherever it is faster."

@@ -58,12 +58,7 @@ def grouped(kind: type) -> Iterator[tuple[str, dataclasses.Field[Any]]]:
 
 
 def check_each(kind: type, values: Mapping[str, Any], spelled: Callable[[str], str] | None = None) -> None:
-    """Check values of a dataclass of options by its choices and checks, each on its own.
-
-    Args:
-        kind: the dataclass.
-        values: some of its fields' values.
-        spelled: how messages name a field; by default as the command line does.
+    """Check some of a dataclass's values by the choices and checks of its options; ``spelled`` names one in a message.
 
     Raises:
         UserError: a value that cannot be; the message names the option, what it must be and the value.
@@ -83,12 +78,7 @@ def check_each(kind: type, values: Mapping[str, Any], spelled: Callable[[str], s
 
 
 def as_values(kind: type, given: Mapping[str, Any], spelled: Callable[[str], str]) -> dict[str, Any]:
-    """Words of the command line, or what a file holds, as values of a dataclass of options.
-
-    Args:
-        kind: the dataclass.
-        given: by the names of its fields.
-        spelled: how messages name a field.
+    """Words of the command line, or what a file holds, as values of a dataclass of options, checked one by one.
 
     Raises:
         UserError: a value that cannot be.

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-
 import torch
 
 from wgan_fast.training.config import Config
@@ -27,9 +25,12 @@ def build_trainer(config: Config, processes: Processes | None = None, capture: C
     except (RuntimeError, AssertionError) as error:
         reason = str(error).partition("\n")[0]
         raise UserError(f"--device {config.device} cannot be used ({reason})") from error
-    root = None if config.data_root is None else Path(config.data_root)
     data = load_data(
-        config.data, image_size=config.image_size, data_root=root, device=device, conditional=config.conditional
+        config.data,
+        image_size=config.image_size,
+        data_root=config.data_root,
+        device=device,
+        conditional=config.conditional,
     )
     config = config.matched_with(data)
     if config.conditional:

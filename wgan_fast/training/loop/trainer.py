@@ -111,7 +111,7 @@ class Trainer:
         self.generator_scaler = make_scaler(self.config.precision, self.device)
         self._autocast_dtype = AUTOCAST.get(self.config.precision)
         if emulated(self.config.precision, self.device):
-            _log.warning("--precision %s will be some 20 times slower than fp32 on this CPU", self.config.precision)
+            _log.warning("--precision bf16 will be some 20 times slower than fp32: this CPU has no instructions for it")
         self._joint = not has_batch_statistics(self.critic)
         plain = not self.config.conditional and self.critic_scaler is None
         self._layers = written_out(self.critic, self.constraint) if plain else None
