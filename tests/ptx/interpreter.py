@@ -167,7 +167,7 @@ class Bound:
         while ready:
             at = min(ready)
             mask = ready.pop(at)
-            meet = min((*ready, *waiting), default=len(steps))
+            meet = min((other for other in (*ready, *waiting) if other > at), default=len(steps))
             targets: Targets | None = None
             while targets is None and at < meet:
                 targets = steps[at](mask)
