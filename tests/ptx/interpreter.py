@@ -154,7 +154,8 @@ class Bound:
         self.steps: list[Step] = []
         self.waits: dict[int, Waits] = {}
         for function in kernel.functions:
-            self.steps += [self._step(function, each) for each in function.code]
+            for each in function.code:
+                self.steps.append(self._step(function, each))
             self.steps.append(self._return(function))
 
     # -------------------------------------------------------------------------------------------------- the loop
