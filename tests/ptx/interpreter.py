@@ -239,7 +239,8 @@ class Bound:
     def _guard(self, op: Operation) -> Source:
         assert op.instruction.guard is not None
         predicate = self.lanes.source(op.function, op.instruction.guard, "pred")
-        return (lambda: ~predicate()) if op.instruction.negated else predicate
+        # A mask of its own: the register may change while lanes still wait.
+        return (lambda: ~predicate()) if op.instruction.negated else (lambda: np.copy(predicate()))
 
     def _split(self, op: Operation, mask: Mask, guard: Source) -> tuple[Mask | bool, Mask | bool]:
         """The lanes whose guard is true and the others; False where there are none."""

@@ -124,6 +124,19 @@ def test_threads_that_part_meet_again() -> None:
     assert run(body).tolist() == [i + 1 if i < 40 else 1000 for i in range(64)]
 
 
+def test_a_group_is_not_changed_by_the_predicate_it_was_made_from() -> None:
+    body = """
+    setp.lt.u32 %p1, %r2, 40;
+    @%p1 bra $LOW;
+    mov.u32 %r8, 2;
+    bra.uni $JOIN;
+    $LOW: setp.lt.u32 %p1, %r2, 8;
+    mov.u32 %r8, 1;
+    $JOIN: st.global.u32 [%rd1], %r8;
+    """
+    assert run(body).tolist() == [1] * 40 + [2] * 24
+
+
 def test_a_kernel_that_was_compiled_for_one_batch_is_found_with_another(
     triton_on_host: ModuleType, monkeypatch: pytest.MonkeyPatch
 ) -> None:
