@@ -33,7 +33,7 @@ from wgan_fast.constraints import (
 from wgan_fast.nn import MaxMin
 from wgan_fast.nn.matrices import matrix_layers
 from wgan_fast.optim import Adam, RMSprop
-from wgan_fast.training.steps import critic_step
+from wgan_fast.training.step.steps import critic_step
 
 CLIP = 0.01
 PLAIN = "plain PyTorch"

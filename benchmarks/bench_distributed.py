@@ -30,8 +30,8 @@ from benchmarks.report import print_table
 from benchmarks.schema import OURS, RESULTS, Row, write_csv
 from benchmarks.training_workloads import DCGAN, MNIST, N_CRITIC, OPTIONS, SAMPLES, TOY, Workload
 from wgan_fast.training import Config, Trainer
-from wgan_fast.training.data import split
-from wgan_fast.training.distributed import Processes, launched
+from wgan_fast.training.data.sets import split
+from wgan_fast.training.loop.distributed import Processes, launched
 
 PROCESSES = 2
 ONE = "1 process, 1 thread"

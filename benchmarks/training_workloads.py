@@ -13,7 +13,7 @@ from torch.utils.flop_counter import flop_registry
 
 from benchmarks.textbook import Textbook
 from wgan_fast.training import Config, Trainer, build_models
-from wgan_fast.training.data import TensorData, split
+from wgan_fast.training.data.sets import TensorData, split
 
 N_CRITIC = 5
 SAMPLES = 1024
@@ -120,7 +120,7 @@ def verify(load: Workload, device: str = "cpu") -> None:
         raise AssertionError(f"{load.name}: fp32 weights differ by {difference:.3g}, updates are up to {update:.3g}")
 
 
-class CountFlops(TorchDispatchMode):  # type: ignore[no-untyped-call]  # torch leaves it without types
+class CountFlops(TorchDispatchMode):
     """Floating-point operations of matrix products and convolutions."""
 
     def __init__(self) -> None:

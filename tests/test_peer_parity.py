@@ -20,8 +20,8 @@ from test_compat import caogang, cyclegan, pytorch_gan, tutorial
 from torch import Tensor, nn
 
 import wgan_fast
-from wgan_fast.training.metrics import wasserstein_1
-from wgan_fast.training.points import eight_gaussians, swiss_roll
+from wgan_fast.training.data.points import eight_gaussians, swiss_roll
+from wgan_fast.training.report.metrics import wasserstein_1
 
 TEXTBOOK: dict[str, Callable[[nn.Module, Tensor, Tensor, Tensor], Tensor]] = {
     "caogang": lambda critic, real, fake, alpha: caogang(critic, real, fake, alpha, 1.0),

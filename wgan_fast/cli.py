@@ -11,8 +11,8 @@ from types import FrameType
 from typing import Any
 
 from wgan_fast.commands import Command, Evaluate, Sample, Study, Train, parse
-from wgan_fast.training.distributed import Processes, ProcessLost, is_first, launched
 from wgan_fast.training.errors import UserError, require
+from wgan_fast.training.loop.distributed import Processes, ProcessLost, is_first, launched
 
 USAGE_ERROR = 2
 
@@ -57,7 +57,7 @@ def run(command: Command) -> int:
 
 def _train(command: Train, console: Any, processes: Processes) -> int:
     from wgan_fast.training import console as view
-    from wgan_fast.training import runs
+    from wgan_fast.training.run import folder as runs
 
     start = time.perf_counter()
     out = command.folder()
@@ -117,7 +117,8 @@ def _stop_on_signal(stop: Any, *, patient: bool) -> Iterator[list[int]]:
 
 
 def _sample(command: Sample, console: Any) -> int:
-    from wgan_fast.training import pictures, runs
+    from wgan_fast.training.report import pictures
+    from wgan_fast.training.run import folder as runs
 
     if command.num < 1:
         raise UserError(f"--num must be at least 1, got {command.num}")
@@ -133,7 +134,7 @@ def _sample(command: Sample, console: Any) -> int:
 
 def _evaluate(command: Evaluate, console: Any) -> int:
     from wgan_fast.training import console as view
-    from wgan_fast.training import runs
+    from wgan_fast.training.run import folder as runs
 
     trainer = runs.open_run(command.run, command.device, command.checkpoint)
     evaluation = runs.evaluate_run(trainer)

@@ -164,7 +164,7 @@ def _defaults(command: Train) -> Config:
         if command.resume:
             raise UserError("--resume continues with the run's own options; --config contradicts it")
         return Config(**read_config_file(command.config_file))
-    from wgan_fast.training.runs import read_config
+    from wgan_fast.training.run.folder import read_config
 
     saved = read_config(command.folder())
     return Config(**{field.name: getattr(saved, field.name) for field in dataclasses.fields(Config)})

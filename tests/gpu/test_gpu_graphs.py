@@ -13,9 +13,9 @@ import torch
 from torch import Tensor, nn
 
 from wgan_fast.training import Config, Trainer
-from wgan_fast.training.data import split
-from wgan_fast.training.points import eight_gaussians
-from wgan_fast.training.runs import build_trainer
+from wgan_fast.training.data.points import eight_gaussians
+from wgan_fast.training.data.sets import split
+from wgan_fast.training.run.folder import build_trainer
 
 SMALL: dict[str, Any] = {"width": 64, "batch_size": 32, "n_critic": 3, "critic_burst": False, "device": "cuda"}
 CASES: dict[str, dict[str, Any]] = {
@@ -88,7 +88,7 @@ def test_recording_changes_nothing(cuda: torch.device) -> None:
         ran.append("called")
         return algorithm._whole_iteration(*inputs)
 
-    from wgan_fast.training.graphs import CudaCapture, GraphedStep
+    from wgan_fast.training.loop.graphs import CudaCapture, GraphedStep
 
     GraphedStep(spy, batches, capture=CudaCapture(cuda), rewind=algorithm._rewind())
     assert len(ran) == 4

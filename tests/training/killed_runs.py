@@ -22,9 +22,10 @@ import ot  # noqa: F401 - imported once here, not in every child
 import safetensors.torch  # noqa: F401
 import torch
 
-from wgan_fast.training import Config, checkpoint, durable
-from wgan_fast.training.checkpoint import iterations, load_checkpoint
-from wgan_fast.training.runs import read_config, resume_run, start_run
+from wgan_fast.training import Config
+from wgan_fast.training.run import checkpoint, durable
+from wgan_fast.training.run.checkpoint import iterations, load_checkpoint
+from wgan_fast.training.run.folder import read_config, resume_run, start_run
 
 ITERATIONS = 6
 OPERATIONS = ("fsync", "replace", "mkdir", "unlink", "rmdir")

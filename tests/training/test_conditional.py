@@ -14,12 +14,14 @@ from torch import Tensor, nn
 
 from wgan_fast.constraints import Constraint, GradientPenalty, WeightClipping
 from wgan_fast.optim import Adam, RMSprop
-from wgan_fast.training import Config, Trainer, UserError, build_models, evaluation, images, load_data
-from wgan_fast.training.conditional import ProjectionCritic, embedding_dim
-from wgan_fast.training.data import TensorData, split
-from wgan_fast.training.models import Architecture
-from wgan_fast.training.runs import build_trainer, evaluate_run, open_run, start_run, write_pictures
-from wgan_fast.training.steps import critic_step, generator_step
+from wgan_fast.training import Config, Trainer, UserError, build_models, load_data
+from wgan_fast.training.data import images
+from wgan_fast.training.data.sets import TensorData, split
+from wgan_fast.training.models.conditional import ProjectionCritic, embedding_dim
+from wgan_fast.training.models.pairs import Architecture
+from wgan_fast.training.report import evaluation
+from wgan_fast.training.run.folder import build_trainer, evaluate_run, open_run, start_run, write_pictures
+from wgan_fast.training.step.steps import critic_step, generator_step
 
 SMALL: dict[str, Any] = {"width": 16, "batch_size": 8, "n_critic": 2, "critic_burst": False, "log_every": 3}
 CLASSES = 3

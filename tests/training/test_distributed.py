@@ -19,10 +19,10 @@ import torch
 from tests.training import two_processes
 from wgan_fast.cli import main
 from wgan_fast.training import UserError
-from wgan_fast.training.checkpoint import iterations
-from wgan_fast.training.distributed import Processes, launched
-from wgan_fast.training.metrics_log import read_metrics
-from wgan_fast.training.runs import build_trainer
+from wgan_fast.training.loop.distributed import Processes, launched
+from wgan_fast.training.run.checkpoint import iterations
+from wgan_fast.training.run.folder import build_trainer
+from wgan_fast.training.run.log import read_metrics
 
 ROOT = Path(__file__).parents[2]
 TINY = "--width 16 --batch-size 8 --n-critic 1 --log-every 2 --no-evaluate"

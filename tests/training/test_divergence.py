@@ -14,9 +14,9 @@ import torch
 from torch import Tensor, nn
 
 from wgan_fast.training import Config, Trainer, UserError
-from wgan_fast.training.checkpoint import iterations, load_checkpoint
-from wgan_fast.training.health import UNREAD_LIMIT, NonFinite, Watch
-from wgan_fast.training.runs import resume_run, start_run
+from wgan_fast.training.loop.health import UNREAD_LIMIT, NonFinite, Watch
+from wgan_fast.training.run.checkpoint import iterations, load_checkpoint
+from wgan_fast.training.run.folder import resume_run, start_run
 
 
 def _config(**options: Any) -> Config:

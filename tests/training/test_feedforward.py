@@ -12,10 +12,10 @@ from torch.nn.utils.parametrizations import spectral_norm
 
 from wgan_fast.constraints import GradientPenalty
 from wgan_fast.optim import Adam
-from wgan_fast.training import steps
-from wgan_fast.training.feedforward import critic_gradients, plain_layers
-from wgan_fast.training.models import build_models
-from wgan_fast.training.steps import CriticStep, critic_step
+from wgan_fast.training.models.pairs import build_models
+from wgan_fast.training.step import steps
+from wgan_fast.training.step.feedforward import critic_gradients, plain_layers
+from wgan_fast.training.step.steps import CriticStep, critic_step
 
 BATCH = 6
 

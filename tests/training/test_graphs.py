@@ -17,9 +17,9 @@ from torch import Tensor, nn
 from wgan_fast import backends
 from wgan_fast.optim import Adam
 from wgan_fast.training import Config, Trainer, UserError, build_models
-from wgan_fast.training.graphs import GraphedStep, Rewind, Upload
-from wgan_fast.training.points import eight_gaussians
-from wgan_fast.training.runs import build_trainer
+from wgan_fast.training.data.points import eight_gaussians
+from wgan_fast.training.loop.graphs import GraphedStep, Rewind, Upload
+from wgan_fast.training.run.folder import build_trainer
 
 SMALL: dict[str, Any] = {"width": 12, "batch_size": 8, "n_critic": 3, "critic_burst": False, "iterations": 6}
 
@@ -82,7 +82,7 @@ def test_replayed_training_equals_eager(case: str, tmp_path: Path) -> None:
 
 
 def test_a_burst_replays_the_critic_step(monkeypatch: pytest.MonkeyPatch) -> None:
-    from wgan_fast.training import iteration
+    from wgan_fast.training.loop import iteration
 
     monkeypatch.setattr(iteration, "BURST_ITERATIONS", 2)
     monkeypatch.setattr(iteration, "BURST_STEPS", 10)

@@ -10,7 +10,7 @@ import torch
 from PIL import Image
 from torch import Tensor, nn
 
-from wgan_fast.training import plots
+from wgan_fast.training.report import plots
 
 
 def _pixels(path: Path) -> np.ndarray:

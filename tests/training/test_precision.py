@@ -14,9 +14,9 @@ from wgan_fast.constraints import Constraint, GradientPenalty, WeightClipping
 from wgan_fast.optim import Adam, RMSprop
 from wgan_fast.training import Config, UserError
 from wgan_fast.training.config import resolve
-from wgan_fast.training.precision import float32_products
-from wgan_fast.training.runs import build_trainer, open_run
-from wgan_fast.training.steps import critic_step, generator_step
+from wgan_fast.training.run.folder import build_trainer, open_run
+from wgan_fast.training.step.precision import float32_products
+from wgan_fast.training.step.steps import critic_step, generator_step
 
 SMALL: dict[str, Any] = {"width": 32, "batch_size": 16, "n_critic": 2, "critic_burst": False, "iterations": 6}
 
@@ -129,7 +129,7 @@ def test_channels_last_changes_the_layout_and_not_the_numbers() -> None:
 
 
 def test_a_run_in_a_16_bit_type_is_opened_anywhere(tmp_path: Path) -> None:
-    from wgan_fast.training.runs import start_run
+    from wgan_fast.training.run.folder import start_run
 
     start_run(tmp_path, Config(**SMALL, precision="bf16")).train(tmp_path)
     path = tmp_path / "config.json"

@@ -14,9 +14,9 @@ from PIL import Image
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from wgan_fast.training import Config, Trainer, UserError, build_models
-from wgan_fast.training.data import split
-from wgan_fast.training.metrics_log import read_metrics
-from wgan_fast.training.runs import build_trainer, start_run
+from wgan_fast.training.data.sets import split
+from wgan_fast.training.run.folder import build_trainer, start_run
+from wgan_fast.training.run.log import read_metrics
 
 SMALL: dict[str, Any] = {"width": 16, "batch_size": 8, "n_critic": 1, "critic_burst": False, "log_every": 2}
 

@@ -11,8 +11,8 @@ import pytest
 import torch
 
 from wgan_fast.training import Config, UserError
-from wgan_fast.training.evaluation import Evaluation, Figure
-from wgan_fast.training.runs import (
+from wgan_fast.training.report.evaluation import Evaluation, Figure
+from wgan_fast.training.run.folder import (
     build_trainer,
     open_run,
     read_config,

@@ -9,8 +9,8 @@ import torch
 from torch import nn
 
 from wgan_fast.training import Config
-from wgan_fast.training.runs import build_trainer
-from wgan_fast.training.sampling import draw_latent, generate, slerp
+from wgan_fast.training.models.sampling import draw_latent, generate, slerp
+from wgan_fast.training.run.folder import build_trainer
 
 
 def test_slerp_walks_the_circle_at_constant_speed() -> None:

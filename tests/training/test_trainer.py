@@ -14,13 +14,13 @@ import torch
 from torch import Tensor, nn
 
 from wgan_fast.training import Config, Trainer, UserError
-from wgan_fast.training.checkpoint import iterations
 from wgan_fast.training.config import ConstraintName
-from wgan_fast.training.data import split
-from wgan_fast.training.metrics_log import MetricsLog, read_metrics
-from wgan_fast.training.points import eight_gaussians
-from wgan_fast.training.runs import build_trainer
-from wgan_fast.training.trainer import weight_saturation
+from wgan_fast.training.data.points import eight_gaussians
+from wgan_fast.training.data.sets import split
+from wgan_fast.training.loop.trainer import weight_saturation
+from wgan_fast.training.run.checkpoint import iterations
+from wgan_fast.training.run.folder import build_trainer
+from wgan_fast.training.run.log import MetricsLog, read_metrics
 
 ALL = get_args(ConstraintName)
 SMALL: dict[str, Any] = {"width": 16, "batch_size": 8, "n_critic": 2, "critic_burst": False, "log_every": 3}

@@ -16,9 +16,9 @@ from torch import Tensor, nn
 
 from wgan_fast.penalties import gradient_penalty
 from wgan_fast.training import Config
-from wgan_fast.training.data import TensorData
-from wgan_fast.training.distributed import Processes, launched
-from wgan_fast.training.runs import build_trainer
+from wgan_fast.training.data.sets import TensorData
+from wgan_fast.training.loop.distributed import Processes, launched
+from wgan_fast.training.run.folder import build_trainer
 
 SMALL: dict[str, Any] = {"width": 16, "batch_size": 32, "n_critic": 2, "critic_burst": False, "log_every": 5}
 

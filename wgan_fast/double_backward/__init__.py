@@ -31,43 +31,43 @@ from wgan_fast.double_backward.plain_autograd import plain_autograd
 __all__ = ["exact_shortcut", "twice_differentiable"]
 
 
-def exact_shortcut(
-    *, direct_convolution: bool | None = None, fast_linear: bool | None = None
-) -> AbstractContextManager[Any]:
-    """Within this context, what a critic computes has a cheaper double backward, equal to eager's.
+def exact_shortcut(*, direct_convolution: bool | None = None, fast_linear: bool = True) -> AbstractContextManager[Any]:
+    """Within this context, what a critic computes has a cheaper double backward with the same derivatives.
 
-    For those who write their own penalty; ``gradient_penalty`` enters it by itself. The forward pass is what
-    has to lie inside::
+    Activations, poolings and paddings are bit-identical to eager. Convolutions' weight gradients on the CPU and on
+    CUDA, and large fp32 linear layers on processors where oneDNN is the faster library, are equal to rounding;
+    ``direct_convolution=False, fast_linear=False`` makes everything bit-identical.
+
+    ``gradient_penalty`` and ``score_and_gradient`` enter this context by themselves. For a penalty of your own, put
+    the critic's forward pass inside::
 
         with exact_shortcut():
             scores = critic(x)
         (g,) = torch.autograd.grad(scores.sum(), x, create_graph=True)
         ((g.flatten(1).norm(dim=1) - 1) ** 2).mean().backward()
 
-    Critics need no change: modules, functional calls, in-place activations, hooks, parametrizations and
-    shared weights are seen as they run. Replaced are relu, leaky_relu, relu6, hardtanh, threshold,
-    hardshrink, softshrink, abs, prelu, rrelu, the max and average poolings, reflection and replication
-    padding. All else keeps autograd's own second order, and so do, entirely: calls inside
-    ``torch.compile``, ``torch.func`` transforms and forward-mode differentiation, inside saved-tensor hooks
-    (checkpointed segments), on tensor subclasses, and all that follows a ``register_hook`` or
-    ``retain_grad`` within the context.
+    Critics need no change: modules, functional calls, in-place activations, hooks, parametrizations and shared
+    weights are seen as they run. Replaced are relu, leaky_relu, relu6, hardtanh, threshold, hardshrink,
+    softshrink, abs, prelu, rrelu, the max and average poolings, reflection and replication padding. Everything else
+    keeps autograd's own second order, and so do all calls inside ``torch.compile``, ``torch.func`` transforms and
+    forward-mode differentiation, inside saved-tensor hooks (checkpointed segments), on tensor subclasses, and
+    everything that follows a ``register_hook`` or ``retain_grad`` within the context.
 
-    Parameters have gradients where eager gives them some: a hidden bias, which the penalty does not depend
-    on, gets zeros and not None. Derivatives of any order are right. Two things differ: where eager
-    multiplies its zeros by an infinite or NaN value and so spreads NaN, the short cut does not; and an
-    intermediate tensor (no leaf) that only zeros would reach is unused for ``torch.autograd.grad``.
+    Parameters have gradients where eager gives them some: a hidden bias, which the penalty does not depend on, gets
+    zeros and not None. Derivatives of any order are right. Two things differ: where eager multiplies its zeros by
+    an infinite or NaN value and so spreads NaN, the short cut does not; and an intermediate tensor (no leaf) that
+    only zeros would reach is unused for ``torch.autograd.grad``.
 
     Args:
-        direct_convolution: whether the convolutions' weight gradients in the double backward are computed in
-            the direct form, which is faster and rounds differently, or in ATen's, which makes all bit-identical
-            to eager. None chooses by device: direct on the CPU and on CUDA.
-        fast_linear: whether large fp32 linear layers on a CPU are multiplied by oneDNN, which is twice as fast as
-            torch's own way on some processors and rounds differently; False makes all bit-identical to eager. None
-            chooses by processor.
+        direct_convolution: whether the weight gradients of convolutions are computed in the direct form in the
+            double backward, which is faster and rounds differently, or in ATen's. None: the direct form on the CPU
+            and on CUDA.
+        fast_linear: whether large fp32 linear layers on a CPU may be multiplied by oneDNN, on processors where
+            it is twice as fast as torch's own way; it rounds differently.
     """
     if torch.compiler.is_compiling():
         return nullcontext()
-    return _DoubleBackward(shortcut=True, direct_convolution=direct_convolution, fast_linear=fast_linear is not False)
+    return _DoubleBackward(shortcut=True, direct_convolution=direct_convolution, fast_linear=fast_linear)
 
 
 def twice_differentiable() -> AbstractContextManager[Any]:

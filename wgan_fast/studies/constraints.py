@@ -21,12 +21,12 @@ from wgan_fast.studies.probes import dual_estimate, lipschitz_constant
 from wgan_fast.studies.study import Results, figure, spread
 from wgan_fast.studies.toy_runs import CONSTRAINTS, ToyRun, make_trainer, sample_pair, wide_modes
 from wgan_fast.training.config import Config
-from wgan_fast.training.data import load_data
+from wgan_fast.training.data.sets import load_data
 from wgan_fast.training.errors import UserError
-from wgan_fast.training.metrics import mode_coverage, wasserstein_1
-from wgan_fast.training.models import build_models
-from wgan_fast.training.steps import critic_step
-from wgan_fast.training.trainer import Trainer
+from wgan_fast.training.loop.trainer import Trainer
+from wgan_fast.training.models.pairs import build_models
+from wgan_fast.training.report.metrics import mode_coverage, wasserstein_1
+from wgan_fast.training.step.steps import critic_step
 
 VARIANTS = ("none", *CONSTRAINTS)
 COST = "cost of a critic step"

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from wgan_fast.constraints import Constraint
 from wgan_fast.penalties import first_output
-from wgan_fast.training.steps import critic_step
+from wgan_fast.training.step.steps import critic_step
 
 SEARCH_ROUNDS = 12
 SEARCH_SURVIVORS = 32

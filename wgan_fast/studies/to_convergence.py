@@ -20,11 +20,11 @@ from wgan_fast.constraints import Constraint, GradientPenalty, WeightClipping
 from wgan_fast.optim import Adam, RMSprop
 from wgan_fast.studies.study import Results, draw_band, figure, legend_below, spread
 from wgan_fast.training.config import Config
-from wgan_fast.training.data import load_data
-from wgan_fast.training.losses import LossName, generator_loss
-from wgan_fast.training.models import build_models
-from wgan_fast.training.steps import critic_step
-from wgan_fast.training.trainer import Trainer
+from wgan_fast.training.data.sets import load_data
+from wgan_fast.training.loop.trainer import Trainer
+from wgan_fast.training.models.pairs import build_models
+from wgan_fast.training.step.losses import LossName, generator_loss
+from wgan_fast.training.step.steps import critic_step
 
 LATENT = 32
 READINGS: dict[str, tuple[LossName, ...]] = {"gan": ("gan-minimax", "gan"), "gp": ("wgan",), "clip": ("wgan",)}

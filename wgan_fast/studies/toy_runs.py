@@ -9,11 +9,11 @@ from typing import Any
 import torch
 
 from wgan_fast.training.config import Config
-from wgan_fast.training.data import Data, load_data
+from wgan_fast.training.data.points import PointStream, gaussian_mixture
+from wgan_fast.training.data.sets import Data, load_data
 from wgan_fast.training.errors import UserError
-from wgan_fast.training.models import build_models
-from wgan_fast.training.points import PointStream, gaussian_mixture
-from wgan_fast.training.trainer import Trainer
+from wgan_fast.training.loop.trainer import Trainer
+from wgan_fast.training.models.pairs import build_models
 
 CONSTRAINTS = ("clip", "gp", "lp", "r1", "r2", "dragan", "spectral", "orthogonal", "lipschitz")
 Numbers = dict[str, float]

@@ -14,9 +14,9 @@ from torch import Tensor, nn
 
 from wgan_fast.studies.study import Results, draw_band, figure, spread
 from wgan_fast.training.config import Config
-from wgan_fast.training.data import load_data
-from wgan_fast.training.models import build_models
-from wgan_fast.training.trainer import Trainer, weight_saturation
+from wgan_fast.training.data.sets import load_data
+from wgan_fast.training.loop.trainer import Trainer, weight_saturation
+from wgan_fast.training.models.pairs import build_models
 
 BINS = 61
 REACH = 1.5

@@ -10,9 +10,9 @@ from typing import Any, Literal, get_args
 from wgan_fast.nn.orthogonal_regularization import Form
 from wgan_fast.nn.spectral_norm import Convolution
 from wgan_fast.training.errors import UserError
-from wgan_fast.training.losses import LossName
-from wgan_fast.training.models import Architecture, CriticNorm, default_architecture, default_width
-from wgan_fast.training.precision import AUTOCAST, NEEDS_CUDA, PrecisionName
+from wgan_fast.training.models.pairs import Architecture, CriticNorm, default_architecture, default_width
+from wgan_fast.training.step.losses import LossName
+from wgan_fast.training.step.precision import AUTOCAST, NEEDS_CUDA, PrecisionName
 
 ConstraintName = Literal["none", "clip", "gp", "lp", "r1", "r2", "dragan", "spectral", "orthogonal", "lipschitz"]
 OptimizerName = Literal["rmsprop", "adam"]

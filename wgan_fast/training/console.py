@@ -13,9 +13,9 @@ from rich.table import Table
 
 from wgan_fast.training.arguments import described
 from wgan_fast.training.config import Resolved
-from wgan_fast.training.evaluation import Evaluation, Figure
-from wgan_fast.training.metrics_log import Record
-from wgan_fast.training.trainer import TrainResult
+from wgan_fast.training.loop.trainer import TrainResult
+from wgan_fast.training.report.evaluation import Evaluation, Figure
+from wgan_fast.training.run.log import Record
 
 PLAIN_EVERY_SECONDS = 5.0
 
