@@ -160,11 +160,11 @@ def captured_textbook(load: Workload, precision: PrecisionName) -> Callable[[], 
 
 
 def captured_ours(load: Workload, precision: PrecisionName) -> Provider:
-    algorithm = ours(load, **_options(load, precision), graph="on").algorithm
-    algorithm.iterate()
-    if algorithm.graphs is None or algorithm.graphs.failure is not None:
+    trainer = ours(load, **_options(load, precision), graph="on")
+    trainer.iterate()
+    if trainer.graphs is None or trainer.graphs.failure is not None:
         raise RuntimeError(f"{load.name}, {precision}: the iteration was not captured")
-    return Provider(algorithm.iterate, list)
+    return Provider(trainer.iterate, list)
 
 
 def _options(load: Workload, precision: PrecisionName) -> dict[str, Any]:
@@ -176,7 +176,7 @@ def as_written(load: Workload, precision: PrecisionName) -> Case:
     """Everything that needs no compiler."""
     providers = {
         OURS: captured_ours(load, precision),
-        f"{OURS}, eager": Provider(ours(load, **_options(load, precision), graph="off").algorithm.iterate, None),
+        f"{OURS}, eager": Provider(ours(load, **_options(load, precision), graph="off").iterate, None),
         "textbook": Provider(under(precision, made_textbook(load, precision).iterate), None),
         "textbook, captured": Provider(captured_textbook(load, precision), None),
     }

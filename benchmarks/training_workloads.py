@@ -17,6 +17,9 @@ from wgan_fast.training.data.sets import TensorData, split
 
 N_CRITIC = 5
 SAMPLES = 1024
+NEVER = 1 << 30
+"""Iterations between two records, which would wait for the device."""
+
 OPTIONS: dict[str, Any] = {"learning_rate": 1e-4, "betas": (0.5, 0.9), "lambda_gp": 10.0}
 
 
@@ -71,6 +74,7 @@ def ours(load: Workload, batch_size: int | None = None, device: str = "cpu", **o
         n_critic=N_CRITIC,
         ema_decay=0.0,
         device=device,
+        log_every=NEVER,
         **{**OPTIONS, "graph": "off", **options},
     )
     return Trainer(generator, critic, data, config)
@@ -106,7 +110,7 @@ def verify(load: Workload, device: str = "cpu") -> None:
         torch.set_default_dtype(dtype)
         try:
             mine = ours(load, load.verified_batch, device)
-            mine.algorithm.iterate()
+            mine.iterate()
             other = textbook(load, load.verified_batch, device)
             other.iterate()
         finally:

@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from wgan_fast.cli import main
+from wgan_fast.cli.main import main
 from wgan_fast.training.run.checkpoint import iterations
 
 TINY = "--iterations 4 --width 16 --batch-size 8 --n-critic 1 --log-every 2"

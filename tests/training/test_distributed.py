@@ -17,7 +17,7 @@ import pytest
 import torch
 
 from tests.training import two_processes
-from wgan_fast.cli import main
+from wgan_fast.cli.main import main
 from wgan_fast.training import UserError
 from wgan_fast.training.loop.distributed import Processes, launched
 from wgan_fast.training.run.checkpoint import iterations

@@ -89,7 +89,7 @@ def watch(trainer: Trainer, look: Look) -> dict[str, Any]:
     iterations = [0, *[i for i in range(1, total + 1) if i % every == 0 or i == total]]
     diverged = 0.0
     try:
-        trainer.train(None, lambda record: seen.append(looked()))
+        trainer.train(lambda record: seen.append(looked()))
     except UserError:
         diverged = 1.0
         seen += [seen[-1]] * (len(iterations) - len(seen))

@@ -10,6 +10,10 @@ class UserError(ValueError):
     """A mistake in what was asked for; its message is one sentence, fit for the command line."""
 
 
+class MissingPackage(UserError):
+    """An optional package is not installed; the message says what needs it and how to install it."""
+
+
 def require(module: str, purpose: str) -> ModuleType:
     """Import an optional package on first use.
 
@@ -18,7 +22,7 @@ def require(module: str, purpose: str) -> ModuleType:
         purpose: what needs it, as the subject of a sentence ("drawing the curves").
 
     Raises:
-        UserError: the package is absent; the message says what needs it and how to install it.
+        MissingPackage: it cannot be imported.
     """
     try:
         return importlib.import_module(module)
@@ -27,4 +31,4 @@ def require(module: str, purpose: str) -> ModuleType:
         extra = {"torchvision": "torchvision", "tensorboard": '"wgan-fast[tensorboard]"'}.get(
             package, '"wgan-fast[train]"'
         )
-        raise UserError(f"{purpose} needs {package}, which cannot be imported: pip install {extra}") from error
+        raise MissingPackage(f"{purpose} needs {package}, which cannot be imported: pip install {extra}") from error

@@ -70,7 +70,9 @@ class CudaCapture:
 @contextlib.contextmanager
 def _waiting_forbidden() -> Iterator[None]:
     before = torch.cuda.get_sync_debug_mode()
-    torch.cuda.set_sync_debug_mode("error")
+    with warnings.catch_warnings():  # torch warns once per process that the mode is a prototype
+        warnings.simplefilter("ignore")
+        torch.cuda.set_sync_debug_mode("error")
     try:
         yield
     finally:
@@ -205,6 +207,19 @@ class Graphs:
     def forget(self) -> None:
         """Drop every recording: the tensors that they know have been replaced."""
         self._steps.clear()
+
+
+def keep_on_device(optimizer: torch.optim.Optimizer) -> None:
+    """Make learning rates and step counts scalars of the parameters' device, where a CUDA graph can change them."""
+    for group in optimizer.param_groups:
+        device = group["params"][0].device
+        group["capturable"] = True
+        # fp64, as a Python number is: the update is then the eager one, bit for bit.
+        group["lr"] = torch.tensor(float(group["lr"]), dtype=torch.float64, device=device)
+        for parameter in group["params"]:
+            state = optimizer.state.get(parameter, {})
+            if "step" in state:
+                state["step"] = state["step"].to(device)
 
 
 class Upload:

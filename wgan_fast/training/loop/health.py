@@ -1,4 +1,4 @@
-"""Whether a training is still finite, asked without waiting for the device in every iteration."""
+"""How a training is doing: whether it is still finite, asked without waiting in every iteration; slopes and weights."""
 
 from __future__ import annotations
 
@@ -6,7 +6,9 @@ import math
 from collections.abc import Callable
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
+
+from wgan_fast.penalties import gradient_penalty
 
 UNREAD_LIMIT = 100
 """Iterations after which the figures are read even if nothing is logged: how late a divergence is noticed."""
@@ -64,3 +66,24 @@ class Watch:
                 if not math.isfinite(value):
                     raise NonFinite(name, iteration, value)
         return dict(zip(self._names, rows[-1], strict=True))
+
+
+def gradient_norm(
+    critic: nn.Module, real: Tensor, fake: Tensor, labels: Tensor | None, random: torch.Generator
+) -> float:
+    """Mean norm of the critic's input gradients at points between real and generated samples."""
+    critic.eval()  # spectral normalisation iterates in training mode
+    condition = () if labels is None else (labels,)
+    with torch.no_grad():
+        _, norms = gradient_penalty(critic, real, fake, critic_args=condition, generator=random, return_norms=True)
+    critic.train()
+    return float(norms.mean())
+
+
+def weight_saturation(critic: nn.Module, clip_value: float | tuple[float, float]) -> float:
+    """Share of the critic's weights that lie at a bound of the clipping, within a thousandth of it."""
+    low, high = clip_value if isinstance(clip_value, tuple) else (-clip_value, clip_value)
+    margin = 1e-3 * (high - low) / 2
+    with torch.no_grad():
+        flat = torch.cat([p.detach().flatten() for p in critic.parameters()])
+        return ((flat <= low + margin) | (flat >= high - margin)).float().mean().item()

@@ -1,4 +1,4 @@
-"""The training loop: logging, checkpoints, samples. What an iteration does is in iteration.py."""
+"""The training loop: the two networks, all that an iteration changes, and the schedule. It knows no files."""
 
 from __future__ import annotations
 
@@ -6,37 +6,40 @@ import dataclasses
 import logging
 import math
 import time
-from collections.abc import Callable, Sequence
-from pathlib import Path
-from typing import NamedTuple
+from collections.abc import Callable, Hashable, Sequence
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
 
 from wgan_fast.constraints import Constraint
-from wgan_fast.penalties import gradient_penalty
 from wgan_fast.training.config import Config, resolve
 from wgan_fast.training.data.sets import Data, class_count, draw_batch, split
 from wgan_fast.training.errors import UserError
+from wgan_fast.training.loop.averaging import MovingAverage
+from wgan_fast.training.loop.choices import make_constraint, make_optimizer, prepared
 from wgan_fast.training.loop.distributed import Processes, ProcessLost
-from wgan_fast.training.loop.health import NonFinite, Watch
-from wgan_fast.training.loop.iteration import Algorithm, make_constraint
+from wgan_fast.training.loop.draws import Draws
+from wgan_fast.training.loop.graphs import Capture, CudaCapture, Graphs, Rewind, keep_on_device
+from wgan_fast.training.loop.health import NonFinite, Watch, gradient_norm, weight_saturation
 from wgan_fast.training.models.sampling import as_labels, draw_latent, generate, slerp
-from wgan_fast.training.report.metrics import sliced_wasserstein
-from wgan_fast.training.run.checkpoint import iterations, load_checkpoint, save_checkpoint
-from wgan_fast.training.run.log import MetricsLog, Record
-from wgan_fast.training.run.run_log import RunLog
-from wgan_fast.training.run.state import non_finite, restore, snapshot, synchronise
-from wgan_fast.training.step.steps import CriticStep
+from wgan_fast.training.step.feedforward import written_out
+from wgan_fast.training.step.precision import AUTOCAST, emulated, float32_products, make_scaler
+from wgan_fast.training.step.steps import CriticStep, critic_step, generator_step, has_batch_statistics
 
-MAX_RESTORES = 3
-COMPARED_SAMPLES = 512
+BURST_STEPS = 100
+BURST_ITERATIONS = 25
+BURST_PERIOD = 500
+
+Record = dict[str, Any]
+"""The figures of one iteration, as numbers: what metrics.jsonl has in a line."""
 
 _log = logging.getLogger("wgan_fast")
 
 
 class TrainResult(NamedTuple):
-    """``seconds`` counts this call's training alone; ``stopped``: `Trainer.stop` ended it early."""
+    """``seconds`` counts this call's training alone; ``last`` is its last record; ``stopped``: `Trainer.stop` ended
+    it early."""
 
     iterations: int
     seconds: float
@@ -45,14 +48,16 @@ class TrainResult(NamedTuple):
 
 
 class Trainer:
-    """Trains a generator and a critic, one's own or the built-in ones.
+    """Trains a generator and a critic, one's own or the built-in ones, by algorithm 1 of Arjovsky et al. 2017 and of
+    Gulrajani et al. 2017.
 
         trainer = Trainer(generator, critic, data, Config(constraint="gp", iterations=1000, latent_dim=64))
-        trainer.train(Path("runs/mine"))
+        trainer.train()
         samples = trainer.sample(64)
 
     Args:
-        generator: module from ``(B, latent_dim)`` standard normal noise to ``(B, *sample_shape)``.
+        generator: module from ``(B, latent_dim)`` standard normal noise to ``(B, *sample_shape)``; it is moved to the
+            config's device.
         critic: module from samples to scores, ``(B,)`` or ``(B, 1)`` or a map of them; first entry of a
             tuple. Both take classes ``(B,)`` as their second argument if ``config.conditional`` is set.
         data: a `Data`, or a tensor ``(n, *sample_shape)`` of samples; `split` makes a `Data` of samples and labels.
@@ -60,12 +65,18 @@ class Trainer:
             networks are built is the caller's business, as ever with PyTorch.
         constraint: what keeps the critic Lipschitz, where ``config.constraint`` does not name it.
         processes: what `distributed.launched` yields, where a launcher has started several.
+        capture: what records iterations; by default CUDA graphs, where ``config.graph`` and the device allow them.
 
     Attributes:
         config: the resolved options.
-        algorithm: what an iteration does, and what it changes.
-        average: moving average of the generator, which samples are drawn from; the generator itself without
-            one.
+        critic: what is trained; the constraint may have made another module of the given one.
+        average: moving average of the generator; samples are drawn from ``average.module``.
+        critic_optimizer, generator_optimizer: one for each network.
+        draws: real samples, noise and the penalty's points.
+        iteration: generator iterations done.
+        restores: how often a diverged training went back to a checkpoint; each halves the learning rate.
+        critic_scaler, generator_scaler: the loss scaling of fp16, or None.
+        graphs: the recorded steps, or None where everything runs eagerly.
     """
 
     def __init__(
@@ -77,179 +88,247 @@ class Trainer:
         *,
         constraint: Constraint | None = None,
         processes: Processes | None = None,
+        capture: Capture | None = None,
     ) -> None:
         self.processes = processes or Processes()
         self.data = split("samples", data) if isinstance(data, Tensor) else data
         named = dataclasses.replace(config or Config(), data=self.data.name)
         self.config = resolve(named, self.data.sample_shape, class_count(self.data))
-        if self.config.batch_size % self.processes.size:
-            raise UserError(
-                f"--batch-size {self.config.batch_size} cannot be shared by {self.processes.size} processes: "
-                "it is the batch of them all, expected a multiple of their number"
-            )
-        if self.config.graph == "on" and self.processes.size > 1:
-            raise UserError("--graph on contradicts several processes: their steps cannot be recorded")
-        self.algorithm = Algorithm(
-            generator,
-            critic,
-            self.data,
-            self.config,
-            constraint or make_constraint(self.config),
-            self.processes,
-        )
-        self.generator, self.critic = self.algorithm.generator, self.algorithm.critic
-        self.average = self.algorithm.average.module
-        self.constraint = self.algorithm.constraint
-        self.critic_optimizer = self.algorithm.critic_optimizer
-        self.generator_optimizer = self.algorithm.generator_optimizer
-        self.device = self.algorithm.device
+        _check_several(self.config.batch_size, self.config.graph, self.processes.size)
+        self.device = torch.device(self.config.device)
+        self.constraint = constraint or make_constraint(self.config)
+        self.generator = generator.to(self.device).train()
+        critic = critic.to(self.device)
+        if self.config.channels_last:
+            for network in (generator, critic):
+                network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+        self.critic = prepared(self.constraint, critic, self.data.sample_shape).train()
+        self.average = MovingAverage(self.generator, self.config.ema_decay)
+        self.critic_optimizer = make_optimizer(self.config, self.critic, self.constraint.clip_value)
+        self.generator_optimizer = make_optimizer(self.config, generator, None)
+        self.draws = Draws(self.data, self.config, self.device, self.processes)
+        self.iteration = 0
+        self.restores = 0
+        self.critic_scaler = make_scaler(self.config.precision, self.device)
+        self.generator_scaler = make_scaler(self.config.precision, self.device)
+        self._autocast_dtype = AUTOCAST.get(self.config.precision)
+        if emulated(self.config.precision, self.device):
+            _log.warning("--precision %s will be some 20 times slower than fp32 on this CPU", self.config.precision)
+        self._joint = not has_batch_statistics(self.critic)
+        plain = not self.config.conditional and self.critic_scaler is None
+        self._layers = written_out(self.critic, self.constraint) if plain else None
+        self._watch = Watch(self.processes.mean_)
         self._stop_requested = False
-        self._kept_as: tuple[Path, int] | None = None
+        self.graphs: Graphs | None = None
+        # Loss scaling reads a flag of the device in every step, which no graph can; of several processes every step
+        # would hold a collective operation, which no machine at hand could record.
+        eager = self.critic_scaler is not None or self.processes.size > 1
+        if capture is None and self.config.graph != "off" and self.device.type == "cuda" and not eager:
+            capture = CudaCapture(self.device)
+        if capture is not None:
+            self.average.keep_share_on(self.device)
+            self.graphs = Graphs(capture, self._rewind, self._frozen)
+            self.reloaded()
 
-    @property
-    def iteration(self) -> int:
-        """Generator iterations done."""
-        return self.algorithm.iteration
+    # --------------------------------------------------------------------------------------------------- the loop
 
-    def stop(self) -> None:
-        """Ask the running `train` to finish its iteration, write a checkpoint and return."""
-        self._stop_requested = True
-
-    def train(self, out: Path | None = None, on_progress: Callable[[Record], None] | None = None) -> TrainResult:
-        """Run until ``config.iterations`` iterations are done.
+    def train(self, on_record: Callable[[Record], None] | None = None) -> TrainResult:
+        """Run until ``config.iterations`` iterations are done; `run.folder.Run` does so in a folder, with checkpoints.
 
         Args:
-            out: run folder for metrics.jsonl, pictures of samples and checkpoints; without it nothing is written.
-            on_progress: called with every logged record.
+            on_record: called with every record, by the first of several processes.
 
         Raises:
-            UserError: the training diverged, the folder holds more of a run than this trainer has done, or it
-                cannot be written.
+            UserError: the training diverged, or another process was lost.
         """
+        self.start()
+        first, start, last, stopped = self.iteration, time.perf_counter(), Record(), False
         try:
-            return self._train(out, on_progress)
-        except ProcessLost as error:
-            left = iterations(out) if out else []
-            advice = f"; --resume --out {out} continues from iteration {left[-1]}" if left else ""
-            raise ProcessLost(f"{error} in iteration {self.iteration + 1}{advice}") from error
-
-    def _train(self, out: Path | None, on_progress: Callable[[Record], None] | None) -> TrainResult:
-        config, processes = self.config, self.processes
-        synchronise(self.algorithm)
-        log = None if out is None else self._open(out)
-        watch = Watch(processes.mean)
-        record: Record = {}
-        start, saving = time.perf_counter(), 0.0
-        first = self.iteration
-        self._stop_requested = stopped = False
-        while self.iteration < config.iterations and not stopped:
-            seen, generator_loss = self.algorithm.iterate()
-            watch.note(self.iteration, _figures(seen, generator_loss))
-            stopped = processes.agreed(self._stop_requested)
-            logged = stopped or self.iteration % config.log_every == 0 or self.iteration == config.iterations
-            due = self.iteration % config.checkpoint_every == 0
-            drawn = config.sample_every > 0 and self.iteration % config.sample_every == 0
-            if not (logged or due or drawn or watch.full):
-                continue
-            try:
-                figures = watch.read()
-                if logged and processes.first:
-                    record = self._record(figures)
-                    if on_progress is not None:
-                        on_progress(record)
-                    if log is not None and self.iteration % config.log_every == 0:
-                        log.append(record)
-                stopped = stopped or (logged and processes.agreed(self._stop_requested))
-                before = time.perf_counter()
-                if drawn and log is not None and processes.first:
-                    log.draw(self, self.iteration)
-                if out is not None and (due or stopped or self.iteration == config.iterations):
-                    self._save(out, compare=not stopped)
-                saving += time.perf_counter() - before
-            except NonFinite as problem:
-                self._restore(problem, out, log)
-        processes.settle()
-        return TrainResult(self.iteration - first, time.perf_counter() - start - saving, record, stopped)
-
-    def _open(self, out: Path) -> RunLog:
-        """The run folder's log, up to this iteration; a checkpoint of this iteration is there to go back to."""
-        log = RunLog(out, tensorboard=self.config.tensorboard and self.processes.first)
-        later = [i for i in iterations(out) if i > self.iteration]
-        if later:
-            raise UserError(
-                f"{out} holds a checkpoint of iteration {later[-1]}, and this trainer has done {self.iteration}: "
-                "load() continues that run, another folder starts a new one"
-            )
-        self.processes.by_first(lambda: log.resume_after(self.iteration))
-        if self._kept_as != (out.resolve(), self.iteration):
-            try:
-                self._save(out, compare=False)
-            except NonFinite as problem:
-                raise UserError(f"the networks cannot be trained: {problem}") from problem
-        return log
-
-    def _restore(self, problem: NonFinite, out: Path | None, log: RunLog | None) -> None:
-        """Go back to the newest checkpoint with a lower learning rate, if that is wanted and not in vain so far."""
-        if out is None or log is None:
+            while self.iteration < self.config.iterations and not stopped:
+                last = self.iterate() or last
+                if on_record is not None and last.get("iteration") == self.iteration:
+                    on_record(last)
+                stopped = self.stopping()
+            self.check()
+            self.processes.settle()
+        except NonFinite as problem:
             raise UserError(
                 f"the training diverged: {problem}; a lower --learning-rate or a stronger constraint may help"
             ) from problem
-        good = iterations(out)[-1]
-        restores = self.algorithm.restores + 1
-        if self.config.on_nonfinite == "stop":
-            raise UserError(
-                f"the training diverged: {problem}; the last good checkpoint is of iteration {good}, and "
-                "--resume --on-nonfinite restore continues from it with a lower learning rate"
-            ) from problem
-        if restores > MAX_RESTORES:
-            raise UserError(
-                f"the training diverged: {problem}, after the learning rate was lowered {MAX_RESTORES} times; "
-                f"the last good checkpoint is of iteration {good}"
-            ) from problem
-        self.load(out)
-        self.algorithm.restores = restores
-        self.processes.by_first(lambda: log.resume_after(self.iteration))
-        if not self.processes.first:
-            return
-        _log.warning(
-            "%s: back to the checkpoint of iteration %d, learning rate %g from there on (restore %d of at most %d)",
-            problem,
-            good,
-            self.algorithm.learning_rate,
-            restores,
-            MAX_RESTORES,
+        except ProcessLost as error:
+            raise ProcessLost(f"{error} in iteration {self.iteration + 1}") from error
+        return TrainResult(self.iteration - first, time.perf_counter() - start, last, stopped)
+
+    def start(self) -> None:
+        """Give every process the first one's weights and random generators, and forget an earlier `stop`."""
+        self._stop_requested = False
+        if self.processes.size > 1:
+            self.processes.synchronise([t for module in self.networks().values() for t in module.state_dict().values()])
+            self.draws.synchronise()
+
+    def stop(self) -> None:
+        """Ask the running `train` to finish its iteration and return."""
+        self._stop_requested = True
+
+    def stopping(self) -> bool:
+        """Whether to stop after this iteration: several processes agree on it, one iteration later."""
+        return self.processes.agreed(self._stop_requested)
+
+    def iterate(self) -> Record | None:
+        """Do one iteration: draw from the data, n_critic critic steps, a generator step, average.
+
+        Returns:
+            The record where one is due, every ``config.log_every`` iterations and after the last, in the first
+            process; all other iterations return None without waiting for the device.
+
+        Raises:
+            NonFinite: an iteration since the last record or `check` was not finite.
+        """
+        with float32_products(self.config.precision, self.device):
+            self._set_schedules()
+            count = self.critic_steps(self.iteration)
+            seen: CriticStep
+            if self.graphs is None or count != self.config.n_critic:
+                for _ in range(count):
+                    batch = self.draws.batch()
+                    seen = self._run("critic step", self._critic_step, batch)
+                loss: Tensor = self._run("generator step", self._generator_step, batch[1:])
+            else:
+                batches = [tensor for _ in range(count) for tensor in self.draws.batch()]
+                seen, loss = self._run("iteration", self._whole_iteration, batches)
+        self.iteration += 1
+        self._watch.note(self.iteration, _figures(seen, loss))
+        if self.iteration % self.config.log_every == 0 or self.iteration == self.config.iterations:
+            figures = self.check()
+            return self._record(figures) if self.processes.first else None
+        if self._watch.full:
+            self.check()
+        return None
+
+    def check(self) -> dict[str, float]:
+        """Wait for the device; returns the last iteration's figures, nothing where they have been read already.
+
+        Raises:
+            NonFinite: of the first iteration since the last record or `check` that was not finite.
+        """
+        return self._watch.read()
+
+    def _run(self, name: str, step: Callable[..., Any], inputs: Sequence[Tensor]) -> Any:
+        return step(*inputs) if self.graphs is None else self.graphs.run(name, step, inputs)
+
+    def _whole_iteration(self, *batches: Tensor) -> tuple[CriticStep, Tensor]:
+        size = len(batches) // self.config.n_critic
+        for start in range(0, len(batches), size):
+            batch = batches[start : start + size]
+            seen = self._critic_step(*batch)
+        return seen, self._generator_step(*batch[1:])
+
+    def _critic_step(self, samples: Tensor, labels: Tensor | None = None) -> CriticStep:
+        return critic_step(
+            self.critic,
+            self.generator,
+            self.critic_optimizer,
+            self.constraint,
+            samples,
+            self.draws.latent(len(samples)),
+            labels,
+            loss_name=self.config.loss,
+            joint=self._joint,
+            layers=self._layers,
+            alpha=self.draws.alpha(self.constraint, samples),
+            autocast_dtype=self._autocast_dtype,
+            scaler=self.critic_scaler,
+            keep_gradients=self.graphs is not None,
+            average=self.processes.average_gradients,
         )
 
+    def _generator_step(self, labels: Tensor | None = None) -> Tensor:
+        """With the classes of the last batch: they are in the proportions of the data, at no further draw."""
+        loss = generator_step(
+            self.critic,
+            self.generator,
+            self.generator_optimizer,
+            self.draws.latent(self.config.batch_size // self.processes.size if labels is None else len(labels)),
+            labels,
+            loss_name=self.config.loss,
+            autocast_dtype=self._autocast_dtype,
+            scaler=self.generator_scaler,
+            keep_gradients=self.graphs is not None,
+            average=self.processes.average_gradients,
+        )
+        self.average.update()
+        return loss
+
+    # ------------------------------------------------------------------------------------------- schedules
+
+    def critic_steps(self, iteration: int) -> int:
+        """Critic steps in generator iteration ``iteration``, counted from 0: n_critic, or 100 in a burst."""
+        burst = iteration < BURST_ITERATIONS or iteration % BURST_PERIOD == 0
+        return BURST_STEPS if self.config.critic_burst and burst else self.config.n_critic
+
+    @property
+    def learning_rate(self) -> float:
+        """Of this iteration: the config's, lowered by the decay and by restores."""
+        left = 1 - self.iteration / self.config.iterations if self.config.lr_decay else 1.0
+        return self.config.learning_rate * left * 0.5**self.restores
+
+    def _set_schedules(self) -> None:
+        self.average.set_schedule(self.iteration)
+        if not (self.config.lr_decay or self.restores):
+            return
+        for optimizer in (self.critic_optimizer, self.generator_optimizer):
+            for group in optimizer.param_groups:
+                if isinstance(group["lr"], Tensor):
+                    group["lr"].fill_(self.learning_rate)
+                else:
+                    group["lr"] = self.learning_rate
+
+    # -------------------------------------------------------------------------------------- what an iteration changes
+
+    def networks(self) -> dict[str, nn.Module]:
+        """The modules that an iteration changes, by name."""
+        networks = {"generator": self.generator, "critic": self.critic}
+        return {**networks, "average": self.average.module} if self.config.ema_decay else networks
+
+    def reloaded(self) -> None:
+        """To be called when the optimizers' states have been replaced by a checkpoint's."""
+        if self.graphs is None:
+            return
+        self.graphs.forget()
+        for optimizer in (self.critic_optimizer, self.generator_optimizer):
+            keep_on_device(optimizer)
+
+    def _rewind(self) -> Rewind:
+        generators = [torch.default_generator]
+        if self.device.type == "cuda":
+            index = torch.cuda.current_device() if self.device.index is None else self.device.index
+            generators.append(torch.cuda.default_generators[index])
+        optimizers = [self.critic_optimizer, self.generator_optimizer]
+        return Rewind(self.networks().values(), optimizers, generators=generators)
+
+    def _frozen(self) -> Hashable:
+        """What a recording holds for good: the constraint, and the optimizers' numbers."""
+        groups = [group for o in (self.critic_optimizer, self.generator_optimizer) for group in o.param_groups]
+        numbers = ((name, value) for group in groups for name, value in group.items() if name != "params")
+        return repr(self.constraint), tuple((n, id(v) if isinstance(v, Tensor) else repr(v)) for n, v in numbers)
+
+    # ------------------------------------------------------------------------------------------- figures and samples
+
     def _record(self, figures: dict[str, float]) -> Record:
-        """The line of metrics.jsonl for this iteration."""
         record: Record = {"iteration": self.iteration, **figures}
-        if "gradient_norm" not in figures and self.algorithm.joint:
-            norm = self._gradient_norm()
+        if "gradient_norm" not in figures and self._joint:  # which is not defined for a critic with batch statistics
+            random = torch.Generator(self.device).manual_seed(self.iteration)  # apart: logging changes no training
+            labelled, size = self.config.conditional, self.config.batch_size
+            real, labels = draw_batch(self.data, size, random, labelled=labelled, device=self.device)
+            fake = self.sample(len(real), seed=self.iteration, labels=labels)
+            norm = gradient_norm(self.critic, real, fake, labels, random)
             if math.isfinite(norm):  # JSON has no NaN
                 record["gradient_norm"] = norm
         if self.constraint.clip_value is not None:
             record["weight_saturation"] = weight_saturation(self.critic, self.constraint.clip_value)
-        if self.algorithm.restores:
-            record["restores"] = self.algorithm.restores
+        if self.restores:
+            record["restores"] = self.restores
         return record
-
-    def _gradient_norm(self) -> float:
-        """Mean input-gradient norm at mixed points, drawn apart so that logging does not change the training.
-
-        Not defined for a critic with batch statistics.
-        """
-        random = torch.Generator(self.device).manual_seed(self.iteration)
-        conditional = self.config.conditional
-        real, labels = draw_batch(self.data, self.config.batch_size, random, labelled=conditional, device=self.device)
-        fake = self.sample(len(real), seed=self.iteration, labels=labels)
-        condition = () if labels is None else (labels,)
-        self.critic.eval()  # spectral normalisation iterates in training mode
-        with torch.no_grad():
-            _, norms = gradient_penalty(
-                self.critic, real, fake, critic_args=condition, generator=random, return_norms=True
-            )
-        self.critic.train()
-        return float(norms.mean())
 
     def sample(
         self, count: int, *, labels: int | Sequence[int] | Tensor | None = None, seed: int = 0, batch_size: int = 1024
@@ -269,7 +348,7 @@ class Trainer:
         random = torch.Generator(self.device).manual_seed(seed)
         latent = draw_latent(count, self.config.latent_dim, random)
         classes = self._classes(labels, count, random)
-        return generate(self.average, latent, classes, batch_size=batch_size)
+        return generate(self.average.module, latent, classes, batch_size=batch_size)
 
     def interpolate(
         self, rows: int, columns: int = 10, *, labels: int | Sequence[int] | Tensor | None = None, seed: int = 0
@@ -289,7 +368,7 @@ class Trainer:
         latent = slerp(ends[:rows], ends[rows:], columns).flatten(0, 1)
         if classes is not None:
             classes = classes.repeat_interleave(columns)
-        return generate(self.average, latent, classes).reshape(rows, columns, *self.data.sample_shape)
+        return generate(self.average.module, latent, classes).reshape(rows, columns, *self.data.sample_shape)
 
     def _classes(
         self, labels: int | Sequence[int] | Tensor | None, count: int, random: torch.Generator
@@ -300,54 +379,15 @@ class Trainer:
             return None
         return draw_batch(self.data, count, random, labelled=True, device=self.device).labels
 
-    def save(self, out: Path) -> None:
-        """Write a checkpoint into the run folder, by the first process; all of them must call this.
 
-        Raises:
-            UserError: it cannot be written, or a weight is not finite.
-        """
-        try:
-            self._save(out, compare=True)
-        except NonFinite as problem:
-            raise UserError(f"nothing was saved: {problem}") from problem
-
-    def _save(self, out: Path, *, compare: bool) -> None:
-        """Write a checkpoint, unless a weight is not finite; after every line of the log that precedes it.
-
-        Args:
-            compare: measure the distance of samples to held-out ones, by which the best checkpoint is known.
-        """
-        checkpoint = snapshot(self.algorithm) if self.processes.first else None
-        name = self.processes.of_first(non_finite(checkpoint) if checkpoint else None)
-        if name is not None:
-            raise NonFinite(name, self.iteration)
-
-        def write() -> None:
-            assert checkpoint is not None
-            MetricsLog(out / "metrics.jsonl").flush()
-            distance = self._distance() if compare else None
-            save_checkpoint(out, self.iteration, checkpoint, keep=self.config.keep_checkpoints, distance=distance)
-
-        self.processes.by_first(write)
-        self._kept_as = (out.resolve(), self.iteration)
-
-    def _distance(self) -> float | None:
-        """Sliced Wasserstein distance of samples to held-out ones, both drawn apart from the training's."""
-        real = self.data.held_out(COMPARED_SAMPLES, torch.Generator().manual_seed(0))
-        distance = sliced_wasserstein(self.sample(len(real)), real)
-        return distance if math.isfinite(distance) else None
-
-    def load(self, out: Path, checkpoint: str | int = "newest") -> None:
-        """Continue from a checkpoint of a run folder as if the run had stopped there.
-
-        Args:
-            checkpoint: "newest", "best" (the nearest to held-out samples), or an iteration.
-
-        Raises:
-            UserError: there is no such checkpoint, it is damaged, or it belongs to other networks.
-        """
-        restore(self.algorithm, load_checkpoint(out, self.device, checkpoint), out)
-        self._kept_as = (out.resolve(), self.iteration)
+def _check_several(batch_size: int, graph: str, processes: int) -> None:
+    if batch_size % processes:
+        raise UserError(
+            f"--batch-size {batch_size} cannot be shared by {processes} processes: "
+            "it is the batch of them all, expected a multiple of their number"
+        )
+    if graph == "on" and processes > 1:
+        raise UserError("--graph on contradicts several processes: their steps cannot be recorded")
 
 
 def _figures(seen: CriticStep, generator_loss: Tensor) -> dict[str, Tensor | None]:
@@ -358,12 +398,3 @@ def _figures(seen: CriticStep, generator_loss: Tensor) -> dict[str, Tensor | Non
         "penalty": seen.penalty,
         "gradient_norm": seen.gradient_norm,
     }
-
-
-def weight_saturation(critic: nn.Module, clip_value: float | tuple[float, float]) -> float:
-    """Share of the critic's weights that lie at a bound of the clipping, within a thousandth of it."""
-    low, high = clip_value if isinstance(clip_value, tuple) else (-clip_value, clip_value)
-    margin = 1e-3 * (high - low) / 2
-    with torch.no_grad():
-        flat = torch.cat([p.detach().flatten() for p in critic.parameters()])
-        return ((flat <= low + margin) | (flat >= high - margin)).float().mean().item()

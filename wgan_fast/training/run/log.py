@@ -1,4 +1,4 @@
-"""metrics.jsonl: one line of JSON for every ``log_every``-th iteration."""
+"""What a run writes while it trains, checkpoints apart: metrics.jsonl, samples/, and TensorBoard's files."""
 
 from __future__ import annotations
 
@@ -8,44 +8,62 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from wgan_fast.training.errors import UserError
-from wgan_fast.training.run.durable import flush, replace_file
+from wgan_fast.training.errors import UserError, require
+from wgan_fast.training.loop.trainer import Record, Trainer
+from wgan_fast.training.report.pictures import write_samples
+from wgan_fast.training.run.checkpoint import flush, replace_file
 
-Record = dict[str, Any]
 
+class RunLog:
+    """One line of JSON per logged iteration; ``samples/00000500.png`` shows iteration 500, of the same latents in
+    every picture of a run. A file that cannot be written is a `UserError`.
 
-class MetricsLog:
-    """Appends records to a file; ``resume_after`` drops the lines of iterations that will be run again.
+    Args:
+        folder: the run folder.
+        tensorboard: whether to write event files into ``folder/tensorboard`` as well.
 
-    A file that cannot be written is a `UserError`.
+    Raises:
+        UserError: TensorBoard is wanted and not installed.
     """
 
-    def __init__(self, path: Path) -> None:
-        self.path = path
+    def __init__(self, folder: Path, *, tensorboard: bool) -> None:
+        self._metrics = folder / "metrics.jsonl"
+        self._samples = folder / "samples"
+        self._tensorboard = TensorBoardLog(folder / "tensorboard") if tensorboard else None
 
     def resume_after(self, iteration: int) -> None:
-        """Keep only the lines up to this iteration, byte for byte, as one atomic replacement of the file."""
-        kept = [line for line, record in _lines(self.path) if record["iteration"] <= iteration]
-        with self._explained():
-            self.path.parent.mkdir(parents=True, exist_ok=True)
-            replace_file(self.path, "".join(f"{line}\n" for line in kept))
+        """Forget all about later iterations, which will be run again; lines that stay are kept byte for byte."""
+        kept = [line for line, record in _lines(self._metrics) if record["iteration"] <= iteration]
+        with _explained(self._metrics):
+            self._metrics.parent.mkdir(parents=True, exist_ok=True)
+            replace_file(self._metrics, "".join(f"{line}\n" for line in kept))
+        for picture in self._samples.glob("*.png"):
+            if picture.stem.isdigit() and int(picture.stem) > iteration:
+                picture.unlink()
+        if self._tensorboard is not None:
+            self._tensorboard.resume_after(iteration)
 
     def append(self, record: Record) -> None:
-        with self._explained(), self.path.open("a") as file:
+        """The figures of one iteration."""
+        with _explained(self._metrics), self._metrics.open("a") as file:
             file.write(json.dumps(record) + "\n")
+        if self._tensorboard is not None:
+            self._tensorboard.append(record)
+
+    def draw(self, trainer: Trainer) -> None:
+        """A picture of samples, where the data can be drawn; drawing takes no part in the training's random numbers."""
+        path = self._samples / f"{trainer.iteration:08d}.png"
+        with _explained(path):
+            self._samples.mkdir(parents=True, exist_ok=True)
+            drawn = write_samples(trainer, path)
+        if drawn and self._tensorboard is not None:
+            self._tensorboard.show(path, trainer.iteration)
 
     def flush(self) -> None:
         """Wait until the disk has every line, as it must before it has a checkpoint that follows them."""
-        if self.path.is_file():
-            with self._explained():
-                flush(self.path)
-
-    @contextlib.contextmanager
-    def _explained(self) -> Iterator[None]:
-        try:
-            yield
-        except OSError as error:
-            raise UserError(f"{self.path} cannot be written ({error.strerror})") from error
+        if self._metrics.is_file():
+            with _explained(self._metrics):
+                flush(self._metrics)
 
 
 def read_metrics(path: Path) -> list[Record]:
@@ -63,3 +81,51 @@ def _lines(path: Path) -> list[tuple[str, Record]]:
         if isinstance(record, dict) and isinstance(record.get("iteration"), int):
             found.append((line, record))
     return found
+
+
+@contextlib.contextmanager
+def _explained(path: Path) -> Iterator[None]:
+    try:
+        yield
+    except OSError as error:
+        raise UserError(f"{path} cannot be written ({error.strerror})") from error
+
+
+class TensorBoardLog:
+    """Every quantity of metrics.jsonl, and the pictures: one file per part of the run, flushed at each record.
+
+    Raises:
+        UserError: TensorBoard is not installed.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        require_tensorboard()
+        self._folder = folder
+        self._writer: Any = None
+
+    def resume_after(self, iteration: int) -> None:
+        """Start a file before which TensorBoard hides what earlier ones say of later iterations."""
+        if self._writer is not None:
+            self._writer.close()
+        writer = require("torch.utils.tensorboard", "--tensorboard").SummaryWriter
+        self._writer = writer(str(self._folder), purge_step=iteration + 1)
+
+    def append(self, record: Record) -> None:
+        """Every quantity of a record, at its iteration."""
+        for name, value in record.items():
+            if name != "iteration":
+                self._writer.add_scalar(name, value, record["iteration"])
+        self._writer.flush()
+
+    def show(self, picture: Path, iteration: int) -> None:
+        """A picture of samples that was written to a file."""
+        numpy = require("numpy", "--tensorboard")
+        with require("PIL.Image", "--tensorboard").open(picture) as image:
+            pixels = numpy.asarray(image.convert("RGB"))
+        self._writer.add_image("samples", pixels, iteration, dataformats="HWC")
+        self._writer.flush()
+
+
+def require_tensorboard() -> None:
+    """Raise `UserError` where TensorBoard is not installed; the message says how to install it."""
+    require("tensorboard", "--tensorboard")

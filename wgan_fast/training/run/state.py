@@ -1,4 +1,4 @@
-"""All that an iteration changes, taken out of an `Algorithm` and put back: what exact resume rests on."""
+"""All that an iteration changes, taken out of a `Trainer` and put back: what exact resume rests on."""
 
 from __future__ import annotations
 
@@ -13,32 +13,32 @@ from torch import Tensor
 from torch.amp import GradScaler
 
 from wgan_fast.training.errors import UserError, require
-from wgan_fast.training.loop.iteration import Algorithm
+from wgan_fast.training.loop.trainer import Trainer
 from wgan_fast.training.run.checkpoint import Checkpoint, nested
 
 
-def snapshot(algorithm: Algorithm) -> Checkpoint:
+def snapshot(trainer: Trainer) -> Checkpoint:
     """Weights, optimizer states, random generators and the iteration."""
     weights = {
         f"{network}.{name}": tensor
-        for network, module in _networks(algorithm).items()
+        for network, module in trainer.networks().items()
         for name, tensor in module.state_dict().items()
     }
     state: dict[str, Any] = {
-        "iteration": algorithm.iteration,
-        "restores": algorithm.restores,
-        "critic_optimizer": algorithm.critic_optimizer.state_dict(),
-        "generator_optimizer": algorithm.generator_optimizer.state_dict(),
-        "data_order": algorithm.data_order.get_state(),
-        "random": random_state(algorithm.device),
+        "iteration": trainer.iteration,
+        "restores": trainer.restores,
+        "critic_optimizer": trainer.critic_optimizer.state_dict(),
+        "generator_optimizer": trainer.generator_optimizer.state_dict(),
+        "data_order": trainer.draws.order.get_state(),
+        "random": random_state(trainer.device),
     }
-    for name, scaler in _scalers(algorithm):
+    for name, scaler in _scalers(trainer):
         state[name] = scaler.state_dict()
     return Checkpoint(weights, state)
 
 
-def restore(algorithm: Algorithm, checkpoint: Checkpoint, source: Path) -> None:
-    """Put a snapshot back; the algorithm goes on as if it had never stopped.
+def restore(trainer: Trainer, checkpoint: Checkpoint, source: Path) -> None:
+    """Put a snapshot back; the trainer goes on as if it had never stopped.
 
     Args:
         source: where the checkpoint comes from, for the message.
@@ -48,36 +48,20 @@ def restore(algorithm: Algorithm, checkpoint: Checkpoint, source: Path) -> None:
     """
     weights, state = checkpoint
     try:
-        for network, module in _networks(algorithm).items():
+        for network, module in trainer.networks().items():
             module.load_state_dict(nested(weights, network))
-        algorithm.critic_optimizer.load_state_dict(state["critic_optimizer"])
-        algorithm.generator_optimizer.load_state_dict(state["generator_optimizer"])
-        for name, scaler in _scalers(algorithm):
+        trainer.critic_optimizer.load_state_dict(state["critic_optimizer"])
+        trainer.generator_optimizer.load_state_dict(state["generator_optimizer"])
+        for name, scaler in _scalers(trainer):
             scaler.load_state_dict(state[name])
-        algorithm.data_order.set_state(state["data_order"].cpu())
-        restore_random_state(state["random"], algorithm.device)
-        algorithm.iteration = state["iteration"]
-        algorithm.restores = state["restores"]
-        algorithm.reloaded()
+        trainer.draws.order.set_state(state["data_order"].cpu())
+        restore_random_state(state["random"], trainer.device)
+        trainer.iteration = state["iteration"]
+        trainer.restores = state["restores"]
+        trainer.reloaded()
     except (RuntimeError, KeyError, ValueError, TypeError, AttributeError) as error:
         reason = " ".join(str(error).split())
         raise UserError(f"{source}: its checkpoint belongs to other networks ({reason})") from error
-
-
-def synchronise(algorithm: Algorithm) -> None:
-    """Give every process of the run the first one's weights and torch's random generators."""
-    if algorithm.processes.size == 1:
-        return
-    states = [torch.get_rng_state(), algorithm.data_order.get_state()]
-    if algorithm.device.type == "cuda":
-        states.append(torch.cuda.get_rng_state(algorithm.device))
-    on_device = [state.to(algorithm.device) for state in states]
-    weights = [tensor for module in _networks(algorithm).values() for tensor in module.state_dict().values()]
-    algorithm.processes.synchronise([*weights, *on_device])
-    torch.set_rng_state(on_device[0].cpu())
-    algorithm.data_order.set_state(on_device[1].cpu())
-    if algorithm.device.type == "cuda":
-        torch.cuda.set_rng_state(on_device[2].cpu(), algorithm.device)
 
 
 def non_finite(checkpoint: Checkpoint) -> str | None:
@@ -115,13 +99,6 @@ def restore_random_state(state: Mapping[str, Any], device: torch.device) -> None
         torch.cuda.set_rng_state(state["cuda"].cpu(), device)
 
 
-def _networks(algorithm: Algorithm) -> dict[str, torch.nn.Module]:
-    networks = {"generator": algorithm.generator, "critic": algorithm.critic}
-    if algorithm.config.ema_decay:
-        networks["average"] = algorithm.average.module
-    return networks
-
-
-def _scalers(algorithm: Algorithm) -> list[tuple[str, GradScaler]]:
-    named = {"critic_scaler": algorithm.critic_scaler, "generator_scaler": algorithm.generator_scaler}
+def _scalers(trainer: Trainer) -> list[tuple[str, GradScaler]]:
+    named = {"critic_scaler": trainer.critic_scaler, "generator_scaler": trainer.generator_scaler}
     return [(name, scaler) for name, scaler in named.items() if scaler is not None]

@@ -1,6 +1,6 @@
 """The critic's gradients under a gradient penalty, written out for plain feed-forward critics.
 
-Autograd scores real and generated samples, then the points of the penalty, and forms two weight gradients a layer,
+Autograd scores real and generated samples, then the points of the penalty, and forms two weight gradients per layer,
 which it adds. Written out, [real; fake; x̂] is one batch, and a layer's weight gradient is one product over it,
 
     [δ_real; δ_fake; δ_x̂]ᵀ [a_real; a_fake; t],
@@ -12,6 +12,7 @@ derivation). The same numbers to rounding, in two thirds of the launches; the ta
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 import torch
@@ -19,7 +20,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.nn.modules.module import _has_any_global_hook
 
-from wgan_fast.constraints import GradientPenalty
+from wgan_fast.constraints import Constraint, GradientPenalty
 from wgan_fast.functional import gradient_norm_penalty
 from wgan_fast.onednn import product
 from wgan_fast.penalties import penalty_points
@@ -48,6 +49,14 @@ class Gradients(NamedTuple):
 # ------------------------------------------------------------------------------------------ which critics it serves
 
 
+def written_out(critic: nn.Module, constraint: Constraint) -> list[nn.Module] | None:
+    """The layers that `critic_gradients` takes, if it serves this critic under this constraint; else None.
+
+    To be asked once, when a loop is built: hooks that are registered later are not called.
+    """
+    return plain_layers(critic) if type(constraint) is GradientPenalty else None
+
+
 def plain_layers(critic: nn.Module) -> list[nn.Module] | None:
     """The layers of a critic that is a sequence of linear layers, convolutions, (leaky) ReLU and flattening.
 
@@ -64,7 +73,7 @@ def plain_layers(critic: nn.Module) -> list[nn.Module] | None:
         elif type(module) is not nn.Identity:
             layers.append(module)
     if layers and type(layers[-1]) is nn.Flatten and layers[-1].start_dim == 0:
-        layers.pop()  # scores of one value a sample, in whatever shape
+        layers.pop()  # one score per sample, in whatever shape
     weighted = [layer for layer in layers if _is_weighted(layer)]
     parameters = list(critic.parameters())
     served = (
@@ -109,21 +118,23 @@ def _hooked(module: nn.Module) -> bool:
 
 @torch.no_grad()
 def critic_gradients(
-    layers: list[nn.Module],
+    layers: Sequence[nn.Module],
     real: Tensor,
     fake: Tensor,
     constraint: GradientPenalty,
     loss_name: LossName = "wgan",
     dtype: torch.dtype | None = None,
+    alpha: Tensor | None = None,
 ) -> Gradients:
     """Loss, penalty and the gradient of their sum.
 
     Args:
-        layers: from `plain_layers`.
+        layers: from `written_out`.
         real, fake: ``(B, *sample_shape)``.
-        constraint: the penalty; random points are drawn as `gradient_penalty` draws them.
+        constraint: the penalty.
         loss_name: what the critic minimises.
         dtype: of the products, as under autocast; by default that of the samples.
+        alpha: ``(B,)``, positions of random points; by default drawn as `gradient_penalty` draws them.
     """
     batch, mixed = len(real), slice(2 * len(real), None)
     dtype = dtype or real.dtype
@@ -131,7 +142,7 @@ def critic_gradients(
     last = max(i for i, layer in enumerate(layers) if _is_weighted(layer))
     first = min(i for i, layer in enumerate(layers) if _is_weighted(layer))
 
-    values = [_stacked(real, fake, constraint).to(dtype)]  # values[i] goes into layer i, values[i + 1] comes out
+    values = [_stacked(real, fake, constraint, alpha).to(dtype)]  # values[i] goes into layer i, values[i + 1] comes out
     for layer in layers:
         values.append(_forward(layer, values[-1], weights))
     loss, estimate, signal = _loss(values[-1], batch, loss_name)
@@ -166,7 +177,7 @@ def critic_gradients(
     return Gradients(loss, estimate, penalty.detach(), norms, gradients)
 
 
-def _stacked(real: Tensor, fake: Tensor, constraint: GradientPenalty) -> Tensor:
+def _stacked(real: Tensor, fake: Tensor, constraint: GradientPenalty, alpha: Tensor | None) -> Tensor:
     """[real; fake; points of the penalty], the last written straight into their place."""
     images_last = real.dim() == 4 and real.is_contiguous(memory_format=torch.channels_last)
     layout = torch.channels_last if images_last else torch.contiguous_format
@@ -177,7 +188,7 @@ def _stacked(real: Tensor, fake: Tensor, constraint: GradientPenalty) -> Tensor:
     if constraint.points in ("real", "fake"):
         place.copy_(real if constraint.points == "real" else fake)
     else:
-        penalty_points(constraint.points, real, fake, None, None, "auto", place)
+        penalty_points(constraint.points, real, fake, alpha, None, "auto", place)
     return stacked
 
 

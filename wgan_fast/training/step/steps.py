@@ -6,7 +6,7 @@ logged.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
 import torch
@@ -18,7 +18,7 @@ from wgan_fast.constraints import Constraint, GradientPenalty
 from wgan_fast.double_backward.linear import fast_linear
 from wgan_fast.penalties import first_output
 from wgan_fast.reference import accumulation_dtype
-from wgan_fast.training.step.feedforward import critic_gradients, plain_layers
+from wgan_fast.training.step.feedforward import critic_gradients
 from wgan_fast.training.step.losses import LossName, critic_loss, generator_loss
 from wgan_fast.training.step.precision import autocast
 
@@ -55,6 +55,8 @@ def critic_step(
     *,
     loss_name: LossName = "wgan",
     joint: bool = True,
+    layers: Sequence[nn.Module] | None = None,
+    alpha: Tensor | None = None,
     autocast_dtype: torch.dtype | None = None,
     scaler: GradScaler | None = None,
     keep_gradients: bool = False,
@@ -70,51 +72,68 @@ def critic_step(
         loss_name: what the critic minimises, `losses.critic_loss`.
         joint: score real and generated samples as one batch, which is faster; wrong for a critic that
             `has_batch_statistics`, whose papers score them apart.
+        layers: what `feedforward.written_out` returned for this critic and constraint: its gradients are then written
+            out, in two thirds of autograd's launches.
+        alpha: ``(B,)``, positions of the random points of a `GradientPenalty`; drawn by default.
         autocast_dtype: what both networks compute in where autocast lowers it; by default in what they are. Scores,
             losses and the penalty are fp32 all the same.
         scaler: this optimizer's own loss scaling, which fp16 needs.
         keep_gradients: write gradients into the tensors that the last step's are in: a CUDA graph needs fixed
             addresses.
         average: called with the parameters when each has its gradient: several processes average theirs.
+
+    Raises:
+        ValueError: ``layers`` with labels, a scaler, or another constraint than a `GradientPenalty`.
     """
+    if layers is not None and not (labels is None and scaler is None and isinstance(constraint, GradientPenalty)):
+        raise ValueError("layers: expected None with labels, with a scaler, or under this constraint")
     condition = () if labels is None else (labels,)
     with fast_linear(real.device), autocast(real.device.type, autocast_dtype), torch.no_grad():
         fake = generator(latent, *condition).to(real.dtype)
-    layers = plain_layers(critic) if joint and labels is None and scaler is None and len(real) == len(fake) else None
-    if (
-        layers is not None
-        and type(constraint) is GradientPenalty
-        and _same(critic.parameters(), _parameters(optimizer))
-    ):
-        found = critic_gradients(layers, real, fake, constraint, loss_name, autocast_dtype)
-        parameters = list(critic.parameters())
+    parameters = _parameters(optimizer)
+    if layers is not None and isinstance(constraint, GradientPenalty):
+        found = critic_gradients(layers, real, fake, constraint, loss_name, autocast_dtype, alpha)
         _assign(parameters, [found.of[p] for p in parameters], keep_gradients, average)
-        optimizer.step()
-        return CriticStep(found.loss + found.penalty, found.wasserstein_estimate, found.penalty, found.norms.mean())
-
-    options: dict[str, Any] = {} if scaler is None else {"scaler": scaler}
-    with fast_linear(real.device), autocast(real.device.type, autocast_dtype):
-        if joint:
-            scores = _scores(critic(torch.cat([real, fake]), *(torch.cat([c, c]) for c in condition)))
-            real_scores, fake_scores = scores[: len(real)], scores[len(real) :]
-        else:
-            real_scores, fake_scores = (_scores(critic(x, *condition)) for x in (real, fake))
-        wasserstein_estimate = real_scores.mean() - fake_scores.mean()
-        loss = critic_loss(loss_name, real_scores, fake_scores)
-        penalised = constraint.penalty(critic, real, fake, critic_args=condition, **options)
-    penalty = gradient_norm = None
-    if penalised is not None:
-        term, norms = penalised
-        loss = loss + term
-        penalty, gradient_norm = term.detach(), norms.mean()
-    _set_gradients(loss, optimizer, scaler, keep_gradients, average)
-    loss = loss.detach()
+        seen = CriticStep(found.loss + found.penalty, found.wasserstein_estimate, found.penalty, found.norms.mean())
+    else:
+        with fast_linear(real.device), autocast(real.device.type, autocast_dtype):
+            seen = _critic_loss(critic, constraint, real, fake, condition, loss_name, joint, alpha, scaler)
+        _set_gradients(seen.loss, parameters, optimizer, scaler, keep_gradients, average)
+        seen = CriticStep(*(None if value is None else value.detach() for value in seen))  # type: ignore[arg-type]
     regularisation = constraint.add_gradients(critic)
     if regularisation is not None:
-        loss = loss + regularisation
-        penalty = regularisation if penalty is None else penalty + regularisation
+        penalty = regularisation if seen.penalty is None else seen.penalty + regularisation
+        seen = seen._replace(loss=seen.loss + regularisation, penalty=penalty)
     _step(optimizer, scaler)
-    return CriticStep(loss, wasserstein_estimate.detach(), penalty, gradient_norm)
+    return seen
+
+
+def _critic_loss(
+    critic: nn.Module,
+    constraint: Constraint,
+    real: Tensor,
+    fake: Tensor,
+    condition: tuple[Tensor, ...],
+    loss_name: LossName,
+    joint: bool,
+    alpha: Tensor | None,
+    scaler: GradScaler | None,
+) -> CriticStep:
+    """What a critic step lowers, and sees on the way, with the graph that autograd takes gradients from."""
+    if joint:
+        scores = _scores(critic(torch.cat([real, fake]), *(torch.cat([c, c]) for c in condition)))
+        real_scores, fake_scores = scores[: len(real)], scores[len(real) :]
+    else:
+        real_scores, fake_scores = (_scores(critic(x, *condition)) for x in (real, fake))
+    wasserstein_estimate = real_scores.mean() - fake_scores.mean()
+    loss = critic_loss(loss_name, real_scores, fake_scores)
+    given = {"scaler": scaler, "alpha": alpha}
+    options = {name: value for name, value in given.items() if value is not None}
+    penalised = constraint.penalty(critic, real, fake, critic_args=condition, **options)
+    if penalised is None:
+        return CriticStep(loss, wasserstein_estimate, None, None)
+    penalty, norms = penalised
+    return CriticStep(loss + penalty, wasserstein_estimate, penalty, norms.mean())
 
 
 def generator_step(
@@ -139,7 +158,7 @@ def generator_step(
     condition = () if labels is None else (labels,)
     with fast_linear(latent.device), autocast(latent.device.type, autocast_dtype):
         loss = generator_loss(loss_name, _scores(critic(generator(latent, *condition), *condition)))
-    _set_gradients(loss, optimizer, scaler, keep_gradients, average)
+    _set_gradients(loss, _parameters(optimizer), optimizer, scaler, keep_gradients, average)
     _step(optimizer, scaler)
     return loss.detach()
 
@@ -154,18 +173,14 @@ def _parameters(optimizer: torch.optim.Optimizer) -> list[nn.Parameter]:
     return [p for group in optimizer.param_groups for p in group["params"] if p.requires_grad]
 
 
-def _same(some: Iterable[Tensor], others: Iterable[Tensor]) -> bool:
-    return list(map(id, some)) == list(map(id, others))
-
-
 def _set_gradients(
     loss: Tensor,
+    parameters: Sequence[nn.Parameter],
     optimizer: torch.optim.Optimizer,
     scaler: GradScaler | None,
     keep: bool,
     average: Average | None,
 ) -> None:
-    parameters = _parameters(optimizer)
     scaled = loss if scaler is None else scaler.scale(loss)
     gradients = torch.autograd.grad(scaled, parameters, allow_unused=True)
     _assign(parameters, gradients, keep, average)

@@ -10,7 +10,7 @@ from collections.abc import Iterator, Sequence
 from types import FrameType
 from typing import Any
 
-from wgan_fast.commands import Command, Evaluate, Sample, Study, Train, parse
+from wgan_fast.cli.options import Command, Evaluate, Sample, Study, Train, parse
 from wgan_fast.training.errors import UserError, require
 from wgan_fast.training.loop.distributed import Processes, ProcessLost, is_first, launched
 
@@ -48,16 +48,16 @@ def run(command: Command) -> int:
         return _evaluate(command, console)
     if isinstance(command, Study):
         return _study(command, console)
-    from wgan_fast.training import console as view
-    from wgan_fast.training.doctor import report
+    from wgan_fast.cli import console as view
+    from wgan_fast.cli.doctor import report
 
     view.print_report(console, report())
     return 0
 
 
 def _train(command: Train, console: Any, processes: Processes) -> int:
-    from wgan_fast.training import console as view
-    from wgan_fast.training.run import folder as runs
+    from wgan_fast.cli import console as view
+    from wgan_fast.training.run.folder import Run
 
     start = time.perf_counter()
     out = command.folder()
@@ -66,26 +66,26 @@ def _train(command: Train, console: Any, processes: Processes) -> int:
     if command.checkpoint != "newest" and not command.resume:
         raise UserError(f"--checkpoint {command.checkpoint} needs --resume")
     if command.resume:
-        trainer = runs.resume_run(out, command.config, command.checkpoint, processes=processes)
+        run = Run.resume(out, command.config, command.checkpoint, processes=processes)
     else:
-        trainer = runs.start_run(out, command.config, overwrite=command.overwrite, processes=processes)
-    config = trainer.config
+        run = Run.start(out, command.config, overwrite=command.overwrite, processes=processes)
+    trainer, config = run.trainer, run.trainer.config
     view.print_config(console, config)
     with (
         view.training_progress(console, trainer.iteration, config.iterations) as progress,
         _stop_on_signal(trainer.stop, patient=processes.size > 1) as received,
     ):
-        result = trainer.train(out, progress)
+        result = run.train(progress)
     if received or result.stopped:
         console.print(f"stopped at iteration {trainer.iteration}; --resume --out {out} continues", highlight=False)
         return 128 + (received[0] if received else signal.SIGTERM)  # another process received it
     if not processes.first:
         return 0
-    files = runs.write_pictures(trainer, out)
+    files = run.write_pictures()
     evaluation = None
     if command.evaluate:
-        evaluation = runs.evaluate_run(trainer)
-        files.append(runs.write_evaluation(evaluation, out))
+        evaluation, file = run.evaluate()
+        files.append(file)
     view.print_summary(console, result, evaluation, files, time.perf_counter() - start)
     return 0
 
@@ -118,14 +118,14 @@ def _stop_on_signal(stop: Any, *, patient: bool) -> Iterator[list[int]]:
 
 def _sample(command: Sample, console: Any) -> int:
     from wgan_fast.training.report import pictures
-    from wgan_fast.training.run import folder as runs
+    from wgan_fast.training.run.folder import Run
 
     if command.num < 1:
         raise UserError(f"--num must be at least 1, got {command.num}")
     if command.interpolate is not None and command.interpolate < 1:
         raise UserError(f"--interpolate must be at least 1 row, got {command.interpolate}")
     out = command.file()
-    trainer = runs.open_run(command.run, command.device, command.checkpoint)
+    trainer = Run.open(command.run, command.device, command.checkpoint).trainer
     drawn = pictures.draw(trainer, command.num, label=command.class_, rows=command.interpolate, seed=command.seed)
     pictures.write_drawn(trainer, drawn, out)
     console.print(str(out), highlight=False, soft_wrap=True)
@@ -133,13 +133,12 @@ def _sample(command: Sample, console: Any) -> int:
 
 
 def _evaluate(command: Evaluate, console: Any) -> int:
-    from wgan_fast.training import console as view
-    from wgan_fast.training.run import folder as runs
+    from wgan_fast.cli import console as view
+    from wgan_fast.training.run.folder import Run
 
-    trainer = runs.open_run(command.run, command.device, command.checkpoint)
-    evaluation = runs.evaluate_run(trainer)
+    evaluation, file = Run.open(command.run, command.device, command.checkpoint).evaluate()
     view.print_evaluation(console, evaluation)
-    console.print(str(runs.write_evaluation(evaluation, command.run)), highlight=False, soft_wrap=True)
+    console.print(str(file), highlight=False, soft_wrap=True)
     return 0
 
 
