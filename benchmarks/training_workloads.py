@@ -81,7 +81,7 @@ def ours(load: Workload, batch_size: int | None = None, device: str = "cpu", **o
     return Trainer(generator, critic, data, config)
 
 
-def textbook(load: Workload, batch_size: int | None = None, device: str = "cpu") -> Textbook:
+def textbook(load: Workload, batch_size: int | None = None, device: str = "cpu", **options: Any) -> Textbook:
     generator, critic, data = _start(load, torch.device(device))
     order = torch.Generator(device).manual_seed(0)
     size = batch_size or load.batch_size
@@ -92,6 +92,7 @@ def textbook(load: Workload, batch_size: int | None = None, device: str = "cpu")
         latent_dim=load.latent_dim,
         n_critic=N_CRITIC,
         **OPTIONS,
+        **options,
     )
 
 

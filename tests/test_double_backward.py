@@ -318,7 +318,8 @@ def replaced(operation: Callable[[Tensor], Tensor], x: Tensor) -> bool:
     """Whether a node of the short cut stands where the operation was."""
     x = x.detach().clone().requires_grad_()
     with in_eagers_order():
-        node = operation(x * 1).grad_fn
+        y = operation(x * 1)
+    node = y.grad_fn  # ``y`` is held: from Python 3.12 on a node has no name when its output is gone
     while node is not None and "PiecewiseLinear" not in node.name() and "PReLU" not in node.name():
         node = node.next_functions[0][0] if node.next_functions else None
     return node is not None

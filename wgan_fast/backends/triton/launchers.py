@@ -11,7 +11,9 @@ import torch
 try:
     import triton
 except ImportError as error:
-    raise ImportError(f"Triton is not installed: pip install 'triton>=3.6' [{error}]") from error
+    raise ImportError(f"Triton is not installed: pip install 'triton>=3.5' [{error}]") from error
+if not hasattr(triton, "knobs"):
+    raise ImportError(f"Triton {triton.__version__} is too old: expected 3.5 or newer")
 
 from wgan_fast.backends.triton.clip_weights import clip_weights_
 from wgan_fast.backends.triton.gradient_norm_penalty import gradient_norm_penalty
