@@ -134,8 +134,12 @@ def _conv(
         padding = 0
     elif padding == "same":
         total = [a * (k - 1) for a, k in zip(dilations, weight.shape[2:], strict=True)]
-        if any(n % 2 for n in total) or any(n != 1 for n in _sizes(stride, d)):
-            return NotImplemented  # one side padded more, or an error: ATen's to do
+        if any(n != 1 for n in _sizes(stride, d)):
+            return NotImplemented  # an error, which ATen words
+        if any(n % 2 for n in total):
+            if shared is None:
+                return NotImplemented
+            input = F.pad(input, [n % 2 * after for n in reversed(total) for after in (0, 1)])  # as ATen does
         padding = [n // 2 for n in total]
     if isinstance(padding, str):
         return NotImplemented

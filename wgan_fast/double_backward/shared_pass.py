@@ -152,7 +152,8 @@ class _Join(Function):
         ctx.set_materialize_grads(False)
         ctx.shared = shared
         gradients = rest[:count]
-        ctx.save_for_backward(*gradients)
+        ctx.kinds = [(g.shape, g.dtype, g.device) for g in gradients]
+        ctx.save_for_backward(*(g if x.requires_grad else None for g, x in zip(gradients, rest[count:], strict=False)))
         # Not views, so that callers may change them in place; they share their version, so that it is noticed.
         return scores.detach(), *(g.detach() for g in gradients)
 
@@ -162,21 +163,22 @@ class _Join(Function):
         scores_only = all(u is None for u in slopes)
         ticket = () if shared.ticket is None else (None if scores_only else torch.zeros_like(shared.ticket),)
         further = torch.is_grad_enabled()  # derivatives of these derivatives go along both graphs
-        onward: tuple[Tensor | None, ...] = (None,) * len(slopes)
+        zeros = [partial(torch.zeros, shape, dtype=dtype, device=device) for shape, dtype, device in ctx.kinds]
+        onward: list[Tensor | None] = [None] * len(slopes)
+        nodes = [node for node, _ in ctx.next_functions[1 + len(slopes) :]]
+        if grad is None and shared.proven:
+            onward = [zero() if wanted(node) else None for zero, node in zip(zeros, nodes, strict=False)]
         if grad is None or scores_only or further or not shared.proven:
             if grad is not None and not scores_only and not further:
                 shared.keep_slopes(grad)
             return None, None, grad, *slopes, *onward, *ticket
         shared.keep_slopes(grad)
-        gradients = ctx.saved_tensors
         # Of a loss of the scores, the gradient at x_b is c_b g_b; of the penalty, it is zero almost everywhere.
-        nodes = [node for node, _ in ctx.next_functions[1 + len(slopes) :]]
-        onward = tuple(
-            grad.reshape(-1, *[1] * (g.dim() - 1)).to(g.dtype) * g if wanted(node) else None
-            for g, node in zip(gradients, nodes, strict=False)
-        )
-        # Zeros where no gradient has arrived: each node of the second graph has to be visited.
-        slopes = tuple(torch.zeros_like(g) if u is None else u for u, g in zip(slopes, gradients, strict=True))
+        for i, (g, node) in enumerate(zip(ctx.saved_tensors, nodes, strict=False)):
+            if g is not None and wanted(node):
+                onward[i] = grad.reshape(-1, *[1] * (g.dim() - 1)).to(g.dtype) * g
+        # Each node of the second graph has to be visited.
+        slopes = tuple(zero() if u is None else u for u, zero in zip(slopes, zeros, strict=True))
         return None, None, None, *slopes, *onward, *ticket
 
 
