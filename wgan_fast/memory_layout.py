@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import torch
 from torch import Tensor
 
 
@@ -33,3 +34,19 @@ def has_dense_samples(tensor: Tensor) -> bool:
         return True
     batch = tensor.shape[0]
     return batch > 0 and tensor.stride(0) == tensor.numel() // batch and is_dense(tensor)
+
+
+def dense_alike(first: Tensor, *others: Tensor | None) -> list[Tensor | None]:
+    """The tensors, of one shape, as blocks of memory whose elements correspond: copies of those that lie otherwise."""
+    if first.is_contiguous():
+        return [first, *(other if other is None else other.contiguous() for other in others)]
+    if not is_dense(first):
+        first = first.contiguous()
+    strides = first.stride()
+    return [
+        first,
+        *(
+            other if other is None or other.stride() == strides else torch.empty_like(first).copy_(other)
+            for other in others
+        ),
+    ]

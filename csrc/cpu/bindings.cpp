@@ -78,6 +78,13 @@ PYBIND11_MODULE(_cpu, module) {
         gradient_norm_penalty(gradients, slope, norms, value, batch, total, code, options, how, threads);
       });
 
+  module.def("activation_double_backward", [](int64_t saved, int64_t g, int64_t v, int64_t to_g,
+                                              int64_t to_saved, int64_t size, int code, int activation,
+                                              double a, double b, double c, int threads) {
+    py::gil_scoped_release release;
+    activation_double_backward(saved, g, v, to_g, to_saved, size, code, activation, {a, b, c}, threads);
+  });
+
   module.def("rmsprop_step",
              [](const py::list& list, bool centered, bool with_momentum, double lr, double alpha, double eps,
                 double weight_decay, double momentum, double lo, double hi, bool maximize, int threads) {

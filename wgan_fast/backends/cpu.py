@@ -12,7 +12,8 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from wgan_fast.memory_layout import has_dense_samples, is_dense
+from wgan_fast.activation_table import CODES, three_numbers
+from wgan_fast.memory_layout import dense_alike, has_dense_samples, is_dense
 
 try:
     from wgan_fast import _cpu
@@ -91,6 +92,29 @@ def gradient_norm_penalty(
         torch.get_num_threads(),
     )
     return value, norms, slope
+
+
+def activation_double_backward(
+    saved: Tensor,
+    grad_output: Tensor | None,
+    grad_grad_input: Tensor,
+    *,
+    activation: str,
+    options: Sequence[float],
+    needed: tuple[bool, bool],
+) -> tuple[Tensor | None, Tensor | None]:
+    saved, g, v = dense_alike(saved, grad_output if needed[1] else None, grad_grad_input)
+    results = [torch.empty_like(saved) if wanted else None for wanted in needed]
+    _cpu.activation_double_backward(
+        saved.data_ptr(),
+        *(0 if tensor is None else tensor.data_ptr() for tensor in (g, v, *results)),
+        saved.numel(),
+        _CODES[saved.dtype],
+        CODES[activation],
+        *three_numbers(options),
+        torch.get_num_threads(),
+    )
+    return results[0], results[1]
 
 
 def _all_contiguous(lists: list[Sequence[Tensor]], steps: Sequence[Tensor]) -> bool:
