@@ -1,0 +1,23 @@
+"""The public stateless operations, one module each: contract, validation, dispatch.
+
+What they compute is written in ``reference.py``; which backend computes it is decided in ``backends``. Every function
+takes ``backend="auto"``: the first usable backend for these tensors, or the one named (see ``available_backends``).
+"""
+
+from __future__ import annotations
+
+from wgan_fast.functional.clip_weights import clip_bounds, clip_weights_
+from wgan_fast.functional.gradient_norm_penalty import Norm, Reduction, gradient_norm_penalty
+from wgan_fast.functional.interpolate import interpolate
+from wgan_fast.functional.optimizer_step import adam_step_, rmsprop_step_
+
+__all__ = [
+    "Norm",
+    "Reduction",
+    "adam_step_",
+    "clip_bounds",
+    "clip_weights_",
+    "gradient_norm_penalty",
+    "interpolate",
+    "rmsprop_step_",
+]

@@ -1,0 +1,105 @@
+"""rmsprop_step_ and adam_step_: contract, validation, dispatch."""
+
+from __future__ import annotations
+
+import math
+
+import torch
+from torch import Tensor
+
+from wgan_fast import ops
+from wgan_fast.functional.arguments import DTYPE_NAMES, DTYPES, describe
+from wgan_fast.functional.clip_weights import clip_bounds
+
+
+def rmsprop_step_(
+    params: list[Tensor],
+    grads: list[Tensor],
+    square_avgs: list[Tensor],
+    grad_avgs: list[Tensor],
+    momentum_buffers: list[Tensor],
+    steps: list[Tensor],
+    *,
+    lr: float | Tensor,
+    alpha: float = 0.99,
+    eps: float = 1e-8,
+    weight_decay: float = 0.0,
+    momentum: float = 0.0,
+    maximize: bool = False,
+    clip_value: float | tuple[float, float] | None = None,
+    backend: str = "auto",
+) -> None:
+    """One RMSprop update of all parameters, and the clamp, in one pass over memory; everything in place.
+
+    Equivalent to ``torch.optim.rmsprop.rmsprop(...)`` followed by ``clip_weights_(params, clip_value)``. The
+    class ``wgan_fast.optim.RMSprop`` keeps the state for you.
+
+    Args:
+        params, grads, square_avgs, steps: one tensor a parameter; ``steps`` are 0-dim fp32 counts.
+        grad_avgs: empty, or one tensor a parameter for the centred variant.
+        momentum_buffers: empty where ``momentum`` is 0, else one tensor a parameter.
+        lr, alpha, eps, weight_decay, momentum, maximize: as in ``torch.optim.RMSprop``.
+        clip_value: as in ``clip_weights_``; None leaves the weights unclipped.
+
+    Raises:
+        ValueError: lists of unequal length, or a gradient whose shape is not its parameter's.
+    """
+    lists = [params, grads, square_avgs, grad_avgs, momentum_buffers, steps]
+    _check_lists(lists)
+    lo, hi = (-math.inf, math.inf) if clip_value is None else clip_bounds(clip_value)
+    numbers = {"alpha": alpha, "eps": eps, "weight_decay": weight_decay, "momentum": momentum}
+    if torch.compiler.is_compiling():
+        torch.ops.wgan_fast.rmsprop_step_(*lists, lr=lr, **numbers, maximize=maximize, lo=lo, hi=hi, backend=backend)
+    else:
+        ops.rmsprop_step_(lists, backend, lr=lr, **numbers, maximize=maximize, lo=lo, hi=hi)
+
+
+def adam_step_(
+    params: list[Tensor],
+    grads: list[Tensor],
+    exp_avgs: list[Tensor],
+    exp_avg_sqs: list[Tensor],
+    max_exp_avg_sqs: list[Tensor],
+    steps: list[Tensor],
+    *,
+    lr: float | Tensor,
+    beta1: float = 0.9,
+    beta2: float = 0.999,
+    eps: float = 1e-8,
+    weight_decay: float = 0.0,
+    decoupled_weight_decay: bool = False,
+    maximize: bool = False,
+    clip_value: float | tuple[float, float] | None = None,
+    backend: str = "auto",
+) -> None:
+    """One Adam update of all parameters, and the clamp, in one pass over memory; everything in place.
+
+    Equivalent to ``torch.optim.adam.adam(...)`` followed by ``clip_weights_(params, clip_value)``. The class
+    ``wgan_fast.optim.Adam`` keeps the state for you. Arguments and errors as in ``rmsprop_step_``;
+    ``max_exp_avg_sqs`` is empty, or one tensor a parameter for AMSGrad.
+    """
+    lists = [params, grads, exp_avgs, exp_avg_sqs, max_exp_avg_sqs, steps]
+    _check_lists(lists)
+    lo, hi = (-math.inf, math.inf) if clip_value is None else clip_bounds(clip_value)
+    numbers = {"beta1": beta1, "beta2": beta2, "eps": eps, "weight_decay": weight_decay}
+    flags = {"decoupled_weight_decay": decoupled_weight_decay, "maximize": maximize}
+    if torch.compiler.is_compiling():
+        torch.ops.wgan_fast.adam_step_(*lists, lr=lr, **numbers, **flags, lo=lo, hi=hi, backend=backend)
+    else:
+        ops.adam_step_(lists, backend, lr=lr, **numbers, **flags, lo=lo, hi=hi)
+
+
+def _check_lists(lists: list[list[Tensor]]) -> None:
+    params, grads = lists[:2]
+    lengths = [len(tensors) for tensors in lists]
+    if any(length not in (0, len(params)) for length in lengths) or len(grads) != len(params):
+        raise ValueError(f"expected lists of {len(params)} tensors, one a parameter (or none), got {lengths}")
+    alike = [param.shape for param in params] == [grad.shape for grad in grads]
+    dtypes = [param.dtype for param in params]
+    if alike and dtypes == [grad.dtype for grad in grads] and DTYPES.issuperset(dtypes):
+        return
+    for i, (param, grad) in enumerate(zip(params, grads, strict=True)):
+        if param.dtype not in DTYPES:
+            raise TypeError(f"params[{i}]: expected {DTYPE_NAMES}, got {param.dtype}")
+        if param.shape != grad.shape or param.dtype != grad.dtype:
+            raise ValueError(f"grads[{i}]: expected {describe(param)}, as params[{i}], got {describe(grad)}")
