@@ -69,7 +69,7 @@ def stepper(critic: nn.Module, a: Tensor, b: Tensor) -> Callable[[], Tensor]:
         scores = critic(torch.cat([a, b]))
         estimate: Tensor = scores[: len(a)].mean() - scores[len(a) :].mean()
         optimizer.zero_grad()
-        (-estimate).backward()  # type: ignore[no-untyped-call]  # torch leaves it untyped
+        (-estimate).backward()
         optimizer.step()
         return estimate.detach()
 

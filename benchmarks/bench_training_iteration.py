@@ -24,7 +24,7 @@ from benchmarks.common import device_name, keep_freed_memory, versions
 from benchmarks.report import print_table
 from benchmarks.schema import OURS, RESULTS, Row, write_csv
 from benchmarks.training_workloads import DCGAN, MNIST, TOY, Workload, flops, ours, textbook, verify
-from wgan_fast.double_backward.linear import product
+from wgan_fast.onednn import product
 from wgan_fast.training import Config
 from wgan_fast.training.metrics import sliced_wasserstein
 from wgan_fast.training.runs import build_trainer

@@ -85,7 +85,7 @@ def clock(device: torch.device) -> Callable[[Callable[[], object], int], float]:
 
     def on_cuda(timed: Callable[[], object], count: int) -> float:
         # torch leaves the constructor without types.
-        start, end = (torch.cuda.Event(enable_timing=True) for _ in range(2))  # type: ignore[no-untyped-call]  # torch leaves it untyped
+        start, end = (torch.cuda.Event(enable_timing=True) for _ in range(2))
         torch.cuda.synchronize(device)
         start.record()
         for _ in range(count):

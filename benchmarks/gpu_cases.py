@@ -37,7 +37,7 @@ Work = Callable[[], object]
 
 def in_graph(work: Work) -> Work:
     """The work as a captured graph; what is returned replays it."""
-    side = torch.cuda.Stream()  # type: ignore[no-untyped-call]  # torch leaves it without types
+    side = torch.cuda.Stream()
     side.wait_stream(torch.cuda.current_stream())
     with torch.cuda.stream(side):
         for _ in range(3):

@@ -100,7 +100,7 @@ def compiled_loop(
 
     def step(player: int, compiled: Callable[..., Any], *inputs: Tensor) -> None:
         parameters, optimizer = players[player]
-        torch.compiler.cudagraph_mark_step_begin()  # type: ignore[no-untyped-call]  # torch leaves it untyped
+        torch.compiler.cudagraph_mark_step_begin()
         with autocast(torch.device(device).type, AUTOCAST.get(precision)):
             gradients = compiled(*inputs)
         for parameter, gradient in zip(parameters, gradients, strict=True):

@@ -44,12 +44,12 @@ class Textbook:
             fake_validity = self.critic(fake)
             penalty = compute_gradient_penalty(self.critic, real.data, fake.data)
             d_loss = -torch.mean(real_validity) + torch.mean(fake_validity) + self.lambda_gp * penalty
-            d_loss.backward()  # type: ignore[no-untyped-call]  # torch leaves it untyped
+            d_loss.backward()
             self.optimizer_d.step()
             self.optimizer_g.zero_grad()
         z = torch.randn(real.shape[0], self.latent_dim, device=real.device)
         g_loss = -torch.mean(self.critic(self.generator(z)))
-        g_loss.backward()  # type: ignore[no-untyped-call]  # torch leaves it untyped
+        g_loss.backward()
         self.optimizer_g.step()
 
 

@@ -120,7 +120,7 @@ def verify(load: Workload, device: str = "cpu") -> None:
         raise AssertionError(f"{load.name}: fp32 weights differ by {difference:.3g}, updates are up to {update:.3g}")
 
 
-class CountFlops(TorchDispatchMode):  # type: ignore[no-untyped-call]  # torch leaves it without types
+class CountFlops(TorchDispatchMode):
     """Floating-point operations of matrix products and convolutions."""
 
     def __init__(self) -> None:

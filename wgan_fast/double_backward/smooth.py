@@ -41,9 +41,7 @@ class _Smooth(Function):
     """y = forward(x). Saved is the source where one is given (a copy of an x that changes in place), else x or y."""
 
     @staticmethod
-    def forward(
-        ctx: Any, x: Tensor, source: Tensor | None, forward: Callable[[Tensor], Tensor], rule: Rule
-    ) -> Tensor:
+    def forward(ctx: Any, x: Tensor, source: Tensor | None, forward: Callable[[Tensor], Tensor], rule: Rule) -> Tensor:
         ctx.set_materialize_grads(False)
         ctx.rule, ctx.of_source = rule, source is not None
         y = forward(x)

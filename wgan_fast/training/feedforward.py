@@ -20,8 +20,8 @@ from torch import Tensor, nn
 from torch.nn.modules.module import _has_any_global_hook
 
 from wgan_fast.constraints import GradientPenalty
-from wgan_fast.double_backward.linear import product
 from wgan_fast.functional import gradient_norm_penalty
+from wgan_fast.onednn import product
 from wgan_fast.penalties import penalty_points
 from wgan_fast.reference import accumulation_dtype
 from wgan_fast.training.losses import LossName, critic_loss
@@ -74,7 +74,7 @@ def plain_layers(critic: nn.Module) -> list[nn.Module] | None:
         and sum(len(list(layer.parameters())) for layer in weighted) == len(parameters)  # else some are shared
         and all(type(p) is nn.Parameter and p.requires_grad for p in parameters)
         and {p.dtype for p in parameters} <= {torch.float32, torch.float64}
-        and not _has_any_global_hook()  # type: ignore[no-untyped-call]  # torch leaves it untyped
+        and not _has_any_global_hook()
     )
     return layers if served else None
 

@@ -42,7 +42,7 @@ class CudaCapture:
         self.device = device
         with torch.cuda.device(device):
             self._pool = torch.cuda.graph_pool_handle()
-            self._stream = torch.cuda.Stream(device)  # type: ignore[no-untyped-call]  # torch leaves it untyped
+            self._stream = torch.cuda.Stream(device)
 
     def warm_up(self, step: Callable[[], Any], iterations: int) -> None:
         with torch.cuda.device(self.device):
@@ -218,7 +218,7 @@ class Upload:
         if tensor.device.type != "cpu" or self.device.type != "cuda":
             return tensor.to(self.device)
         if self._stream is None:
-            self._stream = torch.cuda.Stream(self.device)  # type: ignore[no-untyped-call]  # torch leaves it untyped
+            self._stream = torch.cuda.Stream(self.device)
         pinned = tensor.pin_memory()  # from torch's cache, which waits for the copy before it reuses the memory
         with torch.cuda.stream(self._stream):
             there = pinned.to(self.device, non_blocking=True)
