@@ -18,7 +18,7 @@ ACTIVATIONS: dict[str, tuple[str, ...]] = {
     "softsign": (),
     "logsigmoid": (),
 }
-"""Names in the order of the codes in ``csrc/activation_rules.h``. What ends in ``_result`` is a function of the output."""
+"""Names in the order of the codes in ``csrc/activation_rules.h``. Those that end in ``_result`` take the output."""
 
 CODES = {name: code for code, name in enumerate(ACTIVATIONS)}
 

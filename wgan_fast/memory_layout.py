@@ -3,7 +3,18 @@
 from __future__ import annotations
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
+
+PLAIN_TYPES = frozenset({Tensor, nn.Parameter})
+
+
+def has_addresses(*tensors: Tensor) -> bool:
+    """True where a kernel may look at addresses: not a subclass's, nor under ``torch.func``, nor batched."""
+    return (
+        PLAIN_TYPES.issuperset(map(type, tensors))
+        and not torch._C._are_functorch_transforms_active()
+        and not any(map(torch._C._functorch.is_legacy_batchedtensor, tensors))  # of is_grads_batched
+    )
 
 
 def is_dense(tensor: Tensor) -> bool:

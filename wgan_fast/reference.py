@@ -239,12 +239,12 @@ def activation_slope(s: Tensor, activation: str, options: Sequence[float] = ()) 
             return half + 0.5 * s * mu, mu + s * (3 * k * c * (s * m) - (half - other) * muu)
         case "elu":
             alpha, scale, input_scale = options
-            e = (s.clamp(max=0) * input_scale).exp() * (alpha * scale * input_scale)
+            e = (torch.where(s >= 0, 0.0, s) * input_scale).exp() * (alpha * scale * input_scale)
             return torch.where(s > 0, scale, e), torch.where(s >= 0, 0.0, e * input_scale)
         case "elu_result":
             alpha, scale, input_scale = options
-            slope = torch.where(s > 0, scale, (s + alpha * scale) * input_scale)
-            return slope, torch.where(s >= 0, 0.0, input_scale).to(s.dtype)
+            slope = torch.where(s > 0, scale, (torch.where(s >= 0, 0.0, s) + alpha * scale) * input_scale)
+            return slope, (~(s >= 0)).to(s.dtype) * input_scale
         case "softplus":
             beta, threshold = options
             z = s * beta
@@ -262,7 +262,7 @@ def activation_slope(s: Tensor, activation: str, options: Sequence[float] = ()) 
         case "hardswish":
             low, high = s <= -3, s >= 3
             slope = torch.where(low, 0.0, torch.where(high, 1.0, s / 3 + 0.5))
-            return slope, torch.where(low | high | s.isnan(), 0.0, 1 / 3).to(s.dtype)
+            return slope, ((s > -3) & (s < 3)).to(s.dtype) / 3
         case "softsign":
             r = 1 / (1 + s.abs())
             undefined = s - s  # NaN at the infinities, as s / (1 + |s|) is

@@ -11,9 +11,10 @@ whole backward pass of the critic. ``exact_shortcut`` leaves those out; the numb
 where the order of operations is.
 
 ``piecewise_linear`` has the autograd Function, ``activations`` and ``pooling`` say which calls it stands in
-for, ``smooth`` has the activations whose second derivative is real, as one kernel each, ``zero_gradients`` keeps what the zeros meant to the parameters, ``convolution`` has the weight gradient
+for, ``zero_gradients`` keeps what the zeros meant to the parameters, ``convolution`` has the weight gradient
 in its direct form, ``linear`` the products of linear layers, ``fused_kernels`` the kernels that cannot be
-differentiated twice.
+differentiated twice. ``smooth`` has the activations whose second derivative is real: nothing can be left out
+there, but one kernel computes it.
 """
 
 from __future__ import annotations
@@ -50,13 +51,17 @@ def exact_shortcut(
         ((g.flatten(1).norm(dim=1) - 1) ** 2).mean().backward()
 
     Critics need no change: modules, functional calls, in-place activations, hooks, parametrizations and shared
-    weights are seen as they run. Replaced are relu, leaky_relu, relu6, hardtanh, threshold, hardshrink,
-    softshrink, abs, prelu, rrelu, the max and average poolings, reflection and replication padding, whose second
-    derivative is skipped. Fused are silu, gelu, elu, celu, selu, softplus, tanh, sigmoid, mish, hardswish, softsign
-    and logsigmoid: their second derivative is real, and is computed by one kernel where autograd runs a chain of up
-    to forty; it is finite for every finite input, where the chain overflows for some. Everything else keeps autograd's own second order, and so do all calls inside ``torch.compile``, ``torch.func`` transforms and
-    forward-mode differentiation, inside saved-tensor hooks (checkpointed segments), on tensor subclasses, and
-    everything that follows a ``register_hook`` or ``retain_grad`` within the context.
+    weights are seen as they run. Two kinds of operations are replaced:
+
+    - *skipped* is the second derivative, which is zero, of relu, leaky_relu, relu6, hardtanh, threshold,
+      hardshrink, softshrink, abs, prelu, rrelu, the max and average poolings, reflection and replication padding;
+    - *fused* into one kernel, where autograd runs a chain, is that of silu, gelu, elu, celu, selu, softplus, tanh,
+      sigmoid, mish, hardswish, softsign and logsigmoid. It is finite for every finite input; the chain
+      overflows to NaN for some.
+
+    Everything else keeps autograd's own second order, and so do all calls inside ``torch.compile``, ``torch.func``
+    transforms and forward-mode differentiation, inside saved-tensor hooks (checkpointed segments), on tensor
+    subclasses, and everything that follows a ``register_hook`` or ``retain_grad`` within the context.
 
     Parameters have gradients where eager gives them some: a hidden bias, which the penalty does not depend on, gets
     zeros and not None. Derivatives of any order are right. Two things differ: where eager multiplies its zeros by

@@ -22,7 +22,7 @@ import torch.nn.functional as F
 from torch import Tensor
 from torch.autograd import Function
 
-from wgan_fast import ops, reference
+from wgan_fast import ops
 from wgan_fast.double_backward.zero_gradients import wanted
 
 aten: Any = torch.ops.aten

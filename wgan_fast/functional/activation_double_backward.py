@@ -11,7 +11,7 @@ from torch import Tensor
 
 from wgan_fast import ops
 from wgan_fast.activation_table import ACTIVATIONS
-from wgan_fast.functional.arguments import DTYPE_NAMES, DTYPES, describe, needs_reference
+from wgan_fast.functional.arguments import DTYPE_NAMES, DTYPES, describe
 
 
 def activation_double_backward(
@@ -64,9 +64,8 @@ def activation_double_backward(
     if torch.compiler.is_compiling() and not recorded:
         both = torch.ops.wgan_fast.activation_double_backward(*tensors, activation, numbers, backend)
     else:
-        if recorded or needs_reference(*tensors):
-            backend = "reference"
-        both = ops.activation_double_backward(*tensors, activation, numbers, (True, True), backend)
+        chosen = "reference" if recorded else backend
+        both = ops.activation_double_backward(*tensors, activation, numbers, (True, True), chosen)
     return cast(tuple[Tensor, Tensor], both)
 
 

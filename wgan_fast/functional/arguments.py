@@ -3,16 +3,17 @@
 from __future__ import annotations
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
+
+from wgan_fast.memory_layout import PLAIN_TYPES, has_addresses
 
 DTYPES = frozenset({torch.float32, torch.float64, torch.bfloat16, torch.float16})
 DTYPE_NAMES = "float32, float64, bfloat16 or float16"
-PLAIN_TYPES = frozenset({Tensor, nn.Parameter})
 
 
 def needs_reference(*tensors: Tensor) -> bool:
     """True where a kernel must not look at addresses: tensor subclasses and torch.func transforms."""
-    return not PLAIN_TYPES.issuperset(map(type, tensors)) or torch._C._are_functorch_transforms_active()
+    return not has_addresses(*tensors)
 
 
 def describe(tensor: Tensor) -> str:

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from wgan_fast.backends import choose
+from wgan_fast.memory_layout import has_addresses
 
 
 def activation_double_backward(
@@ -24,6 +25,9 @@ def activation_double_backward(
 
     The reference's are differentiable, to any order; those of the other backends are not.
     """
+    tensors = (saved, grad_grad_input) if grad_output is None else (saved, grad_output, grad_grad_input)
+    if not has_addresses(*tensors):
+        backend = "reference"
     launch = choose(saved.device.type, backend).activation_double_backward
     results = launch(saved, grad_output, grad_grad_input, activation=activation, options=options, needed=needed)
     return cast(tuple[Tensor | None, Tensor | None], results)
