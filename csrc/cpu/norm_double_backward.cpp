@@ -23,17 +23,21 @@ constexpr int64_t kShortChannel = 32;
 // Chunks of samples, at the most, and samples of a chunk, at the least.
 constexpr int64_t kMostChunks = 64, kFewestSamples = 2;
 
+// Two vectors of 32 bytes per sum: GCC keeps these in registers, and one of 64 bytes not.
 template <class W>
 struct Lanes {
-  static constexpr int64_t kCount = 64 / int64_t(sizeof(W));
-  typedef W Vector __attribute__((vector_size(64)));
-  Vector v{}, vx{}, g{}, gx{}, vg{};
+  static constexpr int64_t kWidth = 32 / int64_t(sizeof(W)), kCount = 2 * kWidth;
+  typedef W Vector __attribute__((vector_size(32)));
+  struct Sum {
+    Vector half[2];
+  };
+  Sum v{}, vx{}, g{}, gx{}, vg{};
 };
 
 template <class W>
-WGAN_FAST_INLINE W sum_of(const typename Lanes<W>::Vector& lanes) {
+WGAN_FAST_INLINE W sum_of(const typename Lanes<W>::Sum& sum) {
   W values[Lanes<W>::kCount];
-  memcpy(values, &lanes, sizeof values);
+  memcpy(values, &sum, sizeof values);
   for (int64_t half = Lanes<W>::kCount / 2; half > 0; half /= 2) {
     for (int64_t i = 0; i < half; ++i) values[i] += values[i + half];
   }
@@ -73,29 +77,35 @@ template <class W, class Weight>
 WGAN_FAST_INLINE void add_block(const W* x, const W* g, const W* v, const Weight& weight, int64_t size,
                                 W mean, W rstd, Lanes<W>& sums) {
   using Vector = typename Lanes<W>::Vector;
+  constexpr int64_t kWidth = Lanes<W>::kWidth;
   Lanes<W> lanes = sums;
   int64_t i = 0;
   for (; i + Lanes<W>::kCount <= size; i += Lanes<W>::kCount) {
-    Vector xs, gs, vs;
-    memcpy(&xs, x + i, sizeof xs);
-    memcpy(&gs, g + i, sizeof gs);
-    memcpy(&vs, v + i, sizeof vs);
-    xs = (xs - mean) * rstd;
-    scale(gs, weight, i);
-    lanes.v += vs;
-    lanes.vx += vs * xs;
-    lanes.g += gs;
-    lanes.gx += gs * xs;
-    lanes.vg += vs * gs;
+#pragma GCC unroll 2
+    for (int64_t half = 0; half < 2; ++half) {
+      const int64_t at = i + half * kWidth;
+      Vector xs, gs, vs;
+      memcpy(&xs, x + at, sizeof xs);
+      memcpy(&gs, g + at, sizeof gs);
+      memcpy(&vs, v + at, sizeof vs);
+      xs = (xs - mean) * rstd;
+      scale(gs, weight, at);
+      lanes.v.half[half] += vs;
+      lanes.vx.half[half] += vs * xs;
+      lanes.g.half[half] += gs;
+      lanes.gx.half[half] += gs * xs;
+      lanes.vg.half[half] += vs * gs;
+    }
   }
   for (int64_t lane = 0; i + lane < size; ++lane) {
+    const int64_t half = lane / kWidth, slot = lane % kWidth;
     const W normalized = (x[i + lane] - mean) * rstd, weighted = g[i + lane] * weight[i + lane];
     const W tangent = v[i + lane];
-    lanes.v[lane] += tangent;
-    lanes.vx[lane] += tangent * normalized;
-    lanes.g[lane] += weighted;
-    lanes.gx[lane] += weighted * normalized;
-    lanes.vg[lane] += tangent * weighted;
+    lanes.v.half[half][slot] += tangent;
+    lanes.vx.half[half][slot] += tangent * normalized;
+    lanes.g.half[half][slot] += weighted;
+    lanes.gx.half[half][slot] += weighted * normalized;
+    lanes.vg.half[half][slot] += tangent * weighted;
   }
   sums = lanes;
 }
