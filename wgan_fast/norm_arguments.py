@@ -7,6 +7,8 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
+from wgan_fast.dtypes import accumulation_dtype
+
 Inputs = tuple[Tensor, Tensor | None, Tensor, Tensor | None, Tensor | None, Tensor]
 Results = tuple[Tensor | None, Tensor | None, Tensor | None]
 
@@ -15,7 +17,7 @@ def norm_inputs(
     x: Tensor, mean: Tensor | None, rstd: Tensor, weight: Tensor | None, grad_output: Tensor | None, v: Tensor
 ) -> Inputs:
     """The tensors as a kernel reads them, in the order of ``reference.norm_double_backward``."""
-    wide = torch.float64 if x.dtype == torch.float64 else torch.float32
+    wide = accumulation_dtype(x.dtype)
     return (
         x.contiguous(),
         None if mean is None else mean.to(wide).contiguous(),

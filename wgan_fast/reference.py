@@ -18,12 +18,9 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
+from wgan_fast.dtypes import accumulation_dtype as accumulation_dtype  # it belongs to the specification
+
 DEVICE_TYPES: tuple[str, ...] = ("*",)
-
-
-def accumulation_dtype(dtype: torch.dtype) -> torch.dtype:
-    """The dtype that a reduction over values of ``dtype`` is computed in: fp64 for fp64, fp32 for the rest."""
-    return torch.float64 if dtype == torch.float64 else torch.float32
 
 
 # ------------------------------------------------------------------------------------------------ clip_weights

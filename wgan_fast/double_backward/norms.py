@@ -19,14 +19,14 @@ from typing import Any, NamedTuple
 
 import torch
 import torch.nn.functional as F
-from torch import Tensor, nn
+from torch import Tensor
 from torch.autograd import Function
 
-from wgan_fast import ops, reference
+from wgan_fast import ops
 from wgan_fast.double_backward.zero_gradients import wanted
+from wgan_fast.dtypes import DTYPES, PLAIN_TYPES, accumulation_dtype
 
 aten: Any = torch.ops.aten
-_DTYPES = frozenset({torch.float32, torch.float64, torch.bfloat16, torch.float16})
 
 Statistics = tuple[Tensor | None, Tensor]
 """Mean (None for rms norm) and 1 / sqrt(variance + eps) of each row."""
@@ -72,7 +72,7 @@ class _Norm(NamedTuple):
 
     def statistics(self, x: Tensor) -> Statistics:
         """Mean and rstd with a graph."""
-        wide = self.rows(x).to(reference.accumulation_dtype(x.dtype))
+        wide = self.rows(x).to(accumulation_dtype(x.dtype))
         rows = wide.reshape(wide.shape[0], self.num_groups, -1)
         if not self.centered:
             return None, (rows.square().mean(2) + self.eps).rsqrt()
@@ -98,7 +98,7 @@ def _rms_norm(x: Tensor, normalized_shape: Sequence[int], weight: Tensor | None,
     if x.is_cuda:
         y, rstd = aten._fused_rms_norm.default(x, normalized_shape, weight, eps)
         return y, rstd
-    wide = x.to(reference.accumulation_dtype(x.dtype))
+    wide = x.to(accumulation_dtype(x.dtype))
     dimensions = list(range(-len(normalized_shape), 0))
     rstd = wide.pow(2).mean(dimensions, keepdim=True).add_(eps).rsqrt_()
     y = wide * rstd
@@ -201,7 +201,7 @@ def _rms_norm_of(
     input: Tensor, normalized_shape: Sequence[int], weight: Tensor | None = None, eps: float | None = None
 ) -> Any:
     if input.is_floating_point() and eps is None:
-        eps = torch.finfo(reference.accumulation_dtype(input.dtype)).eps
+        eps = torch.finfo(accumulation_dtype(input.dtype)).eps
     return _over_last(F.rms_norm, input, normalized_shape, weight, None, False, eps)
 
 
@@ -278,12 +278,12 @@ def _replaced(
     norm: _Norm,
 ) -> Any:
     """The norm, with the casts of autocast; ``shape`` is that of weight and bias."""
-    if x.dtype not in _DTYPES or x.numel() == 0:
+    if x.dtype not in DTYPES or x.numel() == 0:
         return NotImplemented
     for parameter in (weight, bias):
         if parameter is None:
             continue
-        if type(parameter) not in (Tensor, nn.Parameter) or parameter.shape != torch.Size(shape):
+        if type(parameter) not in PLAIN_TYPES or parameter.shape != torch.Size(shape):
             return NotImplemented
         if parameter.device != x.device:
             return NotImplemented

@@ -8,7 +8,8 @@ import torch
 from torch import Tensor, nn
 
 from wgan_fast import ops
-from wgan_fast.functional.arguments import DTYPE_NAMES, DTYPES, PLAIN_TYPES, needs_reference
+from wgan_fast.dtypes import DTYPE_NAMES, DTYPES, PLAIN_TYPES
+from wgan_fast.functional.arguments import needs_reference
 from wgan_fast.memory_layout import has_overlap
 
 

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from wgan_fast.backends import choose
+from wgan_fast.memory_layout import has_addresses
 
 
 def norm_double_backward(
@@ -25,6 +26,8 @@ def norm_double_backward(
 
     The reference's are differentiable, to any order; those of the other backends are not.
     """
+    if not has_addresses(x, grad_grad_input, *(t for t in (weight, grad_output) if t is not None)):
+        backend = "reference"
     launch = choose(x.device.type, backend).norm_double_backward
     results = launch(x, mean, rstd, weight, grad_output, grad_grad_input, num_groups=num_groups, needed=needed)
     return cast(tuple[Tensor | None, Tensor | None, Tensor | None], results)
