@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from wgan_fast.memory_layout import PLAIN_TYPES, has_addresses
+from wgan_fast.memory_layout import has_addresses
 
 DTYPES = frozenset({torch.float32, torch.float64, torch.bfloat16, torch.float16})
 DTYPE_NAMES = "float32, float64, bfloat16 or float16"
