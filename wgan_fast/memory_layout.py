@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
-PLAIN_TYPES = frozenset({Tensor, nn.Parameter})
+from wgan_fast.dtypes import PLAIN_TYPES
 
 
 def has_addresses(*tensors: Tensor) -> bool:

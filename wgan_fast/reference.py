@@ -18,12 +18,9 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
+from wgan_fast.dtypes import accumulation_dtype as accumulation_dtype  # it belongs to the specification
+
 DEVICE_TYPES: tuple[str, ...] = ("*",)
-
-
-def accumulation_dtype(dtype: torch.dtype) -> torch.dtype:
-    """The dtype that a reduction over values of ``dtype`` is computed in: fp64 for fp64, fp32 for the rest."""
-    return torch.float64 if dtype == torch.float64 else torch.float32
 
 
 # ------------------------------------------------------------------------------------------------ clip_weights
@@ -272,3 +269,61 @@ def activation_slope(s: Tensor, activation: str, options: Sequence[float] = ()) 
             p, q = s.sigmoid(), (-s).sigmoid()
             return q, -p * q
     raise ValueError(f"activation={activation!r}: no such activation")
+
+
+# ----------------------------------------------------------------------------------------- norm_double_backward
+
+
+def norm_double_backward(
+    x: Tensor,
+    mean: Tensor | None,
+    rstd: Tensor,
+    weight: Tensor | None,
+    grad_output: Tensor | None,
+    grad_grad_input: Tensor,
+    *,
+    num_groups: int,
+    needed: tuple[bool, bool, bool],
+) -> tuple[Tensor | None, Tensor | None, Tensor | None]:
+    """The gradients of a norm's backward where v = grad_grad_input arrives at it, with g = grad_output.
+
+    x is (B, C, ...), one row per sample and group of channels, mean and rstd (1 / sqrt(variance + eps)) have one value
+    per row, weight one per channel. For a row, with x̂ = (x - mean) rstd and ĝ = g weight, the backward is
+    dx = rstd (ĝ - m1 - x̂ m2), m1 = mean ĝ, m2 = mean ĝ x̂. With c = mean v, d = mean v x̂, e = mean v ĝ and
+    k = rstd (v - c - x̂ d):
+
+        to grad_output   weight k
+        to x             -rstd² ((v - c) m2 + (ĝ - m1) d + x̂ (e - c m1 - 3 d m2))
+        to weight        Σ g k over samples and positions
+
+    Without a mean (rms norm) x̂ = x rstd, and c and m1 are 0. Those that are not ``needed`` are None; the first does
+    not read ``grad_output``. Derivatives of the results here hold mean and rstd fixed, unless these have a graph.
+    """
+    wide = accumulation_dtype(x.dtype)
+
+    def rows(values: Tensor) -> Tensor:
+        return values.reshape(x.shape[0], num_groups, -1).to(wide)
+
+    r = rstd.reshape(x.shape[0], num_groups, 1).to(wide)
+    normalized = rows(x) if mean is None else rows(x) - mean.reshape(r.shape).to(wide)
+    normalized, v = normalized * r, rows(grad_grad_input)
+    w: Tensor | float = 1.0
+    if weight is not None:
+        w = rows(weight.reshape(1, -1, *[1] * (x.dim() - 2)).expand(x.shape))
+    c = v.mean(2, keepdim=True) if mean is not None else 0.0
+    d = (v * normalized).mean(2, keepdim=True)
+    k = r * (v - c - normalized * d)
+    to_output = (w * k).reshape(x.shape).to(x.dtype) if needed[0] else None
+    if grad_output is None:
+        return to_output, None, None
+    g = rows(grad_output)
+    to_x = to_weight = None
+    if needed[1]:
+        weighted = g * w
+        m1 = weighted.mean(2, keepdim=True) if mean is not None else 0.0
+        m2 = (weighted * normalized).mean(2, keepdim=True)
+        along = (v * weighted).mean(2, keepdim=True) - c * m1 - 3 * d * m2
+        to_x = (-r * r * ((v - c) * m2 + (weighted - m1) * d + normalized * along)).reshape(x.shape).to(x.dtype)
+    if needed[2] and weight is not None:
+        to_weight = (g * k).reshape(x.shape[0], x.shape[1], -1).sum((0, 2)).to(weight.dtype)
+    return to_output, to_x, to_weight

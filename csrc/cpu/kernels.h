@@ -7,6 +7,7 @@
 #include <vector>
 
 #include "activation_rules.h"
+#include "norm_rules.h"
 #include "rules.h"
 
 namespace wgan_fast {
@@ -33,6 +34,10 @@ void gradient_norm_penalty(int64_t gradients, int64_t slope, int64_t norms, int6
 void activation_double_backward(int64_t saved, int64_t g, int64_t v, int64_t to_g, int64_t to_saved,
                                 int64_t size, int code, int activation, const ActivationOptions& options,
                                 int threads);
+
+// The gradients of a norm's backward where v arrives at it, with respect to g and x, in the dtype of the
+// code, and to the weight; mean, rstd, weight and to_weight are fp32 (fp64 for fp64).
+void norm_double_backward(const NormAddresses& at, int code, const NormShape& shape, int threads);
 
 // One parameter of an optimizer step: the blocks are the parameter, its gradient and its moments, all of one
 // size.

@@ -12,8 +12,10 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from wgan_fast.activation_table import CODES, three_numbers
+from wgan_fast.activation_table import ACTIVATION_CODES, three_numbers
+from wgan_fast.dtypes import CODES, PLAIN_TYPES, accumulation_dtype
 from wgan_fast.memory_layout import dense_alike, has_dense_samples, is_dense
+from wgan_fast.norm_arguments import as_given, norm_inputs, norm_results, norm_shape
 
 try:
     from wgan_fast import _cpu
@@ -25,22 +27,18 @@ except ImportError as error:
 
 DEVICE_TYPES = ("cpu",)
 
-_CODES = {torch.float32: 0, torch.float64: 1, torch.bfloat16: 2, torch.float16: 3}
-_WIDE = {torch.float32: torch.float32, torch.float64: torch.float64}
-_PLAIN_TYPES = frozenset({Tensor, torch.nn.Parameter})
-
 
 def clip_weights_(tensors: Sequence[Tensor], lo: float, hi: float) -> list[int]:
     rest = [i for i, tensor in enumerate(tensors) if not (tensor.is_contiguous() or is_dense(tensor))]
-    if not _PLAIN_TYPES.issuperset(map(type, tensors)):
-        rest = sorted({*rest, *(i for i, tensor in enumerate(tensors) if type(tensor) not in _PLAIN_TYPES)})
+    if not PLAIN_TYPES.issuperset(map(type, tensors)):
+        rest = sorted({*rest, *(i for i, tensor in enumerate(tensors) if type(tensor) not in PLAIN_TYPES)})
     if rest:
         left_over = set(rest)
         tensors = [tensor for i, tensor in enumerate(tensors) if i not in left_over]
     _cpu.clip_weights(
         [tensor.data_ptr() for tensor in tensors],
         [tensor.numel() for tensor in tensors],
-        [_CODES[tensor.dtype] for tensor in tensors],
+        [CODES[tensor.dtype] for tensor in tensors],
         lo,
         hi,
         torch.get_num_threads(),
@@ -61,7 +59,7 @@ def interpolate(real: Tensor, fake: Tensor, alpha: Tensor, out: Tensor | None = 
         mixed.data_ptr(),
         real.shape[0],
         real.numel(),
-        _CODES[real.dtype],
+        CODES[real.dtype],
         torch.get_num_threads(),
     )
     return mixed if out is None or mixed is out else out.copy_(mixed)
@@ -73,7 +71,7 @@ def gradient_norm_penalty(
     if not has_dense_samples(gradients):
         gradients = gradients.contiguous()
     batch = gradients.shape[0]
-    wide = _WIDE.get(gradients.dtype, torch.float32)
+    wide = accumulation_dtype(gradients.dtype)
     norms = torch.empty(batch, dtype=wide)
     value = torch.empty((batch,) if reduction == "none" else (), dtype=wide)
     slope = torch.empty_like(gradients) if with_slope else None
@@ -84,7 +82,7 @@ def gradient_norm_penalty(
         value.data_ptr(),
         batch,
         gradients.numel(),
-        _CODES[gradients.dtype],
+        CODES[gradients.dtype],
         target,
         one_sided,
         weight,
@@ -109,19 +107,42 @@ def activation_double_backward(
         saved.data_ptr(),
         *(0 if tensor is None else tensor.data_ptr() for tensor in (g, v, *results)),
         saved.numel(),
-        _CODES[saved.dtype],
-        CODES[activation],
+        CODES[saved.dtype],
+        ACTIVATION_CODES[activation],
         *three_numbers(options),
         torch.get_num_threads(),
     )
     return results[0], results[1]
 
 
+def norm_double_backward(
+    x: Tensor,
+    mean: Tensor | None,
+    rstd: Tensor,
+    weight: Tensor | None,
+    grad_output: Tensor | None,
+    grad_grad_input: Tensor,
+    *,
+    num_groups: int,
+    needed: tuple[bool, bool, bool],
+) -> tuple[Tensor | None, Tensor | None, Tensor | None]:
+    inputs = norm_inputs(x, mean, rstd, weight, grad_output, grad_grad_input)
+    results = norm_results(inputs, needed)
+    _cpu.norm_double_backward(
+        *(0 if tensor is None else tensor.data_ptr() for tensor in (*inputs, *results)),
+        *norm_shape(x),
+        num_groups,
+        CODES[x.dtype],
+        torch.get_num_threads(),
+    )
+    return as_given(results, x, weight)
+
+
 def _all_contiguous(lists: list[Sequence[Tensor]], steps: Sequence[Tensor]) -> bool:
     """The usual case, decided column by column: for a hundred tensors a loop over rows would cost three times this."""
     dtypes = [param.dtype for param in lists[0]]
     return (
-        _PLAIN_TYPES.issuperset(map(type, lists[0]))
+        PLAIN_TYPES.issuperset(map(type, lists[0]))
         and all(all(map(Tensor.is_contiguous, tensors)) for tensors in lists)
         and all([tensor.dtype for tensor in tensors] == dtypes for tensors in lists[1:])
         and all([step.is_cpu and step.dtype == torch.float32 for step in steps])
@@ -130,7 +151,7 @@ def _all_contiguous(lists: list[Sequence[Tensor]], steps: Sequence[Tensor]) -> b
 
 def _takes(param: Tensor, companions: tuple[Tensor, ...], step: Tensor) -> bool:
     """True where a kernel can walk over a parameter and its companions together."""
-    if type(param) not in _PLAIN_TYPES or step.dtype != torch.float32 or not step.is_cpu:
+    if type(param) not in PLAIN_TYPES or step.dtype != torch.float32 or not step.is_cpu:
         return False
     alike = all(other.dtype == param.dtype and other.stride() == param.stride() for other in companions)
     return alike and is_dense(param)
@@ -145,7 +166,7 @@ def _columns(lists: list[Sequence[Tensor]], steps: Sequence[Tensor]) -> tuple[li
         rest = [i for i, usable in enumerate(taken) if not usable]
         lists = [list(itertools.compress(tensors, taken)) for tensors in lists]
         steps = list(itertools.compress(steps, taken))
-    columns = [[_CODES[param.dtype] for param in lists[0]], list(map(Tensor.numel, lists[0]))]
+    columns = [[CODES[param.dtype] for param in lists[0]], list(map(Tensor.numel, lists[0]))]
     return columns + [list(map(Tensor.data_ptr, tensors)) for tensors in (steps, *lists)], rest
 
 

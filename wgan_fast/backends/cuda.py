@@ -15,7 +15,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from wgan_fast.activation_table import CODES, three_numbers
+from wgan_fast.activation_table import ACTIVATION_CODES, three_numbers
+from wgan_fast.dtypes import CODES, PLAIN_TYPES, accumulation_dtype
 from wgan_fast.memory_layout import dense_alike, has_dense_samples, is_dense
 
 try:
@@ -32,10 +33,6 @@ if _reason := _cuda.unusable():
     raise ImportError(f"the CUDA kernels cannot run here: {_reason}")
 
 DEVICE_TYPES = ("cuda",)
-
-_CODES = {torch.float32: 0, torch.float64: 1, torch.bfloat16: 2, torch.float16: 3}
-_WIDE = {torch.float32: torch.float32, torch.float64: torch.float64}
-_PLAIN_TYPES = frozenset({Tensor, torch.nn.Parameter})
 
 
 def _current_stream(device: int) -> int:
@@ -62,7 +59,7 @@ def _grouped(keys: Sequence[Hashable], lists: list[Sequence[Tensor]]) -> list[tu
 
 
 def clip_weights_(tensors: Sequence[Tensor], lo: float, hi: float) -> list[int]:
-    taken = [type(t) in _PLAIN_TYPES and (t.is_contiguous() or is_dense(t)) for t in tensors]
+    taken = [type(t) in PLAIN_TYPES and (t.is_contiguous() or is_dense(t)) for t in tensors]
     if not all(taken):
         rest = [i for i, usable in enumerate(taken) if not usable]
         tensors = list(itertools.compress(tensors, taken))
@@ -71,7 +68,7 @@ def clip_weights_(tensors: Sequence[Tensor], lo: float, hi: float) -> list[int]:
     keys = [(tensor.get_device(), tensor.dtype) for tensor in tensors]
     for (device, dtype), (alike,) in _grouped(keys, [tensors]):
         addresses, sizes = list(map(Tensor.data_ptr, alike)), list(map(Tensor.numel, alike))
-        _launch(_cuda.clip_weights, device, addresses, sizes, _CODES[dtype], lo, hi)
+        _launch(_cuda.clip_weights, device, addresses, sizes, CODES[dtype], lo, hi)
     return rest
 
 
@@ -91,7 +88,7 @@ def interpolate(real: Tensor, fake: Tensor, alpha: Tensor, out: Tensor | None = 
         mixed.data_ptr(),
         real.shape[0],
         real.numel(),
-        _CODES[real.dtype],
+        CODES[real.dtype],
     )
     return mixed if out is None or mixed is out else out.copy_(mixed)
 
@@ -101,8 +98,8 @@ def gradient_norm_penalty(
 ) -> tuple[Tensor, Tensor, Tensor | None]:
     if not has_dense_samples(gradients):
         gradients = gradients.contiguous()
-    batch, total, code = gradients.shape[0], gradients.numel(), _CODES[gradients.dtype]
-    wide = _WIDE.get(gradients.dtype, torch.float32)
+    batch, total, code = gradients.shape[0], gradients.numel(), CODES[gradients.dtype]
+    wide = accumulation_dtype(gradients.dtype)
     norms = torch.empty(batch, dtype=wide, device=gradients.device)
     value = torch.empty((batch,) if reduction == "none" else (), dtype=wide, device=gradients.device)
     slope = torch.empty_like(gradients) if with_slope else None
@@ -144,8 +141,8 @@ def activation_double_backward(
         saved.data_ptr(),
         *(0 if tensor is None else tensor.data_ptr() for tensor in (g, v, *results)),
         saved.numel(),
-        _CODES[saved.dtype],
-        CODES[activation],
+        CODES[saved.dtype],
+        ACTIVATION_CODES[activation],
         *three_numbers(options),
     )
     return results[0], results[1]
@@ -153,7 +150,7 @@ def activation_double_backward(
 
 def _takes(param: Tensor, companions: tuple[Tensor, ...], step: Tensor) -> bool:
     """True where a kernel can walk over a parameter and its companions together."""
-    if type(param) not in _PLAIN_TYPES or step.dtype != torch.float32:
+    if type(param) not in PLAIN_TYPES or step.dtype != torch.float32:
         return False
     if not step.is_cpu and step.device != param.device:
         return False
@@ -167,7 +164,7 @@ def _all_taken(lists: list[Sequence[Tensor]], steps: Sequence[Tensor]) -> bool:
     """The usual case, decided column by column: for a hundred tensors a loop over rows would cost three times this."""
     dtypes, devices = [param.dtype for param in lists[0]], list(map(Tensor.get_device, lists[0]))
     return (
-        _PLAIN_TYPES.issuperset(map(type, lists[0]))
+        PLAIN_TYPES.issuperset(map(type, lists[0]))
         and all(all(map(Tensor.is_contiguous, tensors)) for tensors in lists)
         and all([tensor.dtype for tensor in tensors] == dtypes for tensors in lists[1:])
         and all(list(map(Tensor.get_device, tensors)) == devices for tensors in lists[1:])
@@ -205,7 +202,7 @@ def _step(
             kernel,
             device,
             columns,
-            _CODES[dtype],
+            CODES[dtype],
             not counts_on_host,
             *variant,
             lr_there.data_ptr() if lr_there is not None else 0,
@@ -222,7 +219,7 @@ def _on_device(lr: float | Tensor, device: torch.device) -> Tensor | None:
     """A learning rate for the kernel to read, where it lives on a device."""
     if not isinstance(lr, Tensor) or lr.is_cpu:
         return None
-    return lr.to(device=device, dtype=torch.float64 if lr.dtype == torch.float64 else torch.float32)
+    return lr.to(device=device, dtype=accumulation_dtype(lr.dtype))
 
 
 def rmsprop_step_(

@@ -26,7 +26,7 @@ import torch
 from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
-from wgan_fast.double_backward import activations, convolution, fused_kernels, linear, pooling, smooth
+from wgan_fast.double_backward import activations, convolution, fused_kernels, linear, norms, pooling, smooth
 from wgan_fast.double_backward.plain_autograd import plain_autograd
 
 __all__ = ["exact_shortcut", "twice_differentiable"]
@@ -56,8 +56,8 @@ def exact_shortcut(
     - *skipped* is the second derivative, which is zero, of relu, leaky_relu, relu6, hardtanh, threshold,
       hardshrink, softshrink, abs, prelu, rrelu, the max and average poolings, reflection and replication padding;
     - *fused* into one kernel, where autograd runs a chain, is that of silu, gelu, elu, celu, selu, softplus, tanh,
-      sigmoid, mish, hardswish, softsign and logsigmoid. It is finite for every finite input; the chain
-      overflows to NaN for some.
+      sigmoid, mish, hardswish, softsign and logsigmoid, where it is finite for every finite input (the chain
+      overflows to NaN for some), and of layer_norm, group_norm, rms_norm and instance_norm without running statistics.
 
     Everything else keeps autograd's own second order, and so do all calls inside ``torch.compile``, ``torch.func``
     transforms and forward-mode differentiation, inside saved-tensor hooks (checkpointed segments), on tensor
@@ -74,8 +74,8 @@ def exact_shortcut(
             and on CUDA.
         fast_linear: whether large fp32 linear layers on a CPU may be multiplied by oneDNN, on processors where
             it is twice as fast as torch's own way; it rounds differently.
-        fused_second_order: whether the double backward of smooth activations is one kernel, which rounds
-            differently, or autograd's chain of operations.
+        fused_second_order: whether the double backward of smooth activations and norms is one kernel, which
+            rounds differently, or autograd's chain of operations.
     """
     if torch.compiler.is_compiling():
         return nullcontext()
@@ -151,7 +151,7 @@ def _first(args: Any, kwargs: Any) -> Any:
 
 
 # Operations whose second derivative is real, and is one kernel here where autograd runs a chain.
-_FUSED = smooth.REPLACEMENTS
+_FUSED = smooth.REPLACEMENTS | norms.REPLACEMENTS
 _REPLACEMENTS = (
     activations.REPLACEMENTS | pooling.REPLACEMENTS | convolution.REPLACEMENTS | linear.REPLACEMENTS | _FUSED
 )

@@ -10,6 +10,7 @@ from wgan_fast.functional.activation_double_backward import activation_double_ba
 from wgan_fast.functional.clip_weights import clip_bounds, clip_weights_
 from wgan_fast.functional.gradient_norm_penalty import Norm, Reduction, gradient_norm_penalty
 from wgan_fast.functional.interpolate import interpolate
+from wgan_fast.functional.norm_double_backward import norm_double_backward
 from wgan_fast.functional.optimizer_step import adam_step_, rmsprop_step_
 
 __all__ = [
@@ -21,5 +22,6 @@ __all__ = [
     "clip_weights_",
     "gradient_norm_penalty",
     "interpolate",
+    "norm_double_backward",
     "rmsprop_step_",
 ]

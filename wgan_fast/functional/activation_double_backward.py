@@ -11,7 +11,8 @@ from torch import Tensor
 
 from wgan_fast import ops
 from wgan_fast.activation_table import ACTIVATIONS
-from wgan_fast.functional.arguments import DTYPE_NAMES, DTYPES, describe
+from wgan_fast.dtypes import DTYPE_NAMES, DTYPES
+from wgan_fast.functional.arguments import describe
 
 
 def activation_double_backward(

@@ -1,14 +1,10 @@
-"""What the validation of several operations shares: the dtypes they take, and how a tensor is described."""
+"""What several operations ask of a tensor before they take it, and how an error message describes one."""
 
 from __future__ import annotations
 
-import torch
 from torch import Tensor
 
 from wgan_fast.memory_layout import has_addresses
-
-DTYPES = frozenset({torch.float32, torch.float64, torch.bfloat16, torch.float16})
-DTYPE_NAMES = "float32, float64, bfloat16 or float16"
 
 
 def needs_reference(*tensors: Tensor) -> bool:

@@ -8,8 +8,9 @@ import torch
 from torch import Tensor, nn
 
 from wgan_fast import ops
-from wgan_fast.functional.arguments import DTYPE_NAMES, DTYPES, needs_reference
-from wgan_fast.memory_layout import PLAIN_TYPES, has_overlap
+from wgan_fast.dtypes import DTYPE_NAMES, DTYPES, PLAIN_TYPES
+from wgan_fast.functional.arguments import needs_reference
+from wgan_fast.memory_layout import has_overlap
 
 
 def clip_weights_(

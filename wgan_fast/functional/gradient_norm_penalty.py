@@ -9,7 +9,8 @@ import torch
 from torch import Tensor
 
 from wgan_fast import ops
-from wgan_fast.functional.arguments import DTYPE_NAMES, DTYPES, needs_reference
+from wgan_fast.dtypes import DTYPE_NAMES, DTYPES
+from wgan_fast.functional.arguments import needs_reference
 
 Reduction = Literal["mean", "sum", "none"]
 Norm = Literal["sample", "channel"]

@@ -9,9 +9,9 @@ import torch
 from torch import Tensor
 
 from wgan_fast import ops
-from wgan_fast.functional.arguments import DTYPE_NAMES, DTYPES, describe, needs_reference
+from wgan_fast.dtypes import DTYPE_NAMES, DTYPES, accumulation_dtype
+from wgan_fast.functional.arguments import describe, needs_reference
 from wgan_fast.memory_layout import has_overlap
-from wgan_fast.reference import accumulation_dtype
 
 
 def interpolate(

@@ -8,7 +8,8 @@ import torch
 from torch import Tensor
 
 from wgan_fast import ops
-from wgan_fast.functional.arguments import DTYPE_NAMES, DTYPES, describe
+from wgan_fast.dtypes import DTYPE_NAMES, DTYPES
+from wgan_fast.functional.arguments import describe
 from wgan_fast.functional.clip_weights import clip_bounds
 
 

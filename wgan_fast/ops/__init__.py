@@ -11,6 +11,7 @@ from wgan_fast.ops.activation_double_backward import activation_double_backward
 from wgan_fast.ops.clip_weights import clip_weights_
 from wgan_fast.ops.gradient_norm_penalty import gradient_norm_penalty
 from wgan_fast.ops.interpolate import interpolate
+from wgan_fast.ops.norm_double_backward import norm_double_backward
 from wgan_fast.ops.optimizer_step import adam_step_, rmsprop_step_
 
 __all__ = [
@@ -19,5 +20,6 @@ __all__ = [
     "clip_weights_",
     "gradient_norm_penalty",
     "interpolate",
+    "norm_double_backward",
     "rmsprop_step_",
 ]

@@ -10,6 +10,7 @@ from torch import Tensor
 
 from wgan_fast import reference
 from wgan_fast.backends import choose
+from wgan_fast.dtypes import accumulation_dtype
 from wgan_fast.ops.dispatch import apply_function
 
 THIRD_ORDER = (
@@ -96,7 +97,7 @@ def _gradient_norm_penalty_op(
 def _(
     gradients: Tensor, target: float, one_sided: bool, weight: float, reduction: str, backend: str
 ) -> tuple[Tensor, Tensor, Tensor]:
-    wide = reference.accumulation_dtype(gradients.dtype)
+    wide = accumulation_dtype(gradients.dtype)
     norms = gradients.new_empty(gradients.shape[0], dtype=wide)
     value = gradients.new_empty((gradients.shape[0],) if reduction == "none" else (), dtype=wide)
     return value, norms, torch.empty_like(gradients)

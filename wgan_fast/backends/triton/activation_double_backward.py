@@ -11,7 +11,7 @@ from torch import Tensor
 
 from wgan_fast.activation_table import three_numbers
 from wgan_fast.backends.triton.activation_rules import slope_of
-from wgan_fast.backends.triton.launching import launch
+from wgan_fast.backends.triton.launching import kernel, launch
 from wgan_fast.backends.triton.rules import DTYPES, WIDE, block_of
 from wgan_fast.backends.triton.tiles import elements_left, row_pointers, vector_length
 from wgan_fast.memory_layout import dense_alike
@@ -20,7 +20,7 @@ BLOCK = 2048  # elements a program
 WARPS = 8
 
 
-@triton.jit(do_not_specialize=["saved", "grad_output", "grad_grad_input", "to_grad_output", "to_saved", "size"])
+@kernel
 def activation_double_backward_kernel(
     saved: tl.tensor,
     grad_output: tl.tensor,

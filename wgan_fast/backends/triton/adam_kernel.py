@@ -5,11 +5,12 @@ from __future__ import annotations
 import triton
 import triton.language as tl
 
+from wgan_fast.backends.triton.launching import kernel
 from wgan_fast.backends.triton.multi_tensor import chunk_of, load, row_of, store
 from wgan_fast.backends.triton.rules import clamp, divide, lerp, scalar, square_root
 
 
-@triton.jit(do_not_specialize=["steps", "corrections"])
+@kernel
 def count_kernel(
     steps: tl.tensor,
     corrections: tl.tensor,
@@ -29,7 +30,7 @@ def count_kernel(
     tl.store(corrections + 2 * tensors + 1, 1 / tl.sqrt(1 - tl.exp2(wide * log2_beta2)), mask=live)
 
 
-@triton.jit(do_not_specialize=["table", "lr_tensor", "corrections"])
+@kernel
 def adam_kernel(
     table: tl.tensor,
     lr_tensor: tl.tensor,

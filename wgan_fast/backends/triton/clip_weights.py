@@ -8,7 +8,7 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from wgan_fast.backends.triton.launching import launch
+from wgan_fast.backends.triton.launching import kernel, launch
 from wgan_fast.backends.triton.multi_tensor import all_lie_alike, chunk_of, chunk_table, lie_alike, load, row_of, store
 from wgan_fast.backends.triton.rules import DTYPES, WIDE, block_of, clamp
 
@@ -18,7 +18,7 @@ BLOCK = 4096
 WARPS = 4
 
 
-@triton.jit
+@kernel
 def clip_kernel(
     table: tl.tensor,
     lo: tl.float64,

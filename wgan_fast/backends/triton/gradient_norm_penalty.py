@@ -18,8 +18,9 @@ from torch import Tensor
 from wgan_fast.backends.triton.launching import launch
 from wgan_fast.backends.triton.penalty_rows_kernel import rows_kernel, total_kernel
 from wgan_fast.backends.triton.penalty_split_kernels import split_slope_kernel, split_squares_kernel
-from wgan_fast.backends.triton.rules import DTYPES, WIDE, WIDE_TORCH, block_of
+from wgan_fast.backends.triton.rules import DTYPES, WIDE, block_of
 from wgan_fast.backends.triton.tiles import vector_length
+from wgan_fast.dtypes import accumulation_dtype
 from wgan_fast.memory_layout import has_dense_samples
 
 SHORT_TILE = 2048  # elements of a tile of several short rows
@@ -39,7 +40,7 @@ def gradient_norm_penalty(
         gradients = gradients.contiguous()
     batch = gradients.shape[0]
     reduce = reduction != "none"
-    wide = WIDE_TORCH[gradients.dtype]
+    wide = accumulation_dtype(gradients.dtype)
     norms = torch.empty(batch, dtype=wide, device=gradients.device)
     value = torch.empty(() if reduce else (batch,), dtype=wide, device=gradients.device)
     slope = torch.empty_like(gradients) if with_slope else None

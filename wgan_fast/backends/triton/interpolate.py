@@ -11,7 +11,7 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from wgan_fast.backends.triton.launching import launch
+from wgan_fast.backends.triton.launching import kernel, launch
 from wgan_fast.backends.triton.rules import DTYPES, WIDE, block_of, lerp
 from wgan_fast.backends.triton.tiles import elements_left, row_pointers, vector_length
 from wgan_fast.memory_layout import has_dense_samples
@@ -20,7 +20,7 @@ BLOCK = 4096  # elements a program
 WARPS = 8
 
 
-@triton.jit(do_not_specialize=["real", "fake", "alpha", "out"])
+@kernel
 def interpolate_kernel(
     real: tl.tensor,
     fake: tl.tensor,

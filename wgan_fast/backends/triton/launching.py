@@ -1,16 +1,19 @@
 """How a kernel is started: on the tensor's device, from a compiled kernel that is kept.
 
 Triton's own launch path looks at every argument, each time, in Python. Here the constants of a launch alone
-decide which compiled kernel serves it (the kernels forbid specialisation on other arguments), so that a
-second launch goes straight to what the first has compiled. Holding it also keeps the code loaded that a CUDA
-graph replays.
+decide which compiled kernel serves it, so that a second launch goes straight to what the first has compiled.
+That is right only because ``kernel`` forbids Triton to compile any other argument's value into the code. Holding
+the compiled kernel also keeps the code loaded that a CUDA graph replays.
 """
 
 from __future__ import annotations
 
+import inspect
+from collections.abc import Callable
 from typing import Any
 
 import torch
+import triton
 
 ALIGNMENT = 16  # bytes: the widest access of a thread
 
@@ -19,6 +22,19 @@ ALIGNMENT = 16  # bytes: the widest access of a thread
 ENABLE_FP_FUSION = False
 
 _compiled: dict[tuple[Any, ...], Any] = {}
+
+
+def kernel(function: Callable[..., None]) -> Any:
+    """``triton.jit`` for what ``launch`` starts: compiled for its constants, whatever the other arguments are.
+
+    Left to itself, Triton takes every integer that is 1 for a constant, and every integer and address that is a
+    multiple of 16 for one that always is. A kernel compiled for a batch of 64 and launched on one of 62 then lets
+    four rows share one comparison with the batch: it reads and writes past the end. A promise about alignment is
+    a constant of the launch (``VECTOR``) and is made inside of the kernel.
+    """
+    parameters = inspect.signature(function).parameters.values()
+    arguments = [parameter.name for parameter in parameters if "constexpr" not in str(parameter.annotation)]
+    return triton.jit(do_not_specialize=arguments)(function)
 
 
 def launch(

@@ -22,11 +22,10 @@ from torch import Tensor
 
 from wgan_fast.backends.triton.launching import ALIGNMENT, is_capturing
 from wgan_fast.backends.triton.rules import DTYPES
+from wgan_fast.dtypes import PLAIN_TYPES
 from wgan_fast.memory_layout import is_dense
 
 KEPT_TABLES = 64
-
-_PLAIN_TYPES = {Tensor, torch.nn.Parameter}
 
 # By contents, then by stream: on one stream the order of the work protects a table from being read before it
 # is written, and its memory from being reused too early.
@@ -43,7 +42,7 @@ def all_lie_alike(lists: Sequence[Sequence[Tensor]]) -> bool:
     return (
         len(tensors) > 0
         and tensors[0].dtype in DTYPES
-        and _PLAIN_TYPES.issuperset(map(type, tensors))
+        and PLAIN_TYPES.issuperset(map(type, tensors))
         and all(map(Tensor.is_contiguous, tensors))
         and len({tensor.dtype for tensor in tensors}) == 1
         and len(set(map(Tensor.get_device, tensors))) == 1
@@ -53,7 +52,7 @@ def all_lie_alike(lists: Sequence[Sequence[Tensor]]) -> bool:
 def lie_alike(tensors: Sequence[Tensor]) -> bool:
     """True where a kernel can walk over all as over flat blocks: one dtype, dense, in the same order."""
     first = tensors[0]
-    if first.dtype not in DTYPES or type(first) not in _PLAIN_TYPES:
+    if first.dtype not in DTYPES or type(first) not in PLAIN_TYPES:
         return False
     if any(other.dtype != first.dtype or other.device != first.device for other in tensors):
         return False

@@ -5,6 +5,7 @@ from __future__ import annotations
 import triton
 import triton.language as tl
 
+from wgan_fast.backends.triton.launching import kernel
 from wgan_fast.backends.triton.rules import divide, scalar, square_root
 from wgan_fast.backends.triton.tiles import elements_left, row_pointers
 
@@ -35,7 +36,7 @@ def coefficient_of(
     return tl.where(zero, 0, divide(excess, tl.where(zero, 1, norm)))
 
 
-@triton.jit(do_not_specialize=["gradients", "slope", "norms", "values"])
+@kernel
 def rows_kernel(
     gradients: tl.tensor,
     slope: tl.tensor,
@@ -81,7 +82,7 @@ def rows_kernel(
         tl.store(sink + columns, (coefficient * wide).to(DTYPE), mask=mask)
 
 
-@triton.jit(do_not_specialize=["totals", "value"])
+@kernel
 def total_kernel(
     totals: tl.tensor,
     value: tl.tensor,

@@ -8,12 +8,13 @@ from __future__ import annotations
 import triton
 import triton.language as tl
 
+from wgan_fast.backends.triton.launching import kernel
 from wgan_fast.backends.triton.penalty_rows_kernel import coefficient_of, penalty_of
 from wgan_fast.backends.triton.rules import divide, scalar, square_root
 from wgan_fast.backends.triton.tiles import elements_left, row_pointers
 
 
-@triton.jit(do_not_specialize=["gradients", "partials"])
+@kernel
 def split_squares_kernel(
     gradients: tl.tensor,
     partials: tl.tensor,
@@ -38,7 +39,7 @@ def split_squares_kernel(
     tl.store(partials + program, tl.sum(sums, axis=0))
 
 
-@triton.jit(do_not_specialize=["gradients", "slope", "norms", "values", "partials"])
+@kernel
 def split_slope_kernel(
     gradients: tl.tensor,
     slope: tl.tensor,

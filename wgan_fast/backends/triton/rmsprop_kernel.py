@@ -5,11 +5,12 @@ from __future__ import annotations
 import triton
 import triton.language as tl
 
+from wgan_fast.backends.triton.launching import kernel
 from wgan_fast.backends.triton.multi_tensor import chunk_of, load, row_of, store
 from wgan_fast.backends.triton.rules import clamp, divide, lerp, scalar, square_root
 
 
-@triton.jit(do_not_specialize=["table", "lr_tensor"])
+@kernel
 def rmsprop_kernel(
     table: tl.tensor,
     lr_tensor: tl.tensor,

@@ -10,15 +10,15 @@ import torch
 import triton
 import triton.language as tl
 
+from wgan_fast.dtypes import accumulation_dtype
+
 DTYPES = {
     torch.float32: tl.float32,
     torch.float64: tl.float64,
     torch.bfloat16: tl.bfloat16,
     torch.float16: tl.float16,
 }
-# The types of the arithmetic: fp64 for fp64, fp32 for the rest.
-WIDE = {dtype: tl.float64 if dtype == torch.float64 else tl.float32 for dtype in DTYPES}
-WIDE_TORCH = {dtype: torch.float64 if dtype == torch.float64 else torch.float32 for dtype in DTYPES}
+WIDE = {dtype: DTYPES[accumulation_dtype(dtype)] for dtype in DTYPES}
 
 
 def block_of(elements: int, dtype: torch.dtype) -> int:
