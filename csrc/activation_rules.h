@@ -65,8 +65,8 @@ struct Elu {
       : scale(W(o.b)), input_scale(W(o.c)), factor(W(o.a * o.b * o.c)) {}
   WGAN_FAST_HD Slope<W> operator()(W s) const {
     const W negative = s > W(0) ? W(0) : s;
-    const W e = exponential(negative * input_scale) * factor;
-    return {s > W(0) ? scale : e, s >= W(0) ? W(0) : e * input_scale};
+    const W e = exponential(negative * input_scale) * factor, derivative = e * input_scale;
+    return {s > W(0) ? scale : e, s >= W(0) ? W(0) : derivative};
   }
 };
 
@@ -89,8 +89,8 @@ struct Softplus {
   WGAN_FAST_HD Slope<W> operator()(W s) const {
     const W z = s * beta;
     const Logistic<W> of(z);
-    const bool linear = z > threshold;
-    return {linear ? W(1) : of.p, linear ? W(0) : beta * of.p * of.q};
+    // At the threshold itself torch has the curve's slope, and no second derivative.
+    return {z > threshold ? W(1) : of.p, z >= threshold ? W(0) : beta * of.p * of.q};
   }
 };
 

@@ -32,6 +32,21 @@ def gradient_norm_penalty(
     weight: float,
     reduction: str,
 ) -> None: ...
+def activation_double_backward(
+    device: int,
+    stream: int,
+    saved: int,
+    g: int,
+    v: int,
+    to_g: int,
+    to_saved: int,
+    size: int,
+    code: int,
+    activation: int,
+    a: float,
+    b: float,
+    c: float,
+) -> None: ...
 def rmsprop_step(
     device: int,
     stream: int,

@@ -20,7 +20,7 @@ ACTIVATIONS: dict[str, tuple[str, ...]] = {
 }
 """Names in the order of the codes in ``csrc/activation_rules.h``. Those that end in ``_result`` take the output."""
 
-CODES = {name: code for code, name in enumerate(ACTIVATIONS)}
+ACTIVATION_CODES = {name: code for code, name in enumerate(ACTIVATIONS)}
 
 
 def three_numbers(options: Sequence[float]) -> tuple[float, float, float]:

@@ -245,8 +245,9 @@ def activation_slope(s: Tensor, activation: str, options: Sequence[float] = ()) 
         case "softplus":
             beta, threshold = options
             z = s * beta
-            linear, p = z > threshold, z.sigmoid()
-            return torch.where(linear, 1.0, p), torch.where(linear, 0.0, beta * p * (-z).sigmoid())
+            p, pq = z.sigmoid(), z.sigmoid() * (-z).sigmoid()
+            # At the threshold itself torch has the curve's slope, and no second derivative.
+            return torch.where(z > threshold, 1.0, p), torch.where(z >= threshold, 0.0, beta * pq)
         case "tanh_result":
             return 1 - s * s, -2 * s
         case "sigmoid_result":

@@ -116,6 +116,13 @@ PYBIND11_MODULE(_cuda, module) {
                                      on_device("gradient_norm_penalty", device, stream));
              });
 
+  module.def("activation_double_backward",
+             [](int device, int64_t stream, int64_t saved, int64_t g, int64_t v, int64_t to_g,
+                int64_t to_saved, int64_t size, int code, int activation, double a, double b, double c) {
+               activation_double_backward(saved, g, v, to_g, to_saved, size, code, activation, {a, b, c},
+                                          on_device("activation_double_backward", device, stream));
+             });
+
   module.def("rmsprop_step", [](int device, int64_t stream, const py::list& columns, int code,
                                 bool steps_on_device, bool centered, bool with_momentum, int64_t lr_address,
                                 bool lr_is_double, double lr, double alpha, double eps, double weight_decay,

@@ -7,6 +7,7 @@
 #include <cstdint>
 #include <vector>
 
+#include "activation_rules.h"
 #include "rules.h"
 
 namespace wgan_fast {
@@ -30,6 +31,13 @@ int64_t penalty_workspace(int64_t batch, int64_t row_size, int code);
 void gradient_norm_penalty(int64_t gradients, int64_t slope, int64_t norms, int64_t value, int64_t workspace,
                            int64_t batch, int64_t total, int code, PenaltyOptions options,
                            Reduction reduction, void* stream);
+
+// The gradients of an activation's backward, g f(saved), where v arrives at it: to_g = v f(saved) and
+// to_saved = v g f'(saved), over `size` elements. A null output is not wanted; g may be null where to_saved
+// is.
+void activation_double_backward(int64_t saved, int64_t g, int64_t v, int64_t to_g, int64_t to_saved,
+                                int64_t size, int code, int activation, const ActivationOptions& options,
+                                void* stream);
 
 // One parameter of an optimizer step: the blocks are the parameter, its gradient and its moments, all of one
 // size and dtype. step counts the steps before this one: on the host, where it is advanced here, or on the

@@ -12,8 +12,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from wgan_fast.activation_table import CODES as ACTIVATION_CODES
-from wgan_fast.activation_table import three_numbers
+from wgan_fast.activation_table import ACTIVATION_CODES, three_numbers
 from wgan_fast.dtypes import CODES, PLAIN_TYPES, accumulation_dtype
 from wgan_fast.memory_layout import dense_alike, has_dense_samples, is_dense
 from wgan_fast.norm_arguments import as_given, norm_inputs, norm_results, norm_shape

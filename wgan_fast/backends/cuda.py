@@ -15,8 +15,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from wgan_fast.activation_table import ACTIVATION_CODES, three_numbers
 from wgan_fast.dtypes import CODES, PLAIN_TYPES, accumulation_dtype
-from wgan_fast.memory_layout import has_dense_samples, is_dense
+from wgan_fast.memory_layout import dense_alike, has_dense_samples, is_dense
 
 try:
     from wgan_fast import _cuda
@@ -121,6 +122,30 @@ def gradient_norm_penalty(
         reduction,
     )
     return value, norms, slope
+
+
+def activation_double_backward(
+    saved: Tensor,
+    grad_output: Tensor | None,
+    grad_grad_input: Tensor,
+    *,
+    activation: str,
+    options: Sequence[float],
+    needed: tuple[bool, bool],
+) -> tuple[Tensor | None, Tensor | None]:
+    saved, g, v = dense_alike(saved, grad_output if needed[1] else None, grad_grad_input)
+    results = [torch.empty_like(saved) if wanted else None for wanted in needed]
+    _launch(
+        _cuda.activation_double_backward,
+        saved.get_device(),
+        saved.data_ptr(),
+        *(0 if tensor is None else tensor.data_ptr() for tensor in (g, v, *results)),
+        saved.numel(),
+        CODES[saved.dtype],
+        ACTIVATION_CODES[activation],
+        *three_numbers(options),
+    )
+    return results[0], results[1]
 
 
 def _takes(param: Tensor, companions: tuple[Tensor, ...], step: Tensor) -> bool:

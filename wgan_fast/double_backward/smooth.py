@@ -24,9 +24,9 @@ from torch.autograd import Function
 
 from wgan_fast import ops
 from wgan_fast.double_backward.zero_gradients import wanted
+from wgan_fast.dtypes import DTYPES
 
 aten: Any = torch.ops.aten
-_DTYPES = frozenset({torch.float32, torch.float64, torch.bfloat16, torch.float16})
 
 
 class Rule(NamedTuple):
@@ -107,7 +107,7 @@ def _replaced(
     input: Tensor, rule: Rule, forward: Callable[[Tensor], Tensor], forward_: Callable[[Tensor], Tensor] | None = None
 ) -> Any:
     """The activation by ``forward``; in place by ``forward_`` where that is given."""
-    if input.dtype not in _DTYPES:
+    if input.dtype not in DTYPES:
         return NotImplemented
     if forward_ is not None:
         if input.is_leaf:

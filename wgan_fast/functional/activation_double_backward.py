@@ -32,8 +32,9 @@ def activation_double_backward(
         (dx,) = torch.autograd.grad(F.silu(x), x, g, create_graph=True)
         to_g, to_x = torch.autograd.grad(dx, [g, x], v)
 
-    up to rounding, and finite for every finite x, where autograd's chain overflows to NaN for some. Infinities and
-    NaN go where that chain sends them. Within ``wgan_fast.double_backward.exact_shortcut`` it is used by itself.
+    up to rounding, and finite for every finite x, where autograd's chain overflows to NaN for some. Where x, g or v
+    is infinite or NaN, the results are finite, infinite or NaN as that chain's are, except that an infinity may
+    stand where the chain subtracts two. Within ``wgan_fast.double_backward.exact_shortcut`` it is used by itself.
 
     Differentiable with respect to all three tensors, to any order; the graph is that of plain PyTorch operations.
 

@@ -13,6 +13,7 @@ try:
 except ImportError as error:
     raise ImportError(f"Triton is not installed: pip install 'triton>=3.6' [{error}]") from error
 
+from wgan_fast.backends.triton.activation_double_backward import activation_double_backward
 from wgan_fast.backends.triton.clip_weights import clip_weights_
 from wgan_fast.backends.triton.gradient_norm_penalty import gradient_norm_penalty
 from wgan_fast.backends.triton.interpolate import interpolate
@@ -20,6 +21,7 @@ from wgan_fast.backends.triton.optimizer_step import adam_step_, rmsprop_step_
 
 __all__ = [
     "DEVICE_TYPES",
+    "activation_double_backward",
     "adam_step_",
     "clip_weights_",
     "gradient_norm_penalty",
