@@ -29,7 +29,8 @@ class Norm(NamedTuple):
 
     def statistics(self, x: Tensor) -> tuple[Tensor | None, Tensor]:
         """Mean and rstd, in fp32 (fp64 for fp64)."""
-        rows = x.to(torch.float64 if x.dtype == torch.float64 else torch.float32).reshape(len(x), self.groups, -1)
+        wide = torch.float64 if x.dtype == torch.float64 else torch.float32
+        rows = x.to(wide).reshape(len(x), self.groups, x.shape[1:].numel() // self.groups)
         if self.kind == "rms":
             return None, (rows.square().mean(2) + EPS).rsqrt()
         return rows.mean(2), (rows.var(2, unbiased=False) + EPS).rsqrt()

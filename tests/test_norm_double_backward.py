@@ -81,7 +81,7 @@ def test_any_layout_gives_the_values_of_contiguous_tensors_in_the_layout_of_x(
         return t.contiguous(memory_format=torch.channels_last)
 
     mine, other = laid_out(x), g if layout == "mixed" else laid_out(g)
-    actual = fused(norm, mine, weight, other, laid_out(v), backend=backend)
+    actual = norm_double_backward(mine, *norm.statistics(x), weight, other, laid_out(v), norm.groups, backend=backend)
     for result, wanted in zip(actual, expected, strict=True):
         assert torch.equal(result, wanted)
     if backend != "reference":
@@ -101,9 +101,7 @@ def test_constant_rows_as_autograd_has_them(norm: Norm, backend: str) -> None:
     """The variance is 0 there: rstd is 1 / sqrt(eps), x̂ is 0."""
     x, weight, g, v = inputs(norm, torch.float64, True)
     x[0] = 3.0
-    for mine, true in zip(
-        fused(norm, x, weight, g, v, backend=backend), chain(norm, x, weight, g, v), strict=True
-    ):
+    for mine, true in zip(fused(norm, x, weight, g, v, backend=backend), chain(norm, x, weight, g, v), strict=True):
         assert torch.allclose(mine, true, rtol=1e-9, atol=1e-9 * float(true.abs().max()))
 
 
@@ -116,9 +114,7 @@ def test_nan_and_infinities_stay_in_the_rows_of_autograds(norm: Norm, where: str
         weight[1] = value
     else:
         {"x": x, "g": g, "v": v}[where].view(-1)[2] = value
-    for mine, theirs in zip(
-        fused(norm, x, weight, g, v, backend=backend), chain(norm, x, weight, g, v), strict=True
-    ):
+    for mine, theirs in zip(fused(norm, x, weight, g, v, backend=backend), chain(norm, x, weight, g, v), strict=True):
         # Row by row: within one, a sum in another order may give an infinity for a NaN.
         rows, others = (t.reshape(len(x), norm.groups, -1) if t.shape == x.shape else t for t in (mine, theirs))
         finite, expected = rows.isfinite(), others.isfinite()
