@@ -83,7 +83,10 @@ def test_any_layout_gives_the_values_of_contiguous_tensors_in_the_layout_of_x(
     mine, other = laid_out(x), g if layout == "mixed" else laid_out(g)
     actual = norm_double_backward(mine, *norm.statistics(x), weight, other, laid_out(v), norm.groups, backend=backend)
     for result, wanted in zip(actual, expected, strict=True):
-        assert torch.equal(result, wanted)
+        if backend == "reference":  # its sums are taken in the order of memory
+            torch.testing.assert_close(result, wanted)
+        else:
+            assert torch.equal(result, wanted)
     if backend != "reference":
         assert actual[0].stride() == actual[1].stride() == torch.empty_like(mine).stride()
 

@@ -64,9 +64,17 @@ def chunks_of(batch: int, groups: int, size: int, summed: bool, programs: int) -
     shape alone decides, so that the bits do not depend on the device.
     """
     chunks = min(batch, max(1, -(-programs // groups)))
-    if summed:
-        chunks = min(chunks, max(1, batch // 4, (1 << 18) // (groups * size)))
-    else:
-        chunks = min(batch, 8 * chunks)
+    most = max(1, batch // 4, (1 << 18) // (groups * size))
+    chunks = min(chunks, most) if summed else min(batch, 8 * chunks)
     per_chunk = -(-batch // chunks)
     return -(-batch // per_chunk), per_chunk
+
+
+def repeated(weight: Tensor | None, positions: int) -> Tensor | None:
+    """A weight per value of a sample."""
+    return weight if weight is None or positions == 1 else weight.repeat_interleave(positions)
+
+
+def folded(values: Tensor, positions: int) -> Tensor:
+    """The gradient of what `repeated` was made of."""
+    return values if positions == 1 else values.view(-1, positions).sum(1)

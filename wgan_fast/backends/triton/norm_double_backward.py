@@ -18,10 +18,21 @@ from wgan_fast.backends.triton.norm_rows_kernel import norm_rows_kernel, norm_to
 from wgan_fast.backends.triton.norm_split_kernels import norm_split_results_kernel, norm_split_sums_kernel
 from wgan_fast.backends.triton.rules import DTYPES, WIDE, block_of
 from wgan_fast.backends.triton.tiles import vector_length
-from wgan_fast.norm_arguments import Inputs, Results, as_given, chunks_of, norm_inputs, norm_results, norm_shape
+from wgan_fast.norm_arguments import (
+    Inputs,
+    Results,
+    as_given,
+    chunks_of,
+    folded,
+    norm_inputs,
+    norm_results,
+    norm_shape,
+    repeated,
+)
 
 TILE = 2048  # elements of a tile of short rows: 16 for each of 128 threads, of each of four tensors
 ROW_LIMIT = 8192  # elements
+TOTAL_BLOCK = 1024  # sums of a program of the last launch
 STEP = 2048  # elements of a step along a split row
 SPLIT_PROGRAMS = 264  # two a multiprocessor of an H100; fixed, so that the bits do not depend on the device
 
@@ -45,29 +56,25 @@ def norm_double_backward(
     if x.numel() == 0:
         return as_given((*results[:2], None if to_weight is None else to_weight.zero_()), x, weight)
     chunks, per_chunk = chunks_of(batch, num_groups, size, to_weight is not None, SPLIT_PROGRAMS)
-    repeated = inputs[3]
-    if repeated is not None and positions > 1:
-        repeated = repeated.repeat_interleave(positions)
     sample = channels * positions
-    partials = inputs[2].new_empty(chunks * sample) if to_weight is not None else None
-    inputs = (*inputs[:3], repeated, *inputs[4:])
+    partials = None if to_weight is None else to_weight.new_empty(chunks * sample)
     start = _launch_split if size > block_of(ROW_LIMIT, x.dtype) else _launch_rows
+    inputs = (*inputs[:3], repeated(inputs[3], positions), *inputs[4:])
     start(inputs, (*results[:2], partials), batch, num_groups, size, chunks, per_chunk)
     if to_weight is not None and partials is not None:
-        values = to_weight if positions == 1 else inputs[2].new_empty(sample)
-        block = min(block_of(1024, to_weight.dtype), triton.next_power_of_2(sample))
-        constants = (vector_length(sample, partials, values), WIDE[to_weight.dtype], block)
+        values = to_weight.new_empty(sample)
+        block = block_of(TOTAL_BLOCK, values.dtype)
+        constants = (vector_length(sample, partials, values), WIDE[values.dtype], block)
         launch(
             norm_total_kernel, triton.cdiv(sample, block), x.device, 4, (partials, values, chunks, sample), constants
         )
-        if positions > 1:
-            to_weight = values.view(channels, positions).sum(1)
+        to_weight = folded(values, positions)
     return as_given((results[0], results[1], to_weight), x, weight)
 
 
 def _described(inputs: Inputs, results: Results, size: int) -> tuple[tuple[Tensor, ...], tuple[Any, ...]]:
     """Addresses of the tensors (of x where one is absent), and what is constant for a launch."""
-    x, mean, rstd, weight, g, v = inputs
+    x, mean, _, weight, g, v = inputs
     present = [t for t in (x, weight, g, v, *results) if t is not None]
     # A weight and its sums are of the wide type: rows that begin on 16 bytes in x's do so in theirs.
     constants = (mean is not None, weight is not None, *(t is not None for t in results))

@@ -35,7 +35,7 @@ def norm_rows_kernel(
     ROWS: tl.constexpr,
     COLUMNS: tl.constexpr,
 ) -> None:
-    """A program has one group of the samples of a chunk, ROWS at a time; weight and partials: one per value of a sample."""
+    """A program has one group of the samples of a chunk, ROWS at a time; a weight is one per value of a sample."""
     program = tl.program_id(0).to(tl.int64)
     chunk, group = program // groups, program % groups
     columns = tl.arange(0, COLUMNS)[None, :]
@@ -103,6 +103,6 @@ def norm_total_kernel(
     lanes = tl.arange(0, BLOCK)
     inside = lanes < elements_left(start, size, BLOCK, VECTOR)
     sums = tl.zeros((BLOCK,), WIDE)
-    for chunk in range(0, chunks):
+    for chunk in range(chunks):
         sums += tl.load(row_pointers(partials, chunk * size + start, VECTOR) + lanes, mask=inside, other=0)
     tl.store(row_pointers(total, start, VECTOR) + lanes, sums, mask=inside)

@@ -1,4 +1,4 @@
-"""The arithmetic of norm_double_backward on tiles of rows, as ``csrc/norm_rules.h`` has it for the compiled backends."""
+"""The arithmetic of norm_double_backward on tiles of rows, as ``csrc/norm_rules.h`` has it for the others."""
 
 from __future__ import annotations
 
