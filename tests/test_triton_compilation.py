@@ -26,7 +26,9 @@ from triton.backends.compiler import GPUTarget  # noqa: E402
 from triton.backends.nvidia.compiler import get_ptxas  # noqa: E402
 from triton.compiler import ASTSource  # noqa: E402
 
+from wgan_fast.activation_table import ACTIVATIONS  # noqa: E402
 from wgan_fast.backends.triton import (  # noqa: E402
+    activation_double_backward,
     clip_weights,
     gradient_norm_penalty,
     interpolate,
@@ -66,7 +68,7 @@ def launches(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[Launch]]:
     def record(kernel: Any, programs: int, device: Any, warps: int, arguments: Any, constants: Any) -> None:
         recorded.append(Launch(kernel, warps, arguments, constants))
 
-    for module in (clip_weights, gradient_norm_penalty, interpolate, optimizer_step):
+    for module in (activation_double_backward, clip_weights, gradient_norm_penalty, interpolate, optimizer_step):
         monkeypatch.setattr(module, "launch", record)
     monkeypatch.setenv("TRITON_CACHE_DIR", str(Path(__file__).parents[1] / "build" / "triton"))
     yield recorded
@@ -128,6 +130,16 @@ def test_interpolate(dtype: torch.dtype, launches: list[Launch]) -> None:
         interpolate.interpolate(images, images, torch.zeros(shape[0], dtype=wide))
     tile = launches[0].constants[-1] * launches[0].constants[-2] * dtype.itemsize
     check(launches, {"interpolate_kernel": (2 * tile, tile)})
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("activation", ACTIVATIONS)
+def test_activation_double_backward(activation: str, dtype: torch.dtype, launches: list[Launch]) -> None:
+    x, options = torch.zeros(9000, dtype=dtype), (1.0,) * len(ACTIVATIONS[activation])
+    compute = activation_double_backward.activation_double_backward
+    compute(x, x, x, activation=activation, options=options, needed=(True, True))
+    block = launches[0].constants[-1] * dtype.itemsize
+    check(launches, {"activation_double_backward_kernel": (3 * block, 2 * block)})
 
 
 OPTIONS: dict[str, Any] = {

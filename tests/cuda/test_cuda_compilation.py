@@ -73,6 +73,8 @@ def test_no_kernel_spills_or_uses_a_stack(source: str, architecture: str) -> Non
 
 # Accesses of 16 bytes that each dtype's kernels make at the least: loads and stores.
 PACKS = {
+    # One pack of each of three tensors, one of each of two.
+    "activation_double_backward": (3, 2),
     # Four packs are loaded before the first is stored.
     "clip_weights": (4, 4),
     "interpolate": (8, 4),

@@ -54,6 +54,22 @@ def test_a_misaligned_vector_access_is_caught() -> None:
     assert "misaligned address" in messages
 
 
+def test_a_bounds_check_one_too_lax_is_caught() -> None:
+    kernel = "activation_double_backward"
+    fault = Fault(kernel, f"{kernel}.cu", "if (pack >= packs) return;", "if (pack > packs) return;")
+    code, messages = exercise(MEMORY, kernel, fault=fault)
+    assert code != 0
+    assert "AddressSanitizer: heap-buffer-overflow" in messages
+
+
+def test_a_store_to_an_absent_output_is_caught() -> None:
+    kernel = "activation_double_backward"
+    fault = Fault(kernel, f"{kernel}.cu", "if (to_saved != nullptr) store_pack", "store_pack")
+    code, messages = exercise(MEMORY, kernel, fault=fault)
+    assert code != 0
+    assert "null pointer" in messages
+
+
 def test_a_missing_barrier_is_caught() -> None:
     kernel, before = "gradient_norm_penalty", "of_warp[threadIdx.x / kWarp] = sum;\n"
     fault = Fault(kernel, "row_parts.cuh", f"{before}  __syncthreads();\n", before)

@@ -55,9 +55,15 @@ def large_tiles(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def _set_tiles(patch: pytest.MonkeyPatch, elements: int, step: int, row_limit: int, programs: int) -> None:
-    from wgan_fast.backends.triton import clip_weights, gradient_norm_penalty, interpolate, optimizer_step
+    from wgan_fast.backends.triton import (
+        activation_double_backward,
+        clip_weights,
+        gradient_norm_penalty,
+        interpolate,
+        optimizer_step,
+    )
 
-    for module in (clip_weights, interpolate, optimizer_step):
+    for module in (activation_double_backward, clip_weights, interpolate, optimizer_step):
         patch.setattr(module, "BLOCK", elements)
     patch.setattr(optimizer_step, "COUNT_BLOCK", elements // 8)
     patch.setattr(gradient_norm_penalty, "SHORT_TILE", elements)

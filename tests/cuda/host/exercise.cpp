@@ -145,6 +145,72 @@ void exercise_penalty(int64_t offset) {
   }
 }
 
+// f(s) and f'(s) of every activation in fp64, as textbooks have them: no care is taken of large arguments.
+Slope<double> textbook_slope(int activation, double s) {
+  const double e = std::exp(s), p = e / (1 + e), q = 1 - p;
+  const double density = std::exp(-s * s / 2) / std::sqrt(2 * M_PI), k = std::sqrt(2 / M_PI);
+  const double u = k * (s + 0.044715 * s * s * s), du = k * (1 + 0.134145 * s * s), t = std::tanh(u);
+  const double sech = 1 - t * t, m = std::tanh(std::log1p(e)), dm = (1 - m * m) * p;
+  switch (activation) {
+    case 0:
+      return {p * (1 + s * q), p * q * (2 + s * (q - p))};
+    case 1:
+      return {0.5 * std::erfc(-s / std::sqrt(2.0)) + s * density, density * (2 - s * s)};
+    case 2:
+      return {0.5 * (1 + t) + 0.5 * s * sech * du,
+              sech * (du + 0.5 * s * (0.26829 * k * s - 2 * t * du * du))};
+    case 3:
+      return {s > 0 ? 1.5 : 0.7 * 1.5 * 2 * std::exp(2 * s), s >= 0 ? 0 : 0.7 * 1.5 * 4 * std::exp(2 * s)};
+    case 4:
+      return {s > 0 ? 1.5 : (s + 0.7 * 1.5) * 2, s >= 0 ? 0.0 : 2.0};
+    case 5:
+      return {0.7 * s > 1.5 ? 1 : 1 / (1 + std::exp(-0.7 * s)),
+              0.7 * s >= 1.5 ? 0 : 0.7 * std::exp(-0.7 * s) / std::pow(1 + std::exp(-0.7 * s), 2)};
+    case 6:
+      return {1 - s * s, -2 * s};
+    case 7:
+      return {s * (1 - s), 1 - 2 * s};
+    case 8:
+      return {m + s * dm, dm * (2 + s * (q - 2 * m * p))};
+    case 9:
+      return {s <= -3 ? 0 : s >= 3 ? 1 : s / 3 + 0.5, std::abs(s) < 3 ? 1.0 / 3 : 0};
+    case 10:
+      return {1 / std::pow(1 + std::abs(s), 2), (s > 0 ? -2 : s < 0 ? 2 : 0) / std::pow(1 + std::abs(s), 3)};
+    default:
+      return {q, -p * q};
+  }
+}
+
+template <class T>
+void exercise_activation(int64_t offset) {
+  std::vector<int64_t> sizes = {1, 7, 8, 255, 256, 2048, 2049, 4100};
+  if (few) sizes = {8, 2049};
+  for (const int64_t size : sizes) {
+    for (int activation = 0; activation < 12; ++activation) {
+      now += ", activation " + std::to_string(activation);
+      const ActivationOptions options = {0.7, 1.5, 2.0};
+      const auto saved = Buffer<T>::random(size, offset, 2), g = Buffer<T>::random(size, offset, 1);
+      const auto v = Buffer<T>::random(size, offset, 1), to_g = Buffer<T>::poisoned(size, offset);
+      const auto to_saved = Buffer<T>::poisoned(size, offset), alone = Buffer<T>::poisoned(size, offset);
+      const auto run = [&](int64_t signal, int64_t first, int64_t second) {
+        activation_double_backward(saved.address(), signal, v.address(), first, second, size, kCode<T>,
+                                   activation, options, nullptr);
+      };
+      run(g.address(), to_g.address(), to_saved.address());
+      run(0, alone.address(), 0);
+      for (int64_t i = 0; i < size; ++i) {
+        const Slope<double> slope = textbook_slope(activation, saved[i]);
+        check(to_g[i], v[i] * slope.value, tolerance<T>());
+        check(to_saved[i], v[i] * g[i] * slope.derivative, tolerance<T>());
+        check(alone[i], to_g[i], 0);
+      }
+      run(g.address(), 0, alone.address());
+      for (int64_t i = 0; i < size; ++i) check(alone[i], to_saved[i], 0);
+      now = now.substr(0, now.rfind(", activation"));
+    }
+  }
+}
+
 // The parameter, its gradient and three moments, of odd sizes.
 template <class T>
 std::vector<std::vector<Buffer<T>>> optimizer_buffers(int64_t offset) {
@@ -236,6 +302,7 @@ void exercise(const std::string& op) {
   for (const int64_t offset : {0, 1}) {
     if (few && (offset || kCode<T> != 0)) continue;
     now = op + ", dtype " + std::to_string(kCode<T>) + ", offset " + std::to_string(offset);
+    if (op == "activation_double_backward") exercise_activation<T>(offset);
     if (op == "clip_weights") exercise_clip_weights<T>(offset);
     if (op == "interpolate") exercise_interpolate<T>(offset);
     if (op == "gradient_norm_penalty") exercise_penalty<T>(offset);
@@ -250,7 +317,8 @@ int main(int count, char** arguments) {
   few = count > 1 && std::string(arguments[1]) == "--few";
   std::vector<std::string> ops(arguments + (few ? 2 : 1), arguments + count);
   if (ops.empty())
-    ops = {"clip_weights", "interpolate", "gradient_norm_penalty", "rmsprop_step", "adam_step"};
+    ops = {"activation_double_backward", "clip_weights", "interpolate",
+           "gradient_norm_penalty",      "rmsprop_step", "adam_step"};
   for (const std::string& op : ops) {
     exercise<float>(op);
     exercise<double>(op);
