@@ -172,8 +172,8 @@ __global__ void __launch_bounds__(kRowThreads)
 // Block i of a split row sums its part; all parts but the last are full.
 template <class T, int kWidth>
 __global__ void __launch_bounds__(kPartThreads)
-    norm_part_sums(const __grid_constant__ NormTensors<T> at, NormSums<Wide<T>>* part_sums, int64_t groups,
-                   int64_t size, int parts) {
+    norm_partial_sums(const __grid_constant__ NormTensors<T> at, NormSums<Wide<T>>* part_sums, int64_t groups,
+                      int64_t size, int parts) {
   using W = Wide<T>;
   const int64_t row = blockIdx.x / unsigned(parts), start = blockIdx.x % unsigned(parts) * kPartSize<T>;
   const int64_t left = size - start;
@@ -229,7 +229,7 @@ void run(const Launch& launch, const NormTensors<T>& at, NormSums<Wide<T>>* part
   const int64_t per_chunk = ceil_div(shape.batch, chunks), items = size / kWidth;
   if (size > kHeld<T> * kRowThreads) {
     const int64_t parts = ceil_div(size, kPartSize<T>);
-    launch(norm_part_sums<T, kWidth>, shape.batch * shape.groups * parts, kPartThreads, at, part_sums,
+    launch(norm_partial_sums<T, kWidth>, shape.batch * shape.groups * parts, kPartThreads, at, part_sums,
            shape.groups, size, int(parts));
     launch(norm_part_results<T, kWidth>, workers * parts, kPartThreads, at, part_sums, shape.batch,
            shape.groups, per_chunk, size, int(parts));
