@@ -30,8 +30,8 @@ from wgan_fast.norm_arguments import (
     repeated,
 )
 
-TILE = 2048  # elements of a tile of short rows: 16 for each of 128 threads, of each of four tensors
-ROW_LIMIT = 8192  # elements
+TILE = 2048  # elements of a tile of short rows: 8 for each of 256 threads, of each of four tensors
+ROW_LIMIT = 4096  # elements: 8 for each of 512 threads, which have 128 registers
 TOTAL_BLOCK = 1024  # sums of a program of the last launch
 STEP = 2048  # elements of a step along a split row
 SPLIT_PROGRAMS = 264  # two a multiprocessor of an H100; fixed, so that the bits do not depend on the device
@@ -89,8 +89,8 @@ def _launch_rows(
     x = inputs[0]
     columns = triton.next_power_of_2(size)
     rows = max(1, min(block_of(TILE, x.dtype) // columns, triton.next_power_of_2(per_chunk)))
-    # 16 elements a thread, or 8 of fp64.
-    warps = min(max(rows * columns // (256 if x.dtype == torch.float64 else 512), 1), 16)
+    # 8 elements a thread, or 4 of fp64.
+    warps = min(max(rows * columns // block_of(256, x.dtype), 1), 16)
     arguments = (*tensors, batch, groups, size, per_chunk)
     launch(norm_rows_kernel, chunks * groups, x.device, warps, arguments, (*constants, rows, columns))
 
@@ -107,9 +107,9 @@ def _launch_split(
     sums = torch.empty(rows * splits * 5, dtype=inputs[2].dtype, device=x.device)
     of_sums = (*constants[:2], inputs[4] is not None, *constants[5:], step)
     launch(
-        norm_split_sums_kernel, rows * splits, x.device, 4, (*tensors[:6], sums, groups, size, splits, span), of_sums
+        norm_split_sums_kernel, rows * splits, x.device, 8, (*tensors[:6], sums, groups, size, splits, span), of_sums
     )
     arguments = (*tensors, sums, batch, groups, size, per_chunk, splits)
     programs = chunks * groups * triton.cdiv(size, step)
     of_results = (*constants, triton.next_power_of_2(splits), step)
-    launch(norm_split_results_kernel, programs, x.device, 4, arguments, of_results)
+    launch(norm_split_results_kernel, programs, x.device, 8, arguments, of_results)
