@@ -1,4 +1,4 @@
-"""The exact short cut equals eager on critics drawn at random: graphs of layers, activations, skips and products."""
+"""The exact short cut equals eager on critics drawn at random: graphs of layers, norms, activations, skips and products."""
 
 from __future__ import annotations
 
@@ -22,14 +22,23 @@ ACTIVATIONS: list[Callable[[Tensor], Tensor]] = [
 ]
 
 
+NORMS: list[Callable[[Tensor, Tensor], Tensor]] = [
+    lambda a, weight: F.layer_norm(a, a.shape[1:], weight, eps=0.1),
+    lambda a, weight: F.layer_norm(a, a.shape[1:], None, weight, eps=0.1),
+    lambda a, weight: F.rms_norm(a, a.shape[1:], weight, eps=0.1),
+    lambda a, weight: F.group_norm(torch.stack([a, a.sin()], 2), a.shape[1], weight, weight, eps=0.1).sum(2),
+    lambda a, weight: F.instance_norm(torch.stack([a, -a, a.cos()], 2), weight=weight, eps=0.1).mean(2),
+]
+
+
 @st.composite
 def random_critics(draw: st.DrawFn) -> tuple[nn.Module, Tensor]:
-    """A random directed graph of linear layers, activations, sums, products and skips over one input."""
+    """A random directed graph of linear layers, norms, activations, sums, products and skips over one input."""
     width, features = draw(st.integers(1, 5)), draw(st.integers(1, 4))
     steps = draw(
         st.lists(
             st.tuples(
-                st.sampled_from(["linear", "activation", "skip", "product", "reuse", "offset"]),
+                st.sampled_from(["linear", "activation", "norm", "skip", "product", "reuse", "offset"]),
                 st.integers(0, 100),
                 st.integers(0, 100),
             ),
@@ -55,6 +64,9 @@ def random_critics(draw: st.DrawFn) -> tuple[nn.Module, Tensor]:
                     a = self.linears[j % 3 if kind == "linear" else 0](a)
                 elif kind == "activation":
                     a = ACTIVATIONS[j % len(ACTIVATIONS)](a * 1)  # a copy: some work in place
+                elif kind == "norm":
+                    # A large eps: rows of two values would be all rounding otherwise.
+                    a = NORMS[j % len(NORMS)](a, self.offset)
                 elif kind == "skip":
                     a = a + b
                 elif kind == "product":
