@@ -27,9 +27,23 @@ void with_dtype(int code, Body&& body) {
   throw std::invalid_argument("unknown dtype code " + std::to_string(code));
 }
 
+inline int64_t bytes_of(int code) {
+  int64_t bytes = 0;
+  with_dtype(code, [&](auto tag) { bytes = int64_t(sizeof tag); });
+  return bytes;
+}
+
 template <class T>
 T* pointer(int64_t address) {
   return reinterpret_cast<T*>(static_cast<uintptr_t>(address));
 }
+
+// One parameter of an optimizer step: the blocks are the parameter, its gradient and its moments, all of one
+// size and dtype.
+struct StepRow {
+  int64_t size;
+  float* step;
+  void* blocks[5];
+};
 
 }  // namespace wgan_fast

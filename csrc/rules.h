@@ -55,6 +55,8 @@ WGAN_FAST_HD W lerp(W fake, W real, W alpha) {
 
 // ------------------------------------------------------------------------------------- gradient_norm_penalty
 
+enum class Reduction { kMean, kSum, kNone };
+
 struct PenaltyOptions {
   double target;
   double weight;
@@ -97,8 +99,8 @@ WGAN_FAST_HD W penalty_coefficient(W norm, const PenaltyConstants<W>& constants)
 
 struct RMSpropOptions {
   double lr, alpha, eps, weight_decay, momentum;
-  double lo, hi;
   bool maximize;
+  double lo, hi;
 };
 
 template <class W>
@@ -138,8 +140,8 @@ WGAN_FAST_HD W rmsprop(W p, W g, W& square_avg, W& grad_avg, W& momentum_buffer,
 
 struct AdamOptions {
   double lr, beta1, beta2, eps, weight_decay;
-  double lo, hi;
   bool decoupled_weight_decay, maximize;
+  double lo, hi;
 };
 
 template <class W>

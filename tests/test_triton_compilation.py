@@ -36,6 +36,7 @@ from wgan_fast.backends.triton import (  # noqa: E402
     norm_double_backward,
     optimizer_step,
 )
+from wgan_fast.optimizer_options import AdamOptions, RMSpropOptions  # noqa: E402
 
 ARCHITECTURES = [80, 90]
 TYPES = {
@@ -230,13 +231,7 @@ def test_rmsprop(dtype: torch.dtype, variant: str, launches: list[Launch], monke
     monkeypatch.setattr(optimizer_step, "on_device", lambda tensor: everything)
     column = [torch.zeros(9000, dtype=dtype)]
     optional = column if everything else []
-    optimizer_step.rmsprop_step_(
-        column,
-        column,
-        column,
-        optional,
-        optional,
-        [torch.zeros(())],
+    options = RMSpropOptions(
         lr=torch.tensor(1e-3) if everything else 1e-3,
         alpha=0.99,
         eps=1e-8,
@@ -246,6 +241,7 @@ def test_rmsprop(dtype: torch.dtype, variant: str, launches: list[Launch], monke
         lo=-0.01,
         hi=0.01,
     )
+    optimizer_step.rmsprop_step_([column, column, column, optional, optional, [torch.zeros(())]], options)
     chunk = launches[0].constants[-1] * dtype.itemsize
     check(launches, {"rmsprop_kernel": (5 * chunk, 4 * chunk) if everything else (3 * chunk, 2 * chunk)})
 
@@ -255,13 +251,7 @@ def test_adam(dtype: torch.dtype, variant: str, launches: list[Launch], monkeypa
     everything = variant == "all"
     monkeypatch.setattr(optimizer_step, "on_device", lambda tensor: everything)
     column = [torch.zeros(9000, dtype=dtype)]
-    optimizer_step.adam_step_(
-        column,
-        column,
-        column,
-        column,
-        column if everything else [],
-        [torch.zeros(())],
+    options = AdamOptions(
         lr=torch.tensor(1e-3) if everything else 1e-3,
         beta1=0.5,
         beta2=0.9,
@@ -272,6 +262,8 @@ def test_adam(dtype: torch.dtype, variant: str, launches: list[Launch], monkeypa
         lo=-0.01,
         hi=0.01,
     )
+    largest = column if everything else []
+    optimizer_step.adam_step_([column, column, column, column, largest, [torch.zeros(())]], options)
     chunk = launches[-1].constants[-1] * dtype.itemsize
     accesses = {"adam_kernel": (5 * chunk, 4 * chunk) if everything else (4 * chunk, 3 * chunk)}
     if everything:

@@ -60,6 +60,7 @@ from wgan_fast.backends.triton.gradient_norm_penalty import gradient_norm_penalt
 from wgan_fast.backends.triton.interpolate import interpolate
 from wgan_fast.backends.triton.norm_double_backward import norm_double_backward
 from wgan_fast.backends.triton import optimizer_step
+from wgan_fast.optimizer_options import AdamOptions, RMSpropOptions
 
 def everything(batch):
     for size in (1, 16, 784, 32768):
@@ -72,12 +73,12 @@ def everything(batch):
     weights = [torch.zeros(4096) for _ in range(batch)]
     steps = [torch.zeros(()) for _ in weights]
     clip_weights_(weights, -0.01, 0.01)
-    common = {"eps": 1e-8, "weight_decay": 0.0, "maximize": False, "lo": -1.0, "hi": 1.0}
-    optimizer_step.rmsprop_step_(weights, weights, weights, [], [], steps, lr=0.1, alpha=0.9, momentum=0.0, **common)
+    rmsprop = RMSpropOptions(0.1, 0.9, 1e-8, 0.0, 0.0, False, -1.0, 1.0)
+    optimizer_step.rmsprop_step_([weights, weights, weights, [], [], steps], rmsprop)
     for there in (False, True):
         optimizer_step.on_device = lambda tensor: there
-        optimizer_step.adam_step_(weights, weights, weights, weights, [], steps, lr=torch.tensor(0.1), beta1=0.5,
-                                  beta2=0.9, decoupled_weight_decay=False, **common)
+        adam = AdamOptions(torch.tensor(0.1), 0.5, 0.9, 1e-8, 0.0, False, False, -1.0, 1.0)
+        optimizer_step.adam_step_([weights, weights, weights, weights, [], steps], adam)
 
 for batch in (64, 1, 62):
     everything(batch)

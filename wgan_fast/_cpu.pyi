@@ -1,5 +1,7 @@
 """The compiled module of csrc/cpu. Addresses and sizes are plain numbers; see csrc/cpu/kernels.h for their meaning."""
 
+from wgan_fast.optimizer_options import AdamOptions, RMSpropOptions
+
 def clip_weights(
     addresses: list[int], sizes: list[int], codes: list[int], lo: float, hi: float, threads: int
 ) -> None: ...
@@ -52,30 +54,17 @@ def norm_double_backward(
     threads: int,
 ) -> None: ...
 def rmsprop_step(
+    codes: list[int],
     columns: list[list[int]],
     centered: bool,
     with_momentum: bool,
-    lr: float,
-    alpha: float,
-    eps: float,
-    weight_decay: float,
-    momentum: float,
-    lo: float,
-    hi: float,
-    maximize: bool,
+    options: RMSpropOptions,
     threads: int,
 ) -> None: ...
 def adam_step(
+    codes: list[int],
     columns: list[list[int]],
     amsgrad: bool,
-    lr: float,
-    beta1: float,
-    beta2: float,
-    eps: float,
-    weight_decay: float,
-    lo: float,
-    hi: float,
-    decoupled_weight_decay: bool,
-    maximize: bool,
+    options: AdamOptions,
     threads: int,
 ) -> None: ...

@@ -1,5 +1,7 @@
 """The compiled module of csrc/cuda. Addresses, sizes and the stream are plain numbers; see csrc/cuda/kernels.h."""
 
+from wgan_fast.optimizer_options import AdamOptions, RMSpropOptions
+
 def unusable() -> str: ...
 def penalty_workspace(batch: int, row_size: int, code: int) -> int: ...
 def clip_weights(
@@ -79,14 +81,7 @@ def rmsprop_step(
     with_momentum: bool,
     lr_address: int,
     lr_is_double: bool,
-    lr: float,
-    alpha: float,
-    eps: float,
-    weight_decay: float,
-    momentum: float,
-    maximize: bool,
-    lo: float,
-    hi: float,
+    options: RMSpropOptions,
 ) -> None: ...
 def adam_step(
     device: int,
@@ -97,13 +92,5 @@ def adam_step(
     amsgrad: bool,
     lr_address: int,
     lr_is_double: bool,
-    lr: float,
-    beta1: float,
-    beta2: float,
-    eps: float,
-    weight_decay: float,
-    decoupled_weight_decay: bool,
-    maximize: bool,
-    lo: float,
-    hi: float,
+    options: AdamOptions,
 ) -> None: ...

@@ -19,6 +19,7 @@ import torch
 from torch import Tensor
 
 from wgan_fast.dtypes import accumulation_dtype as accumulation_dtype  # it belongs to the specification
+from wgan_fast.optimizer_options import AdamOptions, RMSpropOptions
 
 DEVICE_TYPES: tuple[str, ...] = ("*",)
 
@@ -87,27 +88,14 @@ def gradient_norm_penalty(
 
 
 @torch.no_grad()
-def rmsprop_step_(
-    params: Sequence[Tensor],
-    grads: Sequence[Tensor],
-    square_avgs: Sequence[Tensor],
-    grad_avgs: Sequence[Tensor],
-    momentum_buffers: Sequence[Tensor],
-    steps: Sequence[Tensor],
-    *,
-    lr: float | Tensor,
-    alpha: float,
-    eps: float,
-    weight_decay: float,
-    momentum: float,
-    maximize: bool,
-    lo: float,
-    hi: float,
-) -> list[int]:
+def rmsprop_step_(lists: Sequence[Sequence[Tensor]], options: RMSpropOptions) -> list[int]:
     """One RMSprop update (Tieleman & Hinton, as ``torch.optim.RMSprop`` computes it), then the clamp.
 
-    ``grad_avgs`` is empty unless the variance is centred, ``momentum_buffers`` unless ``momentum`` is positive.
+    ``grad_avgs`` is empty unless the variance is centred, ``momentum_buffers`` unless ``momentum`` is positive;
+    ``steps`` counts updates, one 0-dim tensor per parameter.
     """
+    params, grads, square_avgs, grad_avgs, momentum_buffers, steps = lists
+    lr, alpha, eps, weight_decay, momentum, maximize, lo, hi = options
     for i, param in enumerate(params):
         steps[i].add_(1)
         wide = accumulation_dtype(param.dtype)
@@ -135,29 +123,13 @@ def rmsprop_step_(
 
 
 @torch.no_grad()
-def adam_step_(
-    params: Sequence[Tensor],
-    grads: Sequence[Tensor],
-    exp_avgs: Sequence[Tensor],
-    exp_avg_sqs: Sequence[Tensor],
-    max_exp_avg_sqs: Sequence[Tensor],
-    steps: Sequence[Tensor],
-    *,
-    lr: float | Tensor,
-    beta1: float,
-    beta2: float,
-    eps: float,
-    weight_decay: float,
-    decoupled_weight_decay: bool,
-    maximize: bool,
-    lo: float,
-    hi: float,
-) -> list[int]:
+def adam_step_(lists: Sequence[Sequence[Tensor]], options: AdamOptions) -> list[int]:
     """One Adam update (Kingma & Ba 2015, algorithm 1, as ``torch.optim.Adam`` computes it), then the clamp.
 
-    ``max_exp_avg_sqs`` is empty unless the AMSGrad variant is asked for; ``steps`` counts updates, one 0-dim
-    tensor a parameter.
+    ``max_exp_avg_sqs`` is empty unless the AMSGrad variant is asked for.
     """
+    params, grads, exp_avgs, exp_avg_sqs, max_exp_avg_sqs, steps = lists
+    lr, beta1, beta2, eps, weight_decay, decoupled_weight_decay, maximize, lo, hi = options
     for i, param in enumerate(params):
         step = steps[i].add_(1)
         wide = accumulation_dtype(param.dtype)

@@ -1,59 +1,9 @@
 // The module wgan_fast._cpu: Python numbers in, kernels run, nothing else. The interpreter lock is released
 // while a kernel works, so that a thread that prepares the next batch goes on.
-#include <pybind11/pybind11.h>
-
-#include <stdexcept>
-#include <string>
+#include "bindings.h"
 
 #include "engine.h"
 #include "kernels.h"
-
-namespace py = pybind11;
-
-namespace wgan_fast {
-namespace {
-
-// pybind11's own conversion of a list of ints is several times slower, which shows in a critic of a hundred
-// tensors.
-std::vector<int64_t> integers(const py::list& list) {
-  std::vector<int64_t> values(list.size());
-  for (size_t i = 0; i < values.size(); ++i) {
-    values[i] = PyLong_AsLongLong(PyList_GET_ITEM(list.ptr(), Py_ssize_t(i)));
-  }
-  if (PyErr_Occurred()) throw py::error_already_set();
-  return values;
-}
-
-// Columns of one number a parameter: dtype code, size, address of the step count, then the addresses of the
-// blocks.
-std::vector<StepRow> step_rows(const py::list& columns, size_t num_blocks) {
-  if (columns.size() != 3 + num_blocks) throw std::invalid_argument("wrong number of columns");
-  std::vector<std::vector<int64_t>> fields;
-  for (const py::handle column : columns)
-    fields.push_back(integers(py::reinterpret_borrow<py::list>(column)));
-  std::vector<StepRow> rows(fields[0].size());
-  for (const auto& column : fields) {
-    if (column.size() != rows.size()) throw std::invalid_argument("columns of unequal length");
-  }
-  for (size_t i = 0; i < rows.size(); ++i) {
-    rows[i].code = int(fields[0][i]);
-    rows[i].size = fields[1][i];
-    rows[i].step = pointer<float>(fields[2][i]);
-    for (size_t block = 0; block < num_blocks; ++block)
-      rows[i].blocks[block] = pointer<void>(fields[3 + block][i]);
-  }
-  return rows;
-}
-
-Reduction reduction_of(const std::string& name) {
-  if (name == "mean") return Reduction::kMean;
-  if (name == "sum") return Reduction::kSum;
-  if (name == "none") return Reduction::kNone;
-  throw std::invalid_argument("reduction: expected mean, sum or none, got " + name);
-}
-
-}  // namespace
-}  // namespace wgan_fast
 
 PYBIND11_MODULE(_cpu, module) {
   using namespace wgan_fast;
@@ -94,21 +44,21 @@ PYBIND11_MODULE(_cpu, module) {
                                     {batch, channels, positions, groups}, threads);
              });
 
-  module.def("rmsprop_step",
-             [](const py::list& list, bool centered, bool with_momentum, double lr, double alpha, double eps,
-                double weight_decay, double momentum, double lo, double hi, bool maximize, int threads) {
-               const auto rows = step_rows(list, size_t(3 + centered + with_momentum));
-               const RMSpropOptions options{lr, alpha, eps, weight_decay, momentum, lo, hi, maximize};
-               py::gil_scoped_release release;
-               rmsprop_step(rows, centered, with_momentum, options, threads);
-             });
-
-  module.def("adam_step", [](const py::list& list, bool amsgrad, double lr, double beta1, double beta2,
-                             double eps, double weight_decay, double lo, double hi,
-                             bool decoupled_weight_decay, bool maximize, int threads) {
-    const auto rows = step_rows(list, size_t(4 + amsgrad));
-    const AdamOptions options{lr, beta1, beta2, eps, weight_decay, lo, hi, decoupled_weight_decay, maximize};
+  module.def("rmsprop_step", [](const py::list& codes, const py::list& columns, bool centered,
+                                bool with_momentum, const py::tuple& options, int threads) {
+    const auto rows = step_rows(columns, size_t(3 + centered + with_momentum));
+    const auto of_what = integers(codes);
+    const auto numbers = rmsprop_options(options);
     py::gil_scoped_release release;
-    adam_step(rows, amsgrad, options, threads);
+    rmsprop_step(rows, of_what, centered, with_momentum, numbers, threads);
+  });
+
+  module.def("adam_step", [](const py::list& codes, const py::list& columns, bool amsgrad,
+                             const py::tuple& options, int threads) {
+    const auto rows = step_rows(columns, size_t(4 + amsgrad));
+    const auto of_what = integers(codes);
+    const auto numbers = adam_options(options);
+    py::gil_scoped_release release;
+    adam_step(rows, of_what, amsgrad, numbers, threads);
   });
 }

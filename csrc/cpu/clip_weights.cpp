@@ -21,8 +21,8 @@ void clip_weights(const std::vector<int64_t>& addresses, const std::vector<int64
                   const std::vector<int64_t>& codes, double lo, double hi, int threads) {
   std::vector<std::pair<uintptr_t, uintptr_t>> ranges;
   for (size_t i = 0; i < addresses.size(); ++i) {
-    const int64_t width = codes[i] == kFloat64 ? 8 : codes[i] == kFloat32 ? 4 : 2;
-    ranges.emplace_back(uintptr_t(addresses[i]), uintptr_t(addresses[i] + sizes[i] * width));
+    const int64_t end = addresses[i] + sizes[i] * bytes_of(int(codes[i]));
+    ranges.emplace_back(uintptr_t(addresses[i]), uintptr_t(end));
   }
   if (any_overlap(std::move(ranges))) threads = 1;
   parallel_blocks(sizes, threads, [&](size_t block, int64_t begin, int64_t end) {

@@ -1,5 +1,5 @@
 // The operations of the CPU backend as the binding sees them. Addresses are those of dense blocks of memory;
-// dtype codes are those of engine.h; nothing is allocated that Python can see, nothing is checked that Python
+// dtype codes are those of dtypes.h; nothing is allocated that Python can see, nothing is checked that Python
 // has checked.
 #pragma once
 
@@ -7,6 +7,7 @@
 #include <vector>
 
 #include "activation_rules.h"
+#include "dtypes.h"
 #include "norm_rules.h"
 #include "rules.h"
 
@@ -20,8 +21,6 @@ void clip_weights(const std::vector<int64_t>& addresses, const std::vector<int64
 // alpha is fp32 (fp64 for fp64).
 void interpolate(int64_t real, int64_t fake, int64_t alpha, int64_t out, int64_t batch, int64_t total,
                  int code, int threads);
-
-enum class Reduction { kMean, kSum, kNone };
 
 // norms[b] = ‖gradients[b, :]‖, value = the penalty on them (one number, or one a row for kNone), and slope,
 // unless its address is 0, the gradient of value. norms and value are fp32 (fp64 for fp64).
@@ -39,21 +38,14 @@ void activation_double_backward(int64_t saved, int64_t g, int64_t v, int64_t to_
 // code, and to the weight; mean, rstd, weight and to_weight are fp32 (fp64 for fp64).
 void norm_double_backward(const NormAddresses& at, int code, const NormShape& shape, int threads);
 
-// One parameter of an optimizer step: the blocks are the parameter, its gradient and its moments, all of one
-// size.
-struct StepRow {
-  int code;
-  int64_t size;
-  float* step;
-  void* blocks[5];
-};
-
+// One update of every row, of dtype codes[row]; the step counts are advanced here.
 // Blocks: parameter, gradient, square_avg, then grad_avg if centred, then momentum_buffer if there is
 // momentum.
-void rmsprop_step(const std::vector<StepRow>& rows, bool centered, bool with_momentum,
-                  const RMSpropOptions& options, int threads);
+void rmsprop_step(const std::vector<StepRow>& rows, const std::vector<int64_t>& codes, bool centered,
+                  bool with_momentum, const RMSpropOptions& options, int threads);
 
 // Blocks: parameter, gradient, exp_avg, exp_avg_sq, then max_exp_avg_sq if amsgrad.
-void adam_step(const std::vector<StepRow>& rows, bool amsgrad, const AdamOptions& options, int threads);
+void adam_step(const std::vector<StepRow>& rows, const std::vector<int64_t>& codes, bool amsgrad,
+               const AdamOptions& options, int threads);
 
 }  // namespace wgan_fast

@@ -123,27 +123,27 @@ WGAN_FAST_STEPS(fp16)
 
 // Counts the step of every row, then calls update(T{}, row, begin, end) over all of them.
 template <class Update>
-void over_rows(const std::vector<StepRow>& rows, int threads, Update&& update) {
+void over_rows(const std::vector<StepRow>& rows, const std::vector<int64_t>& codes, int threads,
+               Update&& update) {
   std::vector<int64_t> sizes;
   std::vector<std::pair<uintptr_t, uintptr_t>> ranges;
-  for (const StepRow& row : rows) {
-    *row.step += 1;
-    sizes.push_back(row.size);
-    const int64_t width = row.code == kFloat64 ? 8 : row.code == kFloat32 ? 4 : 2;
-    const uintptr_t start = reinterpret_cast<uintptr_t>(row.blocks[0]);
-    ranges.emplace_back(start, start + uintptr_t(row.size * width));
+  for (size_t i = 0; i < rows.size(); ++i) {
+    *rows[i].step += 1;
+    sizes.push_back(rows[i].size);
+    const uintptr_t start = reinterpret_cast<uintptr_t>(rows[i].blocks[0]);
+    ranges.emplace_back(start, start + uintptr_t(rows[i].size * bytes_of(int(codes[i]))));
   }
   if (any_overlap(std::move(ranges))) threads = 1;
   parallel_blocks(sizes, threads, [&](size_t i, int64_t begin, int64_t end) {
-    with_dtype(rows[i].code, [&](auto tag) { update(tag, rows[i], begin, end); });
+    with_dtype(int(codes[i]), [&](auto tag) { update(tag, rows[i], begin, end); });
   });
 }
 
 }  // namespace
 
-void rmsprop_step(const std::vector<StepRow>& rows, bool centered, bool with_momentum,
-                  const RMSpropOptions& options, int threads) {
-  over_rows(rows, threads, [&](auto tag, const StepRow& row, int64_t begin, int64_t end) {
+void rmsprop_step(const std::vector<StepRow>& rows, const std::vector<int64_t>& codes, bool centered,
+                  bool with_momentum, const RMSpropOptions& options, int threads) {
+  over_rows(rows, codes, threads, [&](auto tag, const StepRow& row, int64_t begin, int64_t end) {
     if (centered && with_momentum) return rmsprop_centered_momentum(tag, row, begin, end, options);
     if (centered) return rmsprop_centered(tag, row, begin, end, options);
     if (with_momentum) return rmsprop_momentum(tag, row, begin, end, options);
@@ -151,8 +151,9 @@ void rmsprop_step(const std::vector<StepRow>& rows, bool centered, bool with_mom
   });
 }
 
-void adam_step(const std::vector<StepRow>& rows, bool amsgrad, const AdamOptions& options, int threads) {
-  over_rows(rows, threads, [&](auto tag, const StepRow& row, int64_t begin, int64_t end) {
+void adam_step(const std::vector<StepRow>& rows, const std::vector<int64_t>& codes, bool amsgrad,
+               const AdamOptions& options, int threads) {
+  over_rows(rows, codes, threads, [&](auto tag, const StepRow& row, int64_t begin, int64_t end) {
     if (amsgrad) return adam_amsgrad(tag, row, begin, end, options);
     return adam_plain(tag, row, begin, end, options);
   });

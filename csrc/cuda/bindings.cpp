@@ -1,14 +1,10 @@
 // The module wgan_fast._cuda: Python numbers in, kernels launched, nothing else. It links the CUDA runtime
 // statically, so it imports on any machine; `unusable` says in a sentence why its kernels cannot run there.
-#include <cuda_runtime.h>
-#include <pybind11/pybind11.h>
+#include "bindings.h"
 
-#include <stdexcept>
-#include <string>
+#include <cuda_runtime.h>
 
 #include "kernels.h"
-
-namespace py = pybind11;
 
 namespace wgan_fast {
 namespace {
@@ -40,51 +36,10 @@ void* on_device(const char* op, int device, int64_t stream) {
     throw std::runtime_error(std::string(op) + ": CUDA device " + std::to_string(device) +
                              " could not be used: " + cudaGetErrorString(error));
   }
-  return reinterpret_cast<void*>(uintptr_t(stream));
+  return pointer<void>(stream);
 }
 
-// Several times faster than pybind11's own conversion of a list, which shows in a critic of a hundred
-// tensors.
-std::vector<int64_t> integers(const py::list& list) {
-  std::vector<int64_t> values(list.size());
-  for (size_t i = 0; i < values.size(); ++i) {
-    values[i] = PyLong_AsLongLong(PyList_GET_ITEM(list.ptr(), Py_ssize_t(i)));
-  }
-  if (PyErr_Occurred()) throw py::error_already_set();
-  return values;
-}
-
-// Columns with one number a parameter: sizes, addresses of the step counts, then the addresses of each block.
-std::vector<StepRow> step_rows(const py::list& columns, size_t num_blocks) {
-  if (columns.size() != 2 + num_blocks) throw std::invalid_argument("wrong number of columns");
-  std::vector<StepRow> rows;
-  for (size_t column = 0; column < columns.size(); ++column) {
-    const std::vector<int64_t> numbers = integers(py::reinterpret_borrow<py::list>(columns[column]));
-    if (column == 0) rows.resize(numbers.size());
-    if (numbers.size() != rows.size()) throw std::invalid_argument("columns of unequal length");
-    for (size_t i = 0; i < rows.size(); ++i) {
-      if (column == 0) {
-        rows[i].size = numbers[i];
-      } else if (column == 1) {
-        rows[i].step = reinterpret_cast<float*>(uintptr_t(numbers[i]));
-      } else {
-        rows[i].blocks[column - 2] = reinterpret_cast<void*>(uintptr_t(numbers[i]));
-      }
-    }
-  }
-  return rows;
-}
-
-Reduction reduction_of(const std::string& name) {
-  if (name == "mean") return Reduction::kMean;
-  if (name == "sum") return Reduction::kSum;
-  if (name == "none") return Reduction::kNone;
-  throw std::invalid_argument("reduction: expected mean, sum or none, got " + name);
-}
-
-DeviceLr device_lr(int64_t address, bool is_double) {
-  return {reinterpret_cast<const void*>(uintptr_t(address)), is_double};
-}
+DeviceLr device_lr(int64_t address, bool is_double) { return {pointer<const void>(address), is_double}; }
 
 }  // namespace
 }  // namespace wgan_fast
@@ -136,20 +91,16 @@ PYBIND11_MODULE(_cuda, module) {
 
   module.def("rmsprop_step", [](int device, int64_t stream, const py::list& columns, int code,
                                 bool steps_on_device, bool centered, bool with_momentum, int64_t lr_address,
-                                bool lr_is_double, double lr, double alpha, double eps, double weight_decay,
-                                double momentum, bool maximize, double lo, double hi) {
+                                bool lr_is_double, const py::tuple& options) {
     rmsprop_step(step_rows(columns, size_t(3 + centered + with_momentum)), code, centered, with_momentum,
-                 {lr, alpha, eps, weight_decay, momentum, lo, hi, maximize},
-                 device_lr(lr_address, lr_is_double), steps_on_device,
+                 rmsprop_options(options), device_lr(lr_address, lr_is_double), steps_on_device,
                  on_device("rmsprop_step_", device, stream));
   });
 
   module.def("adam_step", [](int device, int64_t stream, const py::list& columns, int code,
                              bool steps_on_device, bool amsgrad, int64_t lr_address, bool lr_is_double,
-                             double lr, double beta1, double beta2, double eps, double weight_decay,
-                             bool decoupled_weight_decay, bool maximize, double lo, double hi) {
-    adam_step(step_rows(columns, size_t(4 + amsgrad)), code, amsgrad,
-              {lr, beta1, beta2, eps, weight_decay, lo, hi, decoupled_weight_decay, maximize},
+                             const py::tuple& options) {
+    adam_step(step_rows(columns, size_t(4 + amsgrad)), code, amsgrad, adam_options(options),
               device_lr(lr_address, lr_is_double), steps_on_device, on_device("adam_step_", device, stream));
   });
 }

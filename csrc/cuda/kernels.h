@@ -1,5 +1,5 @@
 // The operations of the CUDA backend as the binding sees them. Addresses are those of dense blocks of device
-// memory; dtype codes are those of launch.cuh; stream is the caller's cudaStream_t on the current device.
+// memory; dtype codes are those of dtypes.h; stream is the caller's cudaStream_t on the current device.
 // Nothing is allocated on the device, nothing waits for it, nothing is checked that Python has checked. A
 // launch that fails throws std::runtime_error with the name of the operation.
 #pragma once
@@ -8,6 +8,7 @@
 #include <vector>
 
 #include "activation_rules.h"
+#include "dtypes.h"
 #include "norm_rules.h"
 #include "rules.h"
 
@@ -21,8 +22,6 @@ void clip_weights(const std::vector<int64_t>& addresses, const std::vector<int64
 // alpha is fp32 (fp64 for fp64).
 void interpolate(int64_t real, int64_t fake, int64_t alpha, int64_t out, int64_t batch, int64_t total,
                  int code, void* stream);
-
-enum class Reduction { kMean, kSum, kNone };
 
 // How many values of workspace, in the accumulation dtype, gradient_norm_penalty needs for this shape.
 int64_t penalty_workspace(int64_t batch, int64_t row_size, int code);
@@ -50,15 +49,6 @@ int64_t norm_workspace(int64_t rows, int64_t size, int code);
 void norm_double_backward(const NormAddresses& addresses, int64_t partials, int64_t workspace, int64_t chunks,
                           int code, const NormShape& shape, void* stream);
 
-// One parameter of an optimizer step: the blocks are the parameter, its gradient and its moments, all of one
-// size and dtype. step counts the steps before this one: on the host, where it is advanced here, or on the
-// device (capturable), where the caller advances it afterwards, on the same stream.
-struct StepRow {
-  int64_t size;
-  float* step;
-  void* blocks[5];
-};
-
 // A learning rate on the device, read by the kernel at every launch and every replay; without one it is
 // options.lr.
 struct DeviceLr {
@@ -71,8 +61,9 @@ struct DeviceLr {
   }
 };
 
-// Blocks: parameter, gradient, square_avg, then grad_avg if centred, then momentum_buffer if there is
-// momentum.
+// One update of every row. Its step counts the steps before this one: on the host, where it is advanced here,
+// or on the device (capturable), where the caller advances it afterwards, on the same stream. Blocks:
+// parameter, gradient, square_avg, then grad_avg if centred, then momentum_buffer if there is momentum.
 void rmsprop_step(const std::vector<StepRow>& rows, int code, bool centered, bool with_momentum,
                   const RMSpropOptions& options, DeviceLr lr, bool steps_on_device, void* stream);
 

@@ -14,6 +14,7 @@ from torch import Tensor
 
 import wgan_fast
 from wgan_fast import backends, functional, reference
+from wgan_fast.optimizer_options import AdamOptions, RMSpropOptions
 
 NOT_LAUNCHED, NO_DEVICE = 9, 100  # cudaErrorInvalidConfiguration, cudaErrorNoDevice
 
@@ -95,8 +96,7 @@ def test_learning_rate_and_step_counts_on_the_device(
     steps = [torch.tensor(4.0) for _ in params]
     lr = torch.tensor(0.03, dtype=lr_dtype) if lr_dtype else None
     expected, expected_steps = copied(lists), [torch.tensor(4.0) for _ in params]
-    numbers = {"beta1": 0.5, "beta2": 0.9, "eps": 1e-8, "weight_decay": 0.1}
-    flags = {"decoupled_weight_decay": True, "maximize": False, "lo": -0.05, "hi": 0.05}
+    options = AdamOptions(0.03, 0.5, 0.9, 1e-8, 0.1, True, False, -0.05, 0.05)
     columns = [[p.numel() for p in params], *([t.data_ptr() for t in tensors] for tensors in (steps, *lists))]
     host_extension.adam_step(
         0,
@@ -107,11 +107,9 @@ def test_learning_rate_and_step_counts_on_the_device(
         False,
         lr.data_ptr() if lr is not None else 0,
         lr_dtype == torch.float64,
-        0.03 if lr is None else 0.0,
-        *numbers.values(),
-        *flags.values(),
+        options if lr is None else options._replace(lr=0.0),
     )
-    reference.adam_step_(*expected, [], expected_steps, lr=0.03, **numbers, **flags)
+    reference.adam_step_([*expected, [], expected_steps], options)
     assert [float(step) for step in steps] == [4.0 if on_device else 5.0] * 7  # those the launcher advances itself
     for tensors, wanted in zip(lists, expected, strict=True):
         for actual, exact in zip(tensors, wanted, strict=True):
@@ -125,11 +123,10 @@ def test_rmsprop_reads_a_learning_rate_on_the_device(dtype: torch.dtype, host_ex
     expected, expected_steps = copied(lists), [step.clone() for step in steps]
     columns = [[p.numel() for p in params], *([t.data_ptr() for t in tensors] for tensors in (steps, *lists))]
     code = {torch.float32: 0, torch.float64: 1}[dtype]
-    options = {"alpha": 0.99, "eps": 1e-8, "weight_decay": 0.0, "momentum": 0.0}
-    flags = {"maximize": False, "lo": -0.05, "hi": 0.05}
-    arguments = (lr.data_ptr(), True, 0.0, *options.values(), *flags.values())
+    options = RMSpropOptions(0.03, 0.99, 1e-8, 0.0, 0.0, False, -0.05, 0.05)
+    arguments = (lr.data_ptr(), True, options._replace(lr=0.0))
     host_extension.rmsprop_step(0, 0, columns, code, False, False, False, *arguments)
-    reference.rmsprop_step_(*expected, [], [], expected_steps, lr=0.03, **options, **flags)
+    reference.rmsprop_step_([*expected, [], [], expected_steps], options)
     for actual, exact in zip(params, expected[0], strict=True):
         assert_as_close_as(actual, exact, exact.double())
 

@@ -17,6 +17,7 @@ from wgan_fast.backends.triton.clip_weights import clip_weights_
 from wgan_fast.backends.triton.gradient_norm_penalty import gradient_norm_penalty
 from wgan_fast.backends.triton.interpolate import interpolate
 from wgan_fast.backends.triton.optimizer_step import adam_step_, rmsprop_step_
+from wgan_fast.optimizer_options import AdamOptions, RMSpropOptions
 
 pytestmark = [
     pytest.mark.usefixtures("small_tiles"),
@@ -155,13 +156,14 @@ def state(name: str, options: dict[str, Any], dtype: torch.dtype, guard: Guarded
     return [*columns, [torch.tensor(4.0 if i else 0.0) for i in range(len(SIZES))]]
 
 
-def numbers(name: str, options: dict[str, Any], lr: float | Tensor) -> dict[str, Any]:
+def numbers(name: str, options: dict[str, Any], lr: float | Tensor) -> RMSpropOptions | AdamOptions:
     common = {"lr": lr, "eps": 1e-6, "weight_decay": 0.0, "maximize": False, "lo": -0.03, "hi": 0.02}
     special: dict[str, Any] = {"alpha": 0.9, "momentum": 0.0}
     if name == "adam":
         special = {"beta1": 0.5, "beta2": 0.9, "decoupled_weight_decay": False}
     chosen = {key: value for key, value in options.items() if key not in ("centered", "amsgrad")}
-    return {**common, **special, **chosen}
+    kind = AdamOptions if name == "adam" else RMSpropOptions
+    return kind(**{**common, **special, **chosen})
 
 
 def copies(lists: list[list[Tensor]], dtype: torch.dtype) -> list[list[Tensor]]:
@@ -197,10 +199,10 @@ def test_steps_cross_tiles_at_every_alignment(
     if name == "adam":
         launcher, specified = (adam_step_, reference.adam_step_)
     arguments = numbers(name, options, lr)
-    assert launcher(*lists, **arguments) == []
+    assert launcher(lists, arguments) == []
     guard.check()
-    specified(*theirs, **{**arguments, "lr": 1e-2})
-    specified(*exact, **{**arguments, "lr": 1e-2})
+    specified(theirs, arguments._replace(lr=1e-2))
+    specified(exact, arguments._replace(lr=1e-2))
     assert [step.item() for step in lists[-1]] == [step.item() for step in exact[-1]]
     for mine, yardstick, true in zip(lists[:-1], theirs[:-1], exact[:-1], strict=True):
         for actual, close, right in zip(mine, yardstick, true, strict=True):
@@ -213,7 +215,7 @@ def test_a_step_leaves_out_what_does_not_lie_alike() -> None:
     averages = [torch.zeros(6, 6) for _ in params]
     steps = [torch.tensor(0.0), torch.tensor(0.0), torch.tensor(0.0), torch.tensor(0.0, dtype=torch.float64)]
     arguments = numbers("rmsprop", {}, 1e-2)
-    assert rmsprop_step_(params, grads, averages, [], [], steps, **arguments) == [1, 2, 3]
+    assert rmsprop_step_([params, grads, averages, [], [], steps], arguments) == [1, 2, 3]
     assert [step.item() for step in steps] == [1.0, 0.0, 0.0, 0.0]
     assert [bool(param.any()) for param in params] == [True, False, False, False]
 

@@ -20,6 +20,7 @@ HOST = torch.device("cpu")
 def _nothing_kept(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(multi_tensor, "_tables", type(multi_tensor._tables)())
     monkeypatch.setattr(multi_tensor, "_captured", [])
+    monkeypatch.setattr(multi_tensor, "_reserve", multi_tensor.PinnedReserve())
     monkeypatch.setattr(launching, "_compiled", {})
 
 
@@ -88,14 +89,46 @@ def test_the_rows_cover_every_element_once_and_promise_only_what_is_aligned() ->
     assert [int((promised[:, 1] == tensor).sum()) for tensor in range(5)] == [3, 2, 0, 0, 1]
 
 
-def test_a_capture_needs_a_table_that_exists_and_keeps_it(monkeypatch: pytest.MonkeyPatch, builds: list[int]) -> None:
-    seen, unseen = torch.randn(50), torch.randn(50)
-    before = unseen.clone()
-    clip_weights_([seen], -0.1, 0.1)
+def test_a_capture_builds_the_table_of_tensors_not_seen_before(
+    monkeypatch: pytest.MonkeyPatch, builds: list[int]
+) -> None:
+    """In memory that was set aside before and is held: a graph copies the table from there at every replay."""
+    clip_weights_([torch.randn(50)], -0.1, 0.1)
+    set_aside = multi_tensor._reserve.free.data_ptr()
     monkeypatch.setattr(multi_tensor, "is_capturing", lambda device: True)
+    unseen = [torch.full((50,), 3.0) for _ in range(3)]
+    for tensor in unseen:
+        clip_weights_([tensor], -0.1, 0.1)
+        assert (tensor == 0.1).all()
+    held = [table.data_ptr() for table in multi_tensor._captured]
+    assert held == [set_aside + i * multi_tensor._captured[0].nbytes for i in range(3)]
+    assert [int(table[0, 2]) for table in multi_tensor._captured] == [tensor.data_ptr() for tensor in unseen]
+
+
+def test_a_capture_without_room_for_a_table_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(multi_tensor, "_reserve", multi_tensor.PinnedReserve())
+    monkeypatch.setattr(multi_tensor, "is_capturing", lambda device: True)
+    unseen = torch.full((50,), 3.0)
     with pytest.raises(RuntimeError, match=r"a CUDA graph is being captured .* run the operation once"):
         clip_weights_([unseen], -0.1, 0.1)
-    assert torch.equal(unseen, before)
+    assert (unseen == 3).all()
+
+
+def test_the_reserve_is_filled_again_outside_of_a_capture() -> None:
+    reserve = multi_tensor.PinnedReserve(tables=2, least=16)
+    reserve.refill(10, pin=False)
+    taken = [reserve.hold(torch.full((2, 5), i)) for i in range(2)]
+    with pytest.raises(RuntimeError, match="no room"):
+        reserve.hold(torch.zeros(1, dtype=torch.int64))
+    reserve.refill(10, pin=False)
+    reserve.hold(torch.full((2, 5), 7))
+    assert [table.unique().tolist() for table in taken] == [[0], [1]]
+
+
+def test_a_capture_uses_a_table_that_exists_and_keeps_it(monkeypatch: pytest.MonkeyPatch, builds: list[int]) -> None:
+    seen = torch.randn(50)
+    clip_weights_([seen], -0.1, 0.1)
+    monkeypatch.setattr(multi_tensor, "is_capturing", lambda device: True)
     seen.fill_(3.0)
     clip_weights_([seen], -0.1, 0.1)
     clip_weights_([seen], -0.1, 0.1)

@@ -16,6 +16,7 @@ from wgan_fast.activation_table import ACTIVATION_CODES, three_numbers
 from wgan_fast.dtypes import CODES, PLAIN_TYPES, accumulation_dtype
 from wgan_fast.memory_layout import dense_alike, has_dense_samples, is_dense
 from wgan_fast.norm_arguments import as_given, norm_inputs, norm_results, norm_shape
+from wgan_fast.optimizer_options import AdamOptions, RMSpropOptions
 
 try:
     from wgan_fast import _cpu
@@ -157,87 +158,31 @@ def _takes(param: Tensor, companions: tuple[Tensor, ...], step: Tensor) -> bool:
     return alike and is_dense(param)
 
 
-def _columns(lists: list[Sequence[Tensor]], steps: Sequence[Tensor]) -> tuple[list[list[int]], list[int]]:
-    """What the step kernels take, one number a parameter in each column: dtype codes, sizes, addresses of the step
-    counts, then the addresses of each list. And the positions of the parameters left out."""
+def _columns(lists: list[Sequence[Tensor]], steps: Sequence[Tensor]) -> tuple[list[int], list[list[int]], list[int]]:
+    """What the step kernels take, one number per parameter: dtype codes; columns of sizes, addresses of the step
+    counts and addresses of each list. And the positions of the parameters left out."""
     rest: list[int] = []
     if not _all_contiguous(lists, steps):
         taken = [_takes(row[0], tuple(row[1:]), step) for step, *row in zip(steps, *lists, strict=True)]
         rest = [i for i, usable in enumerate(taken) if not usable]
         lists = [list(itertools.compress(tensors, taken)) for tensors in lists]
         steps = list(itertools.compress(steps, taken))
-    columns = [[CODES[param.dtype] for param in lists[0]], list(map(Tensor.numel, lists[0]))]
-    return columns + [list(map(Tensor.data_ptr, tensors)) for tensors in (steps, *lists)], rest
+    codes, sizes = [CODES[param.dtype] for param in lists[0]], list(map(Tensor.numel, lists[0]))
+    return codes, [sizes, *(list(map(Tensor.data_ptr, tensors)) for tensors in (steps, *lists))], rest
 
 
-def rmsprop_step_(
-    params: Sequence[Tensor],
-    grads: Sequence[Tensor],
-    square_avgs: Sequence[Tensor],
-    grad_avgs: Sequence[Tensor],
-    momentum_buffers: Sequence[Tensor],
-    steps: Sequence[Tensor],
-    *,
-    lr: float | Tensor,
-    alpha: float,
-    eps: float,
-    weight_decay: float,
-    momentum: float,
-    maximize: bool,
-    lo: float,
-    hi: float,
-) -> list[int]:
+def rmsprop_step_(lists: Sequence[Sequence[Tensor]], options: RMSpropOptions) -> list[int]:
+    params, grads, square_avgs, grad_avgs, momentum_buffers, steps = lists
     optional = [tensors for tensors in (grad_avgs, momentum_buffers) if tensors]
-    columns, rest = _columns([params, grads, square_avgs, *optional], steps)
-    _cpu.rmsprop_step(
-        columns,
-        bool(grad_avgs),
-        bool(momentum_buffers),
-        float(lr),
-        alpha,
-        eps,
-        weight_decay,
-        momentum,
-        lo,
-        hi,
-        maximize,
-        torch.get_num_threads(),
-    )
+    codes, columns, rest = _columns([params, grads, square_avgs, *optional], steps)
+    threads = torch.get_num_threads()
+    _cpu.rmsprop_step(codes, columns, bool(grad_avgs), bool(momentum_buffers), options, threads)
     return rest
 
 
-def adam_step_(
-    params: Sequence[Tensor],
-    grads: Sequence[Tensor],
-    exp_avgs: Sequence[Tensor],
-    exp_avg_sqs: Sequence[Tensor],
-    max_exp_avg_sqs: Sequence[Tensor],
-    steps: Sequence[Tensor],
-    *,
-    lr: float | Tensor,
-    beta1: float,
-    beta2: float,
-    eps: float,
-    weight_decay: float,
-    decoupled_weight_decay: bool,
-    maximize: bool,
-    lo: float,
-    hi: float,
-) -> list[int]:
+def adam_step_(lists: Sequence[Sequence[Tensor]], options: AdamOptions) -> list[int]:
+    params, grads, exp_avgs, exp_avg_sqs, max_exp_avg_sqs, steps = lists
     optional = [max_exp_avg_sqs] if max_exp_avg_sqs else []
-    columns, rest = _columns([params, grads, exp_avgs, exp_avg_sqs, *optional], steps)
-    _cpu.adam_step(
-        columns,
-        bool(max_exp_avg_sqs),
-        float(lr),
-        beta1,
-        beta2,
-        eps,
-        weight_decay,
-        lo,
-        hi,
-        decoupled_weight_decay,
-        maximize,
-        torch.get_num_threads(),
-    )
+    codes, columns, rest = _columns([params, grads, exp_avgs, exp_avg_sqs, *optional], steps)
+    _cpu.adam_step(codes, columns, bool(max_exp_avg_sqs), options, torch.get_num_threads())
     return rest

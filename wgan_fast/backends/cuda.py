@@ -27,6 +27,7 @@ from wgan_fast.norm_arguments import (
     norm_shape,
     repeated,
 )
+from wgan_fast.optimizer_options import AdamOptions, RMSpropOptions
 
 try:
     from wgan_fast import _cuda
@@ -217,9 +218,8 @@ def _step(
     kernel: Callable[..., None],
     lists: list[Sequence[Tensor]],
     steps: Sequence[Tensor],
-    lr: float | Tensor,
     variant: tuple[bool, ...],
-    numbers: tuple[float, ...],
+    options: RMSpropOptions | AdamOptions,
 ) -> list[int]:
     """One launch for each device and dtype, which also advances the counts that are on the host."""
     rest: list[int] = []
@@ -236,7 +236,7 @@ def _step(
         )
     keys = list(zip(map(Tensor.get_device, lists[0]), [param.dtype for param in lists[0]], on_host, strict=True))
     for (device, dtype, counts_on_host), (counts, *alike) in _grouped(keys, [steps, *lists]):
-        lr_there = _on_device(lr, alike[0][0].device)
+        lr_there = _on_device(options.lr, alike[0][0].device)
         columns = [list(map(Tensor.numel, alike[0])), *(list(map(Tensor.data_ptr, t)) for t in (counts, *alike))]
         _launch(
             kernel,
@@ -247,8 +247,7 @@ def _step(
             *variant,
             lr_there.data_ptr() if lr_there is not None else 0,
             lr_there is not None and lr_there.dtype == torch.float64,
-            0.0 if lr_there is not None else float(lr),
-            *numbers,
+            options if lr_there is None else options._replace(lr=0.0),
         )
         if not counts_on_host:
             torch._foreach_add_(list(counts), 1)
@@ -262,58 +261,15 @@ def _on_device(lr: float | Tensor, device: torch.device) -> Tensor | None:
     return lr.to(device=device, dtype=accumulation_dtype(lr.dtype))
 
 
-def rmsprop_step_(
-    params: Sequence[Tensor],
-    grads: Sequence[Tensor],
-    square_avgs: Sequence[Tensor],
-    grad_avgs: Sequence[Tensor],
-    momentum_buffers: Sequence[Tensor],
-    steps: Sequence[Tensor],
-    *,
-    lr: float | Tensor,
-    alpha: float,
-    eps: float,
-    weight_decay: float,
-    momentum: float,
-    maximize: bool,
-    lo: float,
-    hi: float,
-) -> list[int]:
+def rmsprop_step_(lists: Sequence[Sequence[Tensor]], options: RMSpropOptions) -> list[int]:
+    params, grads, square_avgs, grad_avgs, momentum_buffers, steps = lists
     optional = [tensors for tensors in (grad_avgs, momentum_buffers) if tensors]
-    return _step(
-        _cuda.rmsprop_step,
-        [params, grads, square_avgs, *optional],
-        steps,
-        lr,
-        (bool(grad_avgs), bool(momentum_buffers)),
-        (alpha, eps, weight_decay, momentum, maximize, lo, hi),
-    )
+    variant = (bool(grad_avgs), bool(momentum_buffers))
+    return _step(_cuda.rmsprop_step, [params, grads, square_avgs, *optional], steps, variant, options)
 
 
-def adam_step_(
-    params: Sequence[Tensor],
-    grads: Sequence[Tensor],
-    exp_avgs: Sequence[Tensor],
-    exp_avg_sqs: Sequence[Tensor],
-    max_exp_avg_sqs: Sequence[Tensor],
-    steps: Sequence[Tensor],
-    *,
-    lr: float | Tensor,
-    beta1: float,
-    beta2: float,
-    eps: float,
-    weight_decay: float,
-    decoupled_weight_decay: bool,
-    maximize: bool,
-    lo: float,
-    hi: float,
-) -> list[int]:
+def adam_step_(lists: Sequence[Sequence[Tensor]], options: AdamOptions) -> list[int]:
+    params, grads, exp_avgs, exp_avg_sqs, max_exp_avg_sqs, steps = lists
     optional = [max_exp_avg_sqs] if max_exp_avg_sqs else []
-    return _step(
-        _cuda.adam_step,
-        [params, grads, exp_avgs, exp_avg_sqs, *optional],
-        steps,
-        lr,
-        (bool(max_exp_avg_sqs),),
-        (beta1, beta2, eps, weight_decay, decoupled_weight_decay, maximize, lo, hi),
-    )
+    variant = (bool(max_exp_avg_sqs),)
+    return _step(_cuda.adam_step, [params, grads, exp_avgs, exp_avg_sqs, *optional], steps, variant, options)

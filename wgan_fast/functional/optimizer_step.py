@@ -11,6 +11,7 @@ from wgan_fast import ops
 from wgan_fast.dtypes import DTYPE_NAMES, DTYPES
 from wgan_fast.functional.arguments import describe
 from wgan_fast.functional.clip_weights import clip_bounds
+from wgan_fast.optimizer_options import AdamOptions, RMSpropOptions
 
 
 def rmsprop_step_(
@@ -48,11 +49,11 @@ def rmsprop_step_(
     lists = [params, grads, square_avgs, grad_avgs, momentum_buffers, steps]
     _check_lists(lists)
     lo, hi = (-math.inf, math.inf) if clip_value is None else clip_bounds(clip_value)
-    numbers = {"alpha": alpha, "eps": eps, "weight_decay": weight_decay, "momentum": momentum}
+    options = RMSpropOptions(lr, alpha, eps, weight_decay, momentum, maximize, lo, hi)
     if torch.compiler.is_compiling():
-        torch.ops.wgan_fast.rmsprop_step_(*lists, lr=lr, **numbers, maximize=maximize, lo=lo, hi=hi, backend=backend)
+        torch.ops.wgan_fast.rmsprop_step_(*lists, *options, backend)
     else:
-        ops.rmsprop_step_(lists, backend, lr=lr, **numbers, maximize=maximize, lo=lo, hi=hi)
+        ops.rmsprop_step_(lists, options, backend)
 
 
 def adam_step_(
@@ -82,12 +83,11 @@ def adam_step_(
     lists = [params, grads, exp_avgs, exp_avg_sqs, max_exp_avg_sqs, steps]
     _check_lists(lists)
     lo, hi = (-math.inf, math.inf) if clip_value is None else clip_bounds(clip_value)
-    numbers = {"beta1": beta1, "beta2": beta2, "eps": eps, "weight_decay": weight_decay}
-    flags = {"decoupled_weight_decay": decoupled_weight_decay, "maximize": maximize}
+    options = AdamOptions(lr, beta1, beta2, eps, weight_decay, decoupled_weight_decay, maximize, lo, hi)
     if torch.compiler.is_compiling():
-        torch.ops.wgan_fast.adam_step_(*lists, lr=lr, **numbers, **flags, lo=lo, hi=hi, backend=backend)
+        torch.ops.wgan_fast.adam_step_(*lists, *options, backend)
     else:
-        ops.adam_step_(lists, backend, lr=lr, **numbers, **flags, lo=lo, hi=hi)
+        ops.adam_step_(lists, options, backend)
 
 
 def _check_lists(lists: list[list[Tensor]]) -> None:

@@ -11,7 +11,7 @@ from wgan_fast.ops.dispatch import in_place
 
 
 def clip_weights_(tensors: Sequence[Tensor], lo: float, hi: float, backend: str) -> None:
-    in_place("clip_weights_", [tensors], [0], backend, lo=lo, hi=hi)
+    in_place([tensors], [0], backend, lambda module, lists: module.clip_weights_(*lists, lo, hi))
 
 
 @torch.library.custom_op("wgan_fast::clip_weights_", mutates_args={"tensors"})

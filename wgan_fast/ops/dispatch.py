@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
@@ -18,13 +18,17 @@ def apply_function(function: type[torch.autograd.Function], *arguments: Any) -> 
 
 
 def in_place(
-    name: str, lists: Sequence[Sequence[Tensor]], written: Sequence[int], backend: str, **options: Any
+    lists: Sequence[Sequence[Tensor]],
+    written: Sequence[int],
+    backend: str,
+    launch: Callable[[Any, Sequence[Sequence[Tensor]]], list[int]],
 ) -> None:
-    """Run an in-place operation over parallel lists: one launch a device, the reference for what is left over.
+    """Run an in-place operation over parallel lists: one launch per device, the reference for what is left over.
 
-    ``written`` are the positions of the lists that the kernels change: raw writes do not bump version counters,
-    so it is done here.
+    ``launch(module, lists)`` calls a backend's launcher. ``written`` are the positions of the lists that the kernels
+    change: raw writes do not bump version counters, so it is done here.
     """
+    refuse_inference_tensors(lists[0])
     devices = ["cpu"]
     if not all(tensor.is_cpu for tensor in lists[0]):
         devices = sorted({tensor.device.type for tensor in lists[0]})
@@ -34,13 +38,21 @@ def in_place(
         if len(devices) > 1:
             here = [i for i, tensor in enumerate(lists[0]) if tensor.device.type == device]
             chosen = [[tensors[i] for i in here] if tensors else [] for tensors in lists]
-        rest = getattr(module, name)(*chosen, **options)
+        rest = launch(module, chosen)
         if module is reference:
             continue
         if rest:
             left_over = set(rest)
-            getattr(reference, name)(*([t[i] for i in rest] if t else [] for t in chosen), **options)
+            launch(reference, [[tensors[i] for i in rest] if tensors else [] for tensors in chosen])
             chosen = [[t for i, t in enumerate(tensors) if i not in left_over] for tensors in chosen]
         for position in written:
             if chosen[position]:
                 increment_version(chosen[position])
+
+
+def refuse_inference_tensors(tensors: Sequence[Tensor]) -> None:
+    """Raise where torch would: their memory may belong to results that were promised never to change."""
+    if not torch.is_inference_mode_enabled() and any(map(Tensor.is_inference, tensors)):
+        raise RuntimeError(
+            "an inference tensor cannot be changed in place outside of torch.inference_mode(): pass a clone of it"
+        )

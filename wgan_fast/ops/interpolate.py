@@ -11,12 +11,13 @@ from torch.autograd.graph import increment_version
 
 from wgan_fast import reference
 from wgan_fast.backends import choose
-from wgan_fast.ops.dispatch import apply_function
+from wgan_fast.ops.dispatch import apply_function, refuse_inference_tensors
 
 
 def interpolate(real: Tensor, fake: Tensor, alpha: Tensor, backend: str, out: Tensor | None = None) -> Tensor:
     module = choose(real.device.type, backend)
     if out is not None:
+        refuse_inference_tensors([out])
         mixed = module.interpolate(real, fake, alpha, out)
         if module is not reference:
             increment_version([out])

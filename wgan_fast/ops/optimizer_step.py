@@ -9,16 +9,19 @@ import torch
 from torch import Tensor
 
 from wgan_fast.ops.dispatch import in_place
+from wgan_fast.optimizer_options import AdamOptions, RMSpropOptions
+
+_WRITTEN = [0, 2, 3, 4, 5]  # every list but the gradients
 
 
-def rmsprop_step_(lists: Sequence[Sequence[Tensor]], backend: str, **options: Any) -> None:
-    """``lists`` in the order of ``reference.rmsprop_step_``; all but the gradients are written."""
-    in_place("rmsprop_step_", lists, [0, 2, 3, 4, 5], backend, **options)
+def rmsprop_step_(lists: Sequence[Sequence[Tensor]], options: RMSpropOptions, backend: str) -> None:
+    """``lists`` in the order of ``reference.rmsprop_step_``."""
+    in_place(lists, _WRITTEN, backend, lambda module, lists: module.rmsprop_step_(lists, options))
 
 
-def adam_step_(lists: Sequence[Sequence[Tensor]], backend: str, **options: Any) -> None:
-    """``lists`` in the order of ``reference.adam_step_``; all but the gradients are written."""
-    in_place("adam_step_", lists, [0, 2, 3, 4, 5], backend, **options)
+def adam_step_(lists: Sequence[Sequence[Tensor]], options: AdamOptions, backend: str) -> None:
+    """``lists`` in the order of ``reference.adam_step_``."""
+    in_place(lists, _WRITTEN, backend, lambda module, lists: module.adam_step_(lists, options))
 
 
 @torch.library.custom_op(
@@ -43,18 +46,8 @@ def _rmsprop_step_op(
     backend: str,
 ) -> None:
     lists = [params, grads, square_avgs, grad_avgs, momentum_buffers, steps]
-    rmsprop_step_(
-        lists,
-        backend,
-        lr=lr,
-        alpha=alpha,
-        eps=eps,
-        weight_decay=weight_decay,
-        momentum=momentum,
-        maximize=maximize,
-        lo=lo,
-        hi=hi,
-    )
+    options = RMSpropOptions(lr, alpha, eps, weight_decay, momentum, maximize, lo, hi)
+    rmsprop_step_(lists, options, backend)
 
 
 @torch.library.custom_op(
@@ -80,19 +73,8 @@ def _adam_step_op(
     backend: str,
 ) -> None:
     lists = [params, grads, exp_avgs, exp_avg_sqs, max_exp_avg_sqs, steps]
-    adam_step_(
-        lists,
-        backend,
-        lr=lr,
-        beta1=beta1,
-        beta2=beta2,
-        eps=eps,
-        weight_decay=weight_decay,
-        decoupled_weight_decay=decoupled_weight_decay,
-        maximize=maximize,
-        lo=lo,
-        hi=hi,
-    )
+    options = AdamOptions(lr, beta1, beta2, eps, weight_decay, decoupled_weight_decay, maximize, lo, hi)
+    adam_step_(lists, options, backend)
 
 
 @_rmsprop_step_op.register_fake

@@ -298,7 +298,7 @@ double clamped(double value) { return std::min(std::max(value, -0.05), 0.05); }
 
 template <class T>
 void exercise_rmsprop(int64_t offset) {
-  const RMSpropOptions options{0.01, 0.99, 1e-8, 0.1, 0.9, -0.05, 0.05, false};
+  const RMSpropOptions options{0.01, 0.99, 1e-8, 0.1, 0.9, false, -0.05, 0.05};
   const float lr = 0.02f;
   for (const int variant : {0, 1, 2, 3}) {
     const bool centered = variant & 1, momentum = variant & 2;
@@ -327,7 +327,7 @@ void exercise_rmsprop(int64_t offset) {
 
 template <class T>
 void exercise_adam(int64_t offset) {
-  const AdamOptions options{0.01, 0.5, 0.9, 1e-8, 0.1, -0.05, 0.05, true, false};
+  const AdamOptions options{0.01, 0.5, 0.9, 1e-8, 0.1, true, false, -0.05, 0.05};
   const double lr = 0.02;
   for (const int variant : {0, 1, 2, 3}) {
     const bool amsgrad = variant & 1, on_device = variant & 2;

@@ -69,3 +69,8 @@ def launch(
 def is_capturing(device: torch.device) -> bool:
     """True while a CUDA graph is being recorded on the current stream."""
     return device.type == "cuda" and torch.cuda.is_current_stream_capturing()
+
+
+def current_stream(device: torch.device) -> int:
+    """The handle of the current stream. torch.cuda.current_stream() would build an object for it first."""
+    return int(torch._C._cuda_getCurrentRawStream(device.index)) if device.type == "cuda" else 0

@@ -6,7 +6,8 @@ shorter first chunk. ``elements`` is positive for a full chunk on 16-byte bounda
 kernel moves in 128-bit accesses, and negative for the rest, which it masks.
 
 Tables are kept by address and size, because building one takes longer than the launch. A CUDA graph replays
-the address of its table, so inside capture the table must exist already, and is then never freed.
+the address of its table, so one that is used in a capture is never freed. A table for addresses that a capture
+is the first to see is copied by the graph itself, at every replay, from pinned memory set aside before.
 """
 
 from __future__ import annotations
@@ -20,7 +21,7 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from wgan_fast.backends.triton.launching import ALIGNMENT, is_capturing
+from wgan_fast.backends.triton.launching import ALIGNMENT, current_stream, is_capturing
 from wgan_fast.backends.triton.rules import DTYPES
 from wgan_fast.dtypes import PLAIN_TYPES
 from wgan_fast.memory_layout import is_dense
@@ -101,30 +102,65 @@ def chunk_rows(addresses: Tensor, sizes: Tensor, element_size: int, block: int) 
     )
 
 
+class PinnedReserve:
+    """Pinned memory for the tables that a capture builds: set aside before, as a capture cannot allocate any.
+
+    What has been taken is not given back: a graph reads it at every replay, and does not say when it is gone.
+    """
+
+    def __init__(self, tables: int = 8, least: int = 1 << 17) -> None:
+        self.tables, self.least = tables, least
+        self.free = torch.empty(0, dtype=torch.int64)
+
+    def refill(self, elements: int, pin: bool) -> None:
+        """Outside of a capture: see to it that there is room for several tables of ``elements`` numbers."""
+        if self.free.numel() < (wanted := max(self.tables * elements, self.least)) // 2:
+            self.free = torch.empty(wanted, dtype=torch.int64, pin_memory=pin)
+
+    def hold(self, rows: Tensor) -> Tensor:
+        """A copy of ``rows`` in the reserve."""
+        if rows.numel() > self.free.numel():
+            raise RuntimeError(
+                "a CUDA graph is being captured and there is no room for the addresses of tensors that have not been "
+                "seen before: run the operation once on the same tensors (the same gradients too) before the capture"
+            )
+        taken, self.free = self.free[: rows.numel()], self.free[rows.numel() :]
+        return taken.view(rows.shape).copy_(rows)
+
+
+_reserve = PinnedReserve()
+
+
 def _kept(contents: tuple[object, ...], device: torch.device, build: Callable[[], Tensor]) -> Tensor:
     """The table of these contents on ``device``, built only where there is none for the current stream."""
-    key = (device, *contents)
+    key = (device, contents)
+    by_stream = _tables.get(key)
     if is_capturing(device):
-        by_stream = _tables.get(key)
-        if not by_stream:
-            raise RuntimeError(
-                "a CUDA graph is being captured and these tensors have not been seen before: run the "
-                "operation once on the same tensors (the same gradients too) before the capture, so that "
-                "their addresses are on the device"
-            )
+        return _captured_table(by_stream, device, build)
+    stream = current_stream(device)
+    if by_stream is not None and stream in by_stream:
+        _tables.move_to_end(key)
+        return by_stream[stream]
+    rows = build()
+    on_gpu = device.type == "cuda"
+    _reserve.refill(rows.numel(), on_gpu)
+    table = rows.pin_memory().to(device, non_blocking=True) if on_gpu else rows
+    _tables.setdefault(key, {})[stream] = table
+    _tables.move_to_end(key)
+    if len(_tables) > KEPT_TABLES:
+        _tables.popitem(last=False)
+    return table
+
+
+def _captured_table(by_stream: dict[int, Tensor] | None, device: torch.device, build: Callable[[], Tensor]) -> Tensor:
+    if by_stream:
         table = next(reversed(by_stream.values()))
         if not any(table is held for held in _captured):
             _captured.append(table)
         return table
-    by_stream = _tables.setdefault(key, {})
-    _tables.move_to_end(key)
-    stream = torch.cuda.current_stream(device).cuda_stream if device.type == "cuda" else 0
-    if stream not in by_stream:
-        rows = build()
-        by_stream[stream] = rows.pin_memory().to(device, non_blocking=True) if device.type == "cuda" else rows
-        if len(_tables) > KEPT_TABLES:
-            _tables.popitem(last=False)
-    return by_stream[stream]
+    rows = _reserve.hold(build())
+    _captured.append(rows)
+    return torch.empty_like(rows, device=device).copy_(rows, non_blocking=True)
 
 
 # --------------------------------------------------------------------------------------------- in the kernels

@@ -1,4 +1,4 @@
-"""optimizer_step: RMSprop and Adam, and the clamp, in one pass over memory; one launch a dtype.
+"""optimizer_step: RMSprop and Adam, and the clamp, in one pass over memory; one launch per dtype.
 
 Learning rate and step counts may live on the device, so that a CUDA graph can replay the step: the kernels
 then read them there, and Adam's counts and bias corrections take one more, small launch. With counts on the
@@ -7,6 +7,8 @@ host, as the optimizers keep them unless ``capturable=True``, the corrections ar
 
 from __future__ import annotations
 
+import ctypes
+import itertools
 import math
 from collections.abc import Sequence
 from typing import Any, NamedTuple
@@ -20,6 +22,7 @@ from wgan_fast.backends.triton.launching import is_capturing, launch
 from wgan_fast.backends.triton.multi_tensor import address_table, all_lie_alike, chunk_table, lie_alike
 from wgan_fast.backends.triton.rmsprop_kernel import rmsprop_kernel
 from wgan_fast.backends.triton.rules import DTYPES, WIDE, block_of
+from wgan_fast.optimizer_options import AdamOptions, RMSpropOptions
 
 # Three to five streams of memory, eight elements of each a thread: no spills, 1350 programs for a DCGAN critic.
 BLOCK = 2048
@@ -27,6 +30,8 @@ WARPS = 8
 COUNT_BLOCK = 128
 
 _HOST = torch.device("cpu")
+
+Lists = list[Sequence[Tensor]]
 
 
 class Kind(NamedTuple):
@@ -37,31 +42,43 @@ class Kind(NamedTuple):
     counted_there: bool
 
 
-Groups = dict[Kind, list[int]]
+class Group(NamedTuple):
+    """Parameters of one launch: the lists that are used, and the step counts."""
+
+    kind: Kind
+    lists: Lists
+    steps: Sequence[Tensor]
+
+    def only(self, members: Sequence[bool]) -> Group:
+        lists: Lists = [list(itertools.compress(column, members)) for column in self.lists]
+        return Group(self.kind, lists, list(itertools.compress(self.steps, members)))
 
 
 def on_device(tensor: Tensor) -> bool:
     """True where a number is read by the kernel, not by the host."""
-    return tensor.device.type != "cpu"
+    return not tensor.is_cpu
 
 
-def _groups(lists: Sequence[Sequence[Tensor]], steps: Sequence[Tensor]) -> tuple[Groups, list[int]]:
-    """Positions that can share a launch, by kind, and the positions left out."""
+def _groups(lists: Lists, steps: Sequence[Tensor]) -> tuple[list[Group], list[int]]:
+    """The parameters by kind, and the positions of those left out."""
     if all_lie_alike(lists) and len({(step.dtype, step.device) for step in steps}) == 1:
-        kinds = [_kind([column[0] for column in lists], steps[0])] * len(steps)
+        kinds = [_kind([column[0] for column in lists], steps[0])]
+        rest = list(range(len(steps))) if kinds[0] is None else []
+        groups = [Group(kind, lists, steps) for kind in kinds if kind is not None]
     else:
         kinds = [_kind(tensors, step) for step, *tensors in zip(steps, *lists, strict=True)]
-    groups: dict[Kind | None, list[int]] = {}
-    for i, kind in enumerate(kinds):
-        groups.setdefault(kind, []).append(i)
-    rest = groups.pop(None, [])
-    taken = {kind: members for kind, members in groups.items() if kind is not None}
-    if any(not kind.counted_there and is_capturing(kind.device) for kind in taken):
+        rest = [i for i, kind in enumerate(kinds) if kind is None]
+        groups = [
+            Group(kind, lists, steps).only([other == kind for other in kinds])
+            for kind in dict.fromkeys(kinds)
+            if kind is not None
+        ]
+    if any(not group.kind.counted_there and is_capturing(group.kind.device) for group in groups):
         raise RuntimeError(
             "a CUDA graph is being captured and the optimizer counts its steps on the host, where a replay does "
             "not: make it with capturable=True"
         )
-    return taken, rest
+    return groups, rest
 
 
 def _kind(tensors: Sequence[Tensor], step: Tensor) -> Kind | None:
@@ -72,14 +89,25 @@ def _kind(tensors: Sequence[Tensor], step: Tensor) -> Kind | None:
     return Kind(param.device, param.dtype, on_device(step))
 
 
-def _by_count(groups: Groups, steps: Sequence[Tensor]) -> list[tuple[Kind, float | None, list[int]]]:
-    """The groups, apart where counts on the host differ; with the count after this step, None on the device."""
-    parts: dict[tuple[Kind, float | None], list[int]] = {}
-    for kind, members in groups.items():
-        for i in members:
-            count = None if kind.counted_there else steps[i].item() + 1
-            parts.setdefault((kind, count), []).append(i)
-    return [(kind, count, members) for (kind, count), members in parts.items()]
+def _host_counts(steps: Sequence[Tensor]) -> list[ctypes.c_float]:
+    """Counts on the host, where they lie: torch takes longer to add 1 to nine tensors than all else in a step."""
+    return [ctypes.c_float.from_address(address) for address in map(Tensor.data_ptr, steps)]
+
+
+def _advance(steps: Sequence[Tensor]) -> None:
+    for count in _host_counts(steps):
+        count.value += 1
+
+
+def _by_count(group: Group) -> list[tuple[Group, float | None]]:
+    """The group, apart where counts on the host differ; with the count after this step, None on the device."""
+    if group.kind.counted_there:
+        return [(group, None)]
+    counts = [count.value for count in _host_counts(group.steps)]
+    distinct = dict.fromkeys(counts)
+    if len(distinct) == 1:
+        return [(group, counts[0] + 1)]
+    return [(group.only([other == count for other in counts]), count + 1) for count in distinct]
 
 
 def _learning_rate(lr: float | Tensor, device: torch.device) -> tuple[Tensor | None, float, Any]:
@@ -89,73 +117,44 @@ def _learning_rate(lr: float | Tensor, device: torch.device) -> tuple[Tensor | N
     return None, float(lr), None
 
 
-def rmsprop_step_(
-    params: Sequence[Tensor],
-    grads: Sequence[Tensor],
-    square_avgs: Sequence[Tensor],
-    grad_avgs: Sequence[Tensor],
-    momentum_buffers: Sequence[Tensor],
-    steps: Sequence[Tensor],
-    *,
-    lr: float | Tensor,
-    alpha: float,
-    eps: float,
-    weight_decay: float,
-    momentum: float,
-    maximize: bool,
-    lo: float,
-    hi: float,
-) -> list[int]:
-    lists = [column for column in (params, grads, square_avgs, grad_avgs, momentum_buffers) if column]
-    groups, rest = _groups(lists, steps)
-    for (device, dtype, _), members in groups.items():
+def rmsprop_step_(lists: Sequence[Sequence[Tensor]], options: RMSpropOptions) -> list[int]:
+    *columns, steps = lists
+    groups, rest = _groups([column for column in columns if column], steps)
+    lr, *numbers, maximize, lo, hi = options
+    switches = (bool(columns[3]), bool(columns[4]), options.weight_decay != 0, bool(maximize))
+    for (device, dtype, counted_there), used, steps in groups:
         block = block_of(BLOCK, dtype)
-        table = chunk_table([[column[i] for i in members] for column in lists], block)
+        table = chunk_table(used, block)
         lr_tensor, rate, lr_dtype = _learning_rate(lr, device)
-        numbers = (rate, alpha, eps, weight_decay, momentum, lo, hi)
-        switches = (bool(grad_avgs), bool(momentum_buffers), weight_decay != 0, bool(maximize))
         constants = (lr_dtype, *switches, DTYPES[dtype], WIDE[dtype], block)
-        launch(rmsprop_kernel, len(table), device, WARPS, (table, lr_tensor, *numbers), constants)
-        torch._foreach_add_([steps[i] for i in members], 1)
+        launch(rmsprop_kernel, len(table), device, WARPS, (table, lr_tensor, rate, *numbers, lo, hi), constants)
+        if counted_there:
+            torch._foreach_add_(list(steps), 1)
+        else:
+            _advance(steps)
     return rest
 
 
-def adam_step_(
-    params: Sequence[Tensor],
-    grads: Sequence[Tensor],
-    exp_avgs: Sequence[Tensor],
-    exp_avg_sqs: Sequence[Tensor],
-    max_exp_avg_sqs: Sequence[Tensor],
-    steps: Sequence[Tensor],
-    *,
-    lr: float | Tensor,
-    beta1: float,
-    beta2: float,
-    eps: float,
-    weight_decay: float,
-    decoupled_weight_decay: bool,
-    maximize: bool,
-    lo: float,
-    hi: float,
-) -> list[int]:
-    lists = [column for column in (params, grads, exp_avgs, exp_avg_sqs, max_exp_avg_sqs) if column]
-    groups, rest = _groups(lists, steps)
-    for (device, dtype, _), count, members in _by_count(groups, steps):
+def adam_step_(lists: Sequence[Sequence[Tensor]], options: AdamOptions) -> list[int]:
+    *columns, steps = lists
+    groups, rest = _groups([column for column in columns if column], steps)
+    lr, beta1, beta2, *numbers, decoupled, maximize, lo, hi = options
+    switches = (bool(columns[4]), options.weight_decay != 0, bool(decoupled), bool(maximize))
+    for part, count in itertools.chain.from_iterable(map(_by_count, groups)):
+        (device, dtype, _), used, steps = part
         block = block_of(BLOCK, dtype)
-        table = chunk_table([[column[i] for i in members] for column in lists], block)
-        counts = [steps[i] for i in members]
+        table = chunk_table(used, block)
         corrections, correction, inverse_root = None, 1.0, 1.0
         if count is None:
-            corrections = _count_on_device(counts, beta1, beta2)
+            corrections = _count_on_device(steps, beta1, beta2)
         else:
             correction, inverse_root = 1 - beta1**count, 1 / math.sqrt(1 - beta2**count)
-            torch._foreach_add_(counts, 1)
         lr_tensor, rate, lr_dtype = _learning_rate(lr, device)
-        numbers = (rate, correction, inverse_root, beta1, beta2, eps, weight_decay, lo, hi)
-        decay = weight_decay != 0
-        switches = (count is None, bool(max_exp_avg_sqs), decay, bool(decoupled_weight_decay), bool(maximize))
-        constants = (lr_dtype, *switches, DTYPES[dtype], WIDE[dtype], block)
-        launch(adam_kernel, len(table), device, WARPS, (table, lr_tensor, corrections, *numbers), constants)
+        scalars = (rate, correction, inverse_root, beta1, beta2, *numbers, lo, hi)
+        constants = (lr_dtype, count is None, *switches, DTYPES[dtype], WIDE[dtype], block)
+        launch(adam_kernel, len(table), device, WARPS, (table, lr_tensor, corrections, *scalars), constants)
+        if count is not None:
+            _advance(steps)
     return rest
 
 
