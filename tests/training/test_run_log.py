@@ -42,8 +42,8 @@ def test_pictures_do_not_change_the_training(tmp_path: Path, options: dict[str, 
     for trainer in trainers:
         torch.manual_seed(3)
         Run(trainer, tmp_path / str(trainer.config.sample_every)).train()
-    for part in ("generator", "critic", "average"):
-        states = [getattr(trainer, part).state_dict().values() for trainer in trainers]
+    for part in trainers[0].networks():
+        states = [trainer.networks()[part].state_dict().values() for trainer in trainers]
         assert all(torch.equal(a, b) for a, b in zip(*states, strict=True))
     metrics = [(tmp_path / name / "metrics.jsonl").read_text() for name in ("0", "3")]
     assert metrics[0] == metrics[1]
@@ -63,7 +63,8 @@ def test_pictures_are_of_the_same_latents(tmp_path: Path) -> None:
 
 def test_data_that_cannot_be_drawn_is_left_out(tmp_path: Path) -> None:
     data = split("rows", torch.randn(50, 5))
-    Trainer(*build_models("mlp", (5,), 3, 8), data, _config(latent_dim=3, sample_every=2)).train(tmp_path)
+    config = _config(sample_shape=(5,), latent_dim=3, sample_every=2)
+    Run(Trainer(*build_models("mlp", (5,), 3, 8), data, config), tmp_path).train()
     assert list((tmp_path / "samples").iterdir()) == []
 
 
@@ -111,10 +112,12 @@ def test_an_absent_tensorboard_is_one_sentence(tmp_path: Path, monkeypatch: pyte
     with pytest.raises(UserError, match=message):
         Run.start(tmp_path / "run", _config(tensorboard=True))
     assert not (tmp_path / "run").exists()
-    trainer = Trainer(*build_models("mlp", (5,), 3, 8), split("rows", torch.randn(50, 5)), _config(latent_dim=3))
+    trainer = Trainer(
+        *build_models("mlp", (5,), 3, 8), split("rows", torch.randn(50, 5)), _config(sample_shape=(5,), latent_dim=3)
+    )
     assert Run(trainer, tmp_path / "without").train().iterations == 8
 
 
 def test_bad_values_are_named() -> None:
-    with pytest.raises(UserError, match="--sample-every must not be negative, got -1"):
+    with pytest.raises(UserError, match="--sample-every must be at least 0, got -1"):
         build_trainer(_config(sample_every=-1))

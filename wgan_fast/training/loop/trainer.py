@@ -110,7 +110,7 @@ class Trainer:
         self.critic_scaler = make_scaler(self.config.precision, self.device)
         self.generator_scaler = make_scaler(self.config.precision, self.device)
         self._autocast_dtype = AUTOCAST.get(self.config.precision)
-        if emulated(self.config.precision, self.device):
+        if self.processes.first and emulated(self.config.precision, self.device):
             _log.warning("--precision bf16 will be some 20 times slower than fp32: this CPU has no instructions for it")
         self._joint = not has_batch_statistics(self.critic)
         plain = not self.config.conditional and self.critic_scaler is None
