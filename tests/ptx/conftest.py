@@ -92,8 +92,9 @@ def cuda_runtime():
 @pytest.fixture
 def cuda_on_host(cuda_runtime, monkeypatch: pytest.MonkeyPatch) -> Iterator[ModuleType]:
     """The launchers of the CUDA backend as the backend "cuda" for CPU tensors."""
-    import wgan_fast
     from operation_memory import recorded_backend
+
+    import wgan_fast
 
     cuda_runtime.install()
     monkeypatch.setattr(wgan_fast, "_cuda", cuda_runtime.extension, raising=False)

@@ -142,6 +142,6 @@ class Runtime:
         return 0
 
 
-@functools.lru_cache(maxsize=None)
+@functools.cache
 def _module(ptx: str) -> Module:
     return Module(ptx)

@@ -6,7 +6,6 @@ from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
-
 from ptx_text import Instruction
 
 # Who has touched a cell: nobody, thread t (as t + 1), several threads of block b (as -2 - b), of several blocks.
@@ -34,8 +33,8 @@ class Access:
 class Races:
     """Reports two threads that touch a cell with one of them writing and no barrier between the two.
 
-    A barrier orders what the threads of its block do; nothing orders the blocks of a grid. A cell has ``cell`` bytes, no
-    more than the narrowest access has. Lanes that store to one cell in the same instruction are the store's affair:
+    A barrier orders what the threads of its block do; nothing orders the blocks of a grid. A cell has ``cell`` bytes,
+    no more than the narrowest access has. Lanes that store to one cell in the same instruction are the store's affair:
     compilers let several lanes store one value on purpose.
     """
 
