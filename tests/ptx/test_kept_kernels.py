@@ -94,3 +94,19 @@ def test_optimizer_steps(dtype: torch.dtype, name: str, backend: str) -> None:
         for mine, yardstick, true in zip(actual[:-1], theirs[:-1], exact[:-1], strict=True):
             for each in zip(mine, yardstick, true, strict=True):
                 assert_as_close_as(*each, magnitude=1.0)
+
+
+def test_step_counts_on_the_device(triton_on_host: ModuleType, monkeypatch: pytest.MonkeyPatch) -> None:
+    """count_kernel, which a captured Adam launches: on the host every tensor says that it is on the CPU."""
+    from wgan_fast.backends.triton import optimizer_step
+
+    monkeypatch.setattr(optimizer_step, "on_device", lambda tensor: True)
+    for count in ROUND_THEN_ODD:
+        values = [[apart(torch.rand(5)) for _ in range(count)] for _ in range(4)]
+        steps = [apart(torch.tensor(float(i))) for i in range(count)]
+        expected = [[tensor.clone() for tensor in tensors] for tensors in (*values, steps)]
+        functional.adam_step_(*values, [], steps, lr=1e-2, backend="triton")
+        functional.adam_step_(*expected[:-1], [], expected[-1], lr=1e-2, backend="reference")
+        assert torch.equal(torch.stack(steps), torch.stack(expected[-1]))
+        for mine, theirs in zip(values[0], expected[0], strict=True):
+            torch.testing.assert_close(mine, theirs, rtol=2e-6, atol=1e-7)
