@@ -82,8 +82,8 @@ class GlobalMemory:
         k = np.searchsorted(self.starts, addresses, side="right") - 1
         lanes = plural(len(addresses), "lane")
         if (k < 0).all():
-            short = int(self.starts[0] - addresses.min())
-            return f"{access.verb} {plural(short, 'byte')} before the start of {self.names[0]}, {lanes}: {access.instruction}"
+            short = plural(int(self.starts[0] - addresses.min()), "byte")
+            return f"{access.verb} {short} before the start of {self.names[0]}, {lanes}: {access.instruction}"
         past = addresses + width - self.ends[k]
         worst = int(np.argmax(np.where(k < 0, -1, past)))
         name = self.names[int(k[worst])]

@@ -1,6 +1,7 @@
-// Stands in for the CUDA runtime where nvcc's objects are linked: the functions that csrc/cuda and the code that nvcc
-// writes around it call, and no more (the import names what is missing). A launch goes to a callback, which the tests set:
-// kernel, grid, block, bytes of dynamic shared memory and the addresses of the parameters.
+// Stands in for the CUDA runtime where nvcc's objects are linked: the functions that csrc/cuda and the code
+// that nvcc writes around it call, and no more (the import names what is missing). A launch goes to a
+// callback, which the tests set: kernel, grid, block, bytes of dynamic shared memory and the addresses of the
+// parameters.
 #include <cuda_runtime_api.h>
 
 #include <string>
@@ -9,8 +10,8 @@
 namespace {
 
 // Returns 0, or writes why the kernel failed.
-using Callback = int (*)(const char* kernel, unsigned blocks, unsigned threads, size_t shared_bytes, void** parameters,
-                         char* message, size_t capacity);
+using Callback = int (*)(const char* kernel, unsigned blocks, unsigned threads, size_t shared_bytes,
+                         void** parameters, char* message, size_t capacity);
 
 constexpr int kMultiprocessors = 132, kMajor = 9;
 
@@ -33,7 +34,8 @@ cudaError_t launch(const void* stub, dim3 grid, dim3 block, size_t shared_bytes,
   if (kernel == kernels().end() || callback == nullptr) return cudaErrorInvalidDeviceFunction;
   const bool flat = grid.y == 1 && grid.z == 1 && block.y == 1 && block.z == 1;
   if (!flat || grid.x == 0 || block.x == 0 || block.x > 1024) return cudaErrorInvalidConfiguration;
-  const int failed = callback(kernel->second.c_str(), grid.x, block.x, shared_bytes, parameters, message, sizeof message);
+  const int failed =
+      callback(kernel->second.c_str(), grid.x, block.x, shared_bytes, parameters, message, sizeof message);
   return failed ? cudaErrorLaunchFailure : cudaSuccess;
 }
 
@@ -50,8 +52,8 @@ void** __cudaRegisterFatBinary(void*) {
 void __cudaRegisterFatBinaryEnd(void**) {}
 void __cudaUnregisterFatBinary(void**) {}
 
-void __cudaRegisterFunction(void**, const char* stub, char*, const char* kernel, int, uint3*, uint3*, dim3*, dim3*,
-                            int*) {
+void __cudaRegisterFunction(void**, const char* stub, char*, const char* kernel, int, uint3*, uint3*, dim3*,
+                            dim3*, int*) {
   kernels()[stub] = kernel;
 }
 
@@ -68,8 +70,8 @@ cudaError_t __cudaGetKernel(cudaKernel_t* kernel, const void* stub) {
   *kernel = static_cast<cudaKernel_t>(const_cast<void*>(stub));
   return cudaSuccess;
 }
-cudaError_t __cudaLaunchKernel(cudaKernel_t kernel, dim3 grid, dim3 block, void** parameters, size_t shared_bytes,
-                               cudaStream_t) {
+cudaError_t __cudaLaunchKernel(cudaKernel_t kernel, dim3 grid, dim3 block, void** parameters,
+                               size_t shared_bytes, cudaStream_t) {
   return launch(kernel, grid, block, shared_bytes, parameters);
 }
 cudaError_t cudaLaunchKernelExC(const cudaLaunchConfig_t* config, const void* stub, void** parameters) {
@@ -78,7 +80,8 @@ cudaError_t cudaLaunchKernelExC(const cudaLaunchConfig_t* config, const void* st
 
 const char* cudaGetErrorString(cudaError_t error) {
   if (error == cudaErrorLaunchFailure) return message;
-  return error == cudaErrorInvalidConfiguration ? "invalid configuration argument" : "an error of the stand-in runtime";
+  return error == cudaErrorInvalidConfiguration ? "invalid configuration argument"
+                                                : "an error of the stand-in runtime";
 }
 cudaError_t cudaGetLastError() { return cudaSuccess; }
 cudaError_t cudaGetDeviceCount(int* count) {
@@ -95,12 +98,13 @@ cudaError_t cudaDeviceGetAttribute(int* value, cudaDeviceAttr attribute, int) {
   if (attribute == cudaDevAttrMultiProcessorCount) return *value = kMultiprocessors, cudaSuccess;
   return cudaErrorInvalidValue;
 }
-cudaError_t cudaOccupancyMaxActiveBlocksPerMultiprocessorWithFlags(int* blocks, const void*, int threads, size_t,
-                                                                   unsigned) {
+cudaError_t cudaOccupancyMaxActiveBlocksPerMultiprocessorWithFlags(int* blocks, const void*, int threads,
+                                                                   size_t, unsigned) {
   *blocks = 1024 / threads;  // 64 registers for each thread
   return cudaSuccess;
 }
-cudaError_t cudaOccupancyMaxActiveBlocksPerMultiprocessor(int* blocks, const void* stub, int threads, size_t shared) {
+cudaError_t cudaOccupancyMaxActiveBlocksPerMultiprocessor(int* blocks, const void* stub, int threads,
+                                                          size_t shared) {
   return cudaOccupancyMaxActiveBlocksPerMultiprocessorWithFlags(blocks, stub, threads, shared, 0);
 }
 

@@ -12,9 +12,8 @@ from typing import Any
 
 import arithmetic as ar
 import numpy as np
-from lanes import FLOATS, TYPES, WARP, Array, Lanes, Mask, Sink, Source, bits_of, f32_to_bf16
+from lanes import FLOATS, TYPES, Array, Lanes, Mask, Sink, Source, bits_of, f32_to_bf16
 from ptx_text import Function, Instruction, UnknownPtx
-from races import Fault
 
 Step = Callable[[Mask], Any]
 Builder = Callable[["Operation"], Step]

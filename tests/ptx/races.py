@@ -33,8 +33,8 @@ class Access:
 class Races:
     """Reports two threads that touch a cell with one of them writing and no barrier between the two.
 
-    A barrier orders what the threads of its block do; nothing orders the blocks of a grid. A cell has ``cell`` bytes, no
-    more than the narrowest access has. Lanes that store to one cell in the same instruction are the store's affair:
+    A barrier orders what the threads of its block do; nothing orders the blocks of a grid. A cell has ``cell`` bytes,
+    no more than the narrowest access has. Lanes that store to one cell in the same instruction are the store's affair:
     compilers let several lanes store one value on purpose.
     """
 

@@ -11,7 +11,7 @@ from operation_memory import apart
 from samples import DTYPES, assert_as_close_as, assert_same_bits
 from torch import Tensor
 
-from wgan_fast import reference
+from wgan_fast import functional, reference
 
 ROUND_THEN_ODD = [64, 62, 63, 1]
 
@@ -20,6 +20,13 @@ ROUND_THEN_ODD = [64, 62, 63, 1]
 def launchers(request: pytest.FixtureRequest) -> ModuleType:
     """The launchers of either backend, over the interpreter."""
     return request.getfixturevalue(f"{request.param}_on_host")  # type: ignore[no-any-return]
+
+
+@pytest.fixture(params=["triton", "cuda"])
+def backend(request: pytest.FixtureRequest) -> str:
+    """The name of either, served by the interpreter."""
+    request.getfixturevalue(f"{request.param}_on_host")
+    return str(request.param)
 
 
 @pytest.mark.parametrize("dtype", DTYPES)
@@ -71,26 +78,35 @@ def test_clip_weights(dtype: torch.dtype, launchers: ModuleType) -> None:
 
 @pytest.mark.parametrize("dtype", DTYPES)
 @pytest.mark.parametrize("name", ["rmsprop_step_", "adam_step_"])
-def test_optimizer_steps(dtype: torch.dtype, name: str, launchers: ModuleType) -> None:
-    numbers = {"lr": 1e-2, "eps": 1e-8, "weight_decay": 0.0, "maximize": False, "lo": -0.5, "hi": 0.5}
-    if name == "rmsprop_step_":
-        numbers |= {"alpha": 0.99, "momentum": 0.0}
-    else:
-        numbers |= {"beta1": 0.5, "beta2": 0.9, "decoupled_weight_decay": False}
+def test_optimizer_steps(dtype: torch.dtype, name: str, backend: str) -> None:
+    step = getattr(functional, name)
+    moments, optional = (1, 2) if name == "rmsprop_step_" else (2, 1)
     for size in SIZES:
-        values = [torch.randn(size), torch.randn(size), torch.rand(size), torch.rand(size)]
-        if name == "rmsprop_step_":
-            del values[3]
+        values = [torch.randn(size), torch.randn(size), *(torch.rand(size) for _ in range(moments))]
 
         def lists(dtype: torch.dtype, values: list[Tensor] = values) -> list[list[Tensor]]:
-            empty = [[], []] if name == "rmsprop_step_" else [[]]
-            return [*([apart(each.to(dtype))] for each in values), *empty, [torch.tensor(3.0)]]
+            return [*([apart(each.to(dtype))] for each in values), *([] for _ in range(optional)), [torch.tensor(3.0)]]
 
-        actual, theirs, exact = lists(dtype), lists(dtype), [[t.double() for t in ts] for ts in lists(dtype)]
-        assert getattr(launchers, name)(*actual, **numbers) == []
-        for step in (theirs, exact):
-            step[-1] = [torch.tensor(3.0)]
-            getattr(reference, name)(*step, **numbers)
+        actual, theirs = lists(dtype), lists(dtype)
+        exact = [*([tensor.double() for tensor in tensors] for tensors in lists(dtype)[:-1]), [torch.tensor(3.0)]]
+        for each, which in ((actual, backend), (theirs, "reference"), (exact, "reference")):
+            step(*each, lr=1e-2, clip_value=0.5, backend=which)
         for mine, yardstick, true in zip(actual[:-1], theirs[:-1], exact[:-1], strict=True):
             for each in zip(mine, yardstick, true, strict=True):
                 assert_as_close_as(*each, magnitude=1.0)
+
+
+def test_step_counts_on_the_device(triton_on_host: ModuleType, monkeypatch: pytest.MonkeyPatch) -> None:
+    """count_kernel, which a captured Adam launches: on the host every tensor says that it is on the CPU."""
+    from wgan_fast.backends.triton import optimizer_step
+
+    monkeypatch.setattr(optimizer_step, "on_device", lambda tensor: True)
+    for count in ROUND_THEN_ODD:
+        values = [[apart(torch.rand(5)) for _ in range(count)] for _ in range(4)]
+        steps = [apart(torch.tensor(float(i))) for i in range(count)]
+        expected = [[tensor.clone() for tensor in tensors] for tensors in (*values, steps)]
+        functional.adam_step_(*values, [], steps, lr=1e-2, backend="triton")
+        functional.adam_step_(*expected[:-1], [], expected[-1], lr=1e-2, backend="reference")
+        assert torch.equal(torch.stack(steps), torch.stack(expected[-1]))
+        for mine, theirs in zip(values[0], expected[0], strict=True):
+            torch.testing.assert_close(mine, theirs, rtol=2e-6, atol=1e-7)
