@@ -13,6 +13,7 @@ import test_activation_double_backward
 import test_clip_weights
 import test_gradient_norm_penalty
 import test_interpolate
+import test_norm_double_backward
 import test_optimizer_step
 
 MODULES = (
@@ -20,6 +21,7 @@ MODULES = (
     test_clip_weights,
     test_gradient_norm_penalty,
     test_interpolate,
+    test_norm_double_backward,
     test_optimizer_step,
 )
 

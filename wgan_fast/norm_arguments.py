@@ -55,3 +55,26 @@ def as_given(results: Results, x: Tensor, weight: Tensor | None) -> Results:
     if to_weight is not None and weight is not None:
         to_weight = to_weight.to(weight.dtype)
     return to_output, to_x, to_weight
+
+
+def chunks_of(batch: int, groups: int, size: int, summed: bool, programs: int) -> tuple[int, int]:
+    """(chunks, samples of each) that a GPU works on apart: about ``programs`` blocks over all groups.
+
+    Where the weight's gradient is summed a chunk is four samples at the least, unless the sums of all are few. The
+    shape alone decides, so that the bits do not depend on the device.
+    """
+    chunks = min(batch, max(1, -(-programs // groups)))
+    most = max(1, batch // 4, (1 << 18) // (groups * size))
+    chunks = min(chunks, most) if summed else min(batch, 8 * chunks)
+    per_chunk = -(-batch // chunks)
+    return -(-batch // per_chunk), per_chunk
+
+
+def repeated(weight: Tensor | None, positions: int) -> Tensor | None:
+    """A weight per value of a sample."""
+    return weight if weight is None or positions == 1 else weight.repeat_interleave(positions)
+
+
+def folded(values: Tensor, positions: int) -> Tensor:
+    """The gradient of what `repeated` was made of."""
+    return values if positions == 1 else values.view(-1, positions).sum(1)

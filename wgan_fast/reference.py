@@ -302,15 +302,18 @@ def norm_double_backward(
     """
     wide = accumulation_dtype(x.dtype)
 
-    def rows(values: Tensor) -> Tensor:
-        return values.reshape(x.shape[0], num_groups, -1).to(wide)
+    samples, channels = x.shape[:2]
+    size = channels // num_groups * x.shape[2:].numel()
 
-    r = rstd.reshape(x.shape[0], num_groups, 1).to(wide)
+    def rows(values: Tensor) -> Tensor:
+        return values.reshape(-1, num_groups, size).to(wide)
+
+    r = rstd.reshape(samples, num_groups, 1).to(wide)
     normalized = rows(x) if mean is None else rows(x) - mean.reshape(r.shape).to(wide)
     normalized, v = normalized * r, rows(grad_grad_input)
     w: Tensor | float = 1.0
     if weight is not None:
-        w = rows(weight.reshape(1, -1, *[1] * (x.dim() - 2)).expand(x.shape))
+        w = rows(weight.reshape(-1, *[1] * (x.dim() - 2)).expand(x.shape[1:]))
     c = v.mean(2, keepdim=True) if mean is not None else 0.0
     d = (v * normalized).mean(2, keepdim=True)
     k = r * (v - c - normalized * d)
@@ -326,5 +329,5 @@ def norm_double_backward(
         along = (v * weighted).mean(2, keepdim=True) - c * m1 - 3 * d * m2
         to_x = (-r * r * ((v - c) * m2 + (weighted - m1) * d + normalized * along)).reshape(x.shape).to(x.dtype)
     if needed[2] and weight is not None:
-        to_weight = (g * k).reshape(x.shape[0], x.shape[1], -1).sum((0, 2)).to(weight.dtype)
+        to_weight = (g * k).reshape(samples, channels, size * num_groups // channels).sum((0, 2)).to(weight.dtype)
     return to_output, to_x, to_weight

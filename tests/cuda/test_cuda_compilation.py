@@ -80,6 +80,8 @@ PACKS = {
     "interpolate": (8, 4),
     # fp64 holds four packs of a row, the others eight; a loop over parts does the same.
     "gradient_norm_penalty": (4, 4),
+    # 16-bit values: one pack of each of three tensors, one of each of two; the others two.
+    "norm_double_backward": (3, 2),
     # Two packs of each of three arrays are loaded, two of two stored.
     "optimizer_step": (6, 4),
 }

@@ -180,6 +180,9 @@ def failing_calls(backend: str) -> dict[str, object]:
         "clip_weights_": lambda: wgan_fast.clip_weights_(weight, 0.5, backend=backend),
         "interpolate": lambda: wgan_fast.interpolate(pair, pair, backend=backend),
         "gradient_norm_penalty": lambda: wgan_fast.gradient_norm_penalty(pair, backend=backend),
+        "norm_double_backward": lambda: functional.norm_double_backward(
+            pair, moment[:2], moment[:2], weight, pair, pair, backend=backend
+        ),
         "rmsprop_step_": lambda: functional.rmsprop_step_(
             [weight], [grad], [moment], [], [], [step], lr=0.1, backend=backend
         ),
@@ -197,6 +200,7 @@ def failing_calls(backend: str) -> dict[str, object]:
         "clip_weights_",
         "interpolate",
         "gradient_norm_penalty",
+        "norm_double_backward",
         "rmsprop_step_",
         "adam_step_",
     ],

@@ -18,6 +18,15 @@ from torch import Tensor
 from wgan_fast.activation_table import ACTIVATION_CODES, three_numbers
 from wgan_fast.dtypes import CODES, PLAIN_TYPES, accumulation_dtype
 from wgan_fast.memory_layout import dense_alike, has_dense_samples, is_dense
+from wgan_fast.norm_arguments import (
+    as_given,
+    chunks_of,
+    folded,
+    norm_inputs,
+    norm_results,
+    norm_shape,
+    repeated,
+)
 
 try:
     from wgan_fast import _cuda
@@ -146,6 +155,37 @@ def activation_double_backward(
         *three_numbers(options),
     )
     return results[0], results[1]
+
+
+def norm_double_backward(
+    x: Tensor,
+    mean: Tensor | None,
+    rstd: Tensor,
+    weight: Tensor | None,
+    grad_output: Tensor | None,
+    grad_grad_input: Tensor,
+    *,
+    num_groups: int,
+    needed: tuple[bool, bool, bool],
+) -> tuple[Tensor | None, Tensor | None, Tensor | None]:
+    inputs = norm_inputs(x, mean, rstd, weight, grad_output, grad_grad_input)
+    to_output, to_x, to_weight = norm_results(inputs, needed)
+    batch, channels, positions = norm_shape(x)
+    if x.numel() == 0:
+        return as_given((to_output, to_x, None if to_weight is None else to_weight.zero_()), x, weight)
+    size, code, wide = channels // num_groups * positions, CODES[x.dtype], inputs[2]
+    # Two blocks per multiprocessor of an H100, of several workers each where rows are short.
+    programs = 264 * max(1, 1024 // size)
+    chunks, _ = chunks_of(batch, num_groups, size, to_weight is not None, programs)
+    values = partials = None
+    if to_weight is not None:
+        values, partials = wide.new_empty(channels * positions), wide.new_empty(chunks * channels * positions)
+    workspace = wide.new_empty(_cuda.norm_workspace(batch * num_groups, size, code))
+    tensors = (*inputs[:3], repeated(inputs[3], positions), *inputs[4:], to_output, to_x, values, partials, workspace)
+    addresses = (0 if tensor is None else tensor.data_ptr() for tensor in tensors)
+    shape = (batch, channels, positions, num_groups)
+    _launch(_cuda.norm_double_backward, x.get_device(), *addresses, chunks, *shape, code)
+    return as_given((to_output, to_x, None if values is None else folded(values, positions)), x, weight)
 
 
 def _takes(param: Tensor, companions: tuple[Tensor, ...], step: Tensor) -> bool:
