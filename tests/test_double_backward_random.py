@@ -1,4 +1,4 @@
-"""The exact short cut equals eager on critics drawn at random: graphs of layers, norms, activations, skips and products."""
+"""The exact short cut equals eager on critics drawn at random: layers, activations, norms, skips and products."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ import torch.nn.functional as F
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from test_double_backward import ELEMENTWISE, LEFT_TO_AUTOGRAD, assert_same, value_and_gradients
+from test_double_backward_smooth import FUSED
 from torch import Tensor, nn
 
 from wgan_fast.double_backward import exact_shortcut
@@ -17,11 +18,11 @@ from wgan_fast.double_backward import exact_shortcut
 ACTIVATIONS: list[Callable[[Tensor], Tensor]] = [
     *(f for name, f in ELEMENTWISE.items() if "negative" not in name),
     *(f for name, f in LEFT_TO_AUTOGRAD.items() if name != "threshold in place"),
-    torch.tanh,
-    F.softplus,
+    *FUSED.values(),
 ]
 
 
+# Of (values, weight), both (..., width). A large eps: rows of two values would be all rounding otherwise.
 NORMS: list[Callable[[Tensor, Tensor], Tensor]] = [
     lambda a, weight: F.layer_norm(a, a.shape[1:], weight, eps=0.1),
     lambda a, weight: F.layer_norm(a, a.shape[1:], None, weight, eps=0.1),
@@ -38,7 +39,7 @@ def random_critics(draw: st.DrawFn) -> tuple[nn.Module, Tensor]:
     steps = draw(
         st.lists(
             st.tuples(
-                st.sampled_from(["linear", "activation", "norm", "skip", "product", "reuse", "offset"]),
+                st.sampled_from(["linear", "activation", "activation", "norm", "skip", "product", "reuse", "offset"]),
                 st.integers(0, 100),
                 st.integers(0, 100),
             ),
@@ -65,7 +66,6 @@ def random_critics(draw: st.DrawFn) -> tuple[nn.Module, Tensor]:
                 elif kind == "activation":
                     a = ACTIVATIONS[j % len(ACTIVATIONS)](a * 1)  # a copy: some work in place
                 elif kind == "norm":
-                    # A large eps: rows of two values would be all rounding otherwise.
                     a = NORMS[j % len(NORMS)](a, self.offset)
                 elif kind == "skip":
                     a = a + b
@@ -86,4 +86,4 @@ def test_random_critics_equal_eager(critic_and_x: tuple[nn.Module, Tensor]) -> N
     critic, x = critic_and_x
     eager = value_and_gradients(critic, x, nullcontext())
     if all(g is None or g.isfinite().all() for g in eager):
-        assert_same(value_and_gradients(critic, x, exact_shortcut()), eager, 1e-12)
+        assert_same(value_and_gradients(critic, x, exact_shortcut()), eager, 1e-11)

@@ -245,9 +245,10 @@ def activation_slope(s: Tensor, activation: str, options: Sequence[float] = ()) 
         case "softplus":
             beta, threshold = options
             z = s * beta
-            p, pq = z.sigmoid(), z.sigmoid() * (-z).sigmoid()
-            # At the threshold itself torch has the curve's slope, and no second derivative.
-            return torch.where(z > threshold, 1.0, p), torch.where(z >= threshold, 0.0, beta * pq)
+            # At the threshold itself torch has the curve's slope, and no derivative of it.
+            curve = torch.where(z >= threshold, threshold, z)
+            p, q = curve.sigmoid(), (-curve).sigmoid()
+            return torch.where(z > threshold, 1.0, p), torch.where(z >= threshold, 0.0, beta * p * q)
         case "tanh_result":
             return 1 - s * s, -2 * s
         case "sigmoid_result":

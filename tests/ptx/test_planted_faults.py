@@ -86,7 +86,10 @@ def test_the_kernel_without_a_fault_is_right() -> None:
             "$WAIT: shfl.sync.bfly.b32 %r8, %r2, 1, 31, -1; $END:",
             "shfl that lanes named in its mask never reach, 8 lanes wait",
         ),
-        ("shfl.sync.idx.b32 %r8, %r2, 20, 31, 65535;", "shfl that lanes named in its mask never reach|shuffle with lanes that take no part"),
+        (
+            "shfl.sync.idx.b32 %r8, %r2, 20, 31, 65535;",
+            "shfl that lanes named in its mask never reach|shuffle with lanes that take no part",
+        ),
         ("$AGAIN: bra.uni $AGAIN;", "no end after"),
     ],
 )

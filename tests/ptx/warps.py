@@ -159,7 +159,9 @@ def matrix(op: Operation) -> Step:
             halves = [places(mask, i, half) for half in (0, 1)]
             if loads:
                 both = np.zeros(lanes.count, np.uint32)
-                both[chosen] = window[halves[0]].astype(np.uint32) | window[halves[1]].astype(np.uint32) << np.uint32(16)
+                both[chosen] = window[halves[0]].astype(np.uint32) | window[halves[1]].astype(np.uint32) << np.uint32(
+                    16
+                )
                 sinks[i](both, mask)
             else:
                 value = np.broadcast_to(sources[i](), lanes.count)[chosen]

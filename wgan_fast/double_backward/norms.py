@@ -90,7 +90,11 @@ class _Norm(NamedTuple):
 
     def summed(self, values: Tensor, like: Tensor) -> Tensor:
         """The sums of values, shaped as x, over all that one entry of ``like``, a weight or a bias, is used for."""
-        rows = values.reshape(-1, like.numel()) if self.normalized_shape else values.reshape(*values.shape[:2], -1).movedim(1, 2)
+        rows = (
+            values.reshape(-1, like.numel())
+            if self.normalized_shape
+            else values.reshape(*values.shape[:2], -1).movedim(1, 2)
+        )
         return rows.reshape(-1, like.numel()).sum(0).reshape(like.shape).to(like.dtype)
 
 

@@ -112,8 +112,10 @@ def _replaced(
     if forward_ is not None:
         if input.is_leaf:
             return NotImplemented  # an error, which eager words
-        source = None if rule.activation.endswith("_result") else input.clone()
-        return _smooth(input, source, forward_, rule)
+        if rule.activation.endswith("_result"):
+            return _smooth(input, None, forward_, rule)
+        # An input that is a view has no gradient then, which autograd does not put into that of the base.
+        return NotImplemented if input._is_view() else _smooth(input, input.clone(), forward_, rule)
     if torch.is_autocast_enabled(input.device.type):
         # Whether this function is one of those that autocast converts the input of depends on device and version.
         input = input.to(forward(input.detach().flatten()[:0]).dtype)
