@@ -303,32 +303,29 @@ SAMPLED = {
 }
 
 
+def of_second_order(name: str, sample: Any, context: AbstractContextManager[Any]) -> list[Tensor | None]:
+    """A sample's output, its derivative by the input, and the derivatives of that by everything."""
+    tensors = [t for t in (sample.input, *sample.args, *sample.kwargs.values()) if isinstance(t, Tensor)]
+    with context:
+        y = SAMPLED[name](sample.input, *sample.args, **sample.kwargs)
+    torch.manual_seed(0)
+    (g,) = torch.autograd.grad(y, sample.input, torch.randn_like(y), create_graph=True)
+    if not g.requires_grad:
+        return [y, g]
+    wanted = [t for t in tensors if t.requires_grad]
+    return [y, g, *torch.autograd.grad(g, wanted, torch.randn_like(g), allow_unused=True)]
+
+
 @pytest.mark.parametrize("name", SAMPLED)
 def test_torchs_own_samples_have_eagers_derivatives(name: str) -> None:
     methods = pytest.importorskip("torch.testing._internal.common_methods_invocations", exc_type=ImportError)
     (info,) = (info for info in methods.op_db if info.name == name)
-    used = 0
-    for sample in info.sample_inputs("cpu", torch.float64, requires_grad=True):
-        tensors = [t for t in (sample.input, *sample.args, *sample.kwargs.values()) if isinstance(t, Tensor)]
-        wanted = [t for t in tensors if t.requires_grad]
-
-        def second(context: AbstractContextManager[Any]) -> list[Tensor | None]:
-            with context:
-                y = SAMPLED[name](sample.input, *sample.args, **sample.kwargs)
-            torch.manual_seed(0)
-            (g,) = torch.autograd.grad(y, sample.input, torch.randn_like(y), create_graph=True)
-            if not g.requires_grad:
-                return [y, g]
-            return [y, g, *torch.autograd.grad(g, wanted, torch.randn_like(g), allow_unused=True)]
-
-        for mine, theirs in zip(second(exact_shortcut()), second(nullcontext()), strict=True):
+    samples = list(info.sample_inputs("cpu", torch.float64, requires_grad=True))
+    assert len(samples) > 1
+    for sample in samples:
+        eager = of_second_order(name, sample, nullcontext())
+        for mine, theirs in zip(of_second_order(name, sample, exact_shortcut()), eager, strict=True):
             assert (mine is None) == (theirs is None)
-            if mine is not None and theirs is not None:
-                torch.testing.assert_close(
-                    mine,
-                    theirs,
-                    rtol=1e-7,
-                    atol=1e-7 * max(1.0, float(theirs.detach().abs().max())) if theirs.numel() else 0,
-                )
-        used += 1
-    assert used > 1
+            if mine is not None and theirs is not None and theirs.numel():
+                atol = 1e-7 * max(1.0, float(theirs.detach().abs().max()))
+                torch.testing.assert_close(mine, theirs, rtol=1e-7, atol=atol)

@@ -72,7 +72,8 @@ class _Norm(NamedTuple):
             results = aten.native_layer_norm_backward.default(grad, x, shape, mean, rstd, weight, bias, mask)
         else:
             results = (*_rms_norm_backward(grad, x, self, weight, rstd, mask), None)
-        return tuple(result if asked else None for result, asked in zip(results, mask, strict=True))  # type: ignore
+        to_x, to_weight, to_bias = (result if asked else None for result, asked in zip(results, mask, strict=True))
+        return to_x, to_weight, to_bias
 
     def statistics(self, x: Tensor) -> Statistics:
         """Mean and rstd with a graph."""
