@@ -44,12 +44,15 @@ def value_and_gradients(
 
 
 def assert_same(ours: list[Tensor | None], eager: list[Tensor | None], rtol: float = 0.0) -> None:
-    """The same tensors defined; each within rtol of the largest entry, bit-identical for rtol=0."""
+    """The same tensors defined; all within rtol of the largest entry of any, bit-identical for rtol=0.
+
+    Of any: a bias before a norm has a gradient of rounding errors alone.
+    """
+    largest = max((float(b.detach().abs().max()) for b in eager if b is not None and b.numel()), default=0.0)
     for a, b in zip(ours, eager, strict=True):
         assert (a is None) == (b is None)
         if a is not None and b is not None:
-            atol = rtol * float(b.detach().abs().max()) if b.numel() else 0.0
-            torch.testing.assert_close(a, b, rtol=0.0, atol=atol)
+            torch.testing.assert_close(a, b, rtol=0.0, atol=rtol * largest)
 
 
 # ---------------------------------------------------------------- critics
@@ -89,7 +92,7 @@ def test_channels_last_equals_eager(name: str, direct: bool) -> None:
     critic, x, args = build(name)
     critic, x = critic.to(memory_format=torch.channels_last), x.to(memory_format=torch.channels_last)
     eager = value_and_gradients(critic, x, nullcontext(), *args)
-    context = exact_shortcut(direct_convolution=direct)
+    context = exact_shortcut(direct_convolution=direct, fused_second_order=direct)
     assert_same(value_and_gradients(critic, x, context, *args), eager, 1e-12 if direct else 0.0)
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import re
 from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
 from typing import Any
@@ -11,7 +12,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 from samples import assert_as_close_as
-from test_double_backward import assert_same, penalty, value_and_gradients
+from test_double_backward import penalty, value_and_gradients
 from test_double_backward_memory import PeakBytes
 from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
@@ -94,19 +95,17 @@ def test_gradgradcheck(name: str, option: str) -> None:
 
 
 @pytest.mark.parametrize("name", CALLS)
-def test_third_derivatives_equal_eager(name: str) -> None:
+def test_third_derivatives_are_right(name: str) -> None:
+    """Against differences: eager's own are not, for layer and instance norm, as they hold mean and rstd fixed."""
     given = leaves(name, "weight")
-    x, weight, _ = given
-    direction = torch.randn_like(x)
+    direction, v = torch.randn_like(given[0]), torch.randn_like(given[0])
 
-    def third(context: AbstractContextManager[Any]) -> list[Tensor]:
-        y = within(name, context, given)
-        (first,) = torch.autograd.grad((y * direction).sum(), x, create_graph=True)
-        second = torch.autograd.grad(first.square().sum(), [x, weight], create_graph=True)
-        return list(torch.autograd.grad(sum(t.pow(3).sum() for t in second), [x, weight]))
+    def second(x: Tensor, weight: Tensor) -> tuple[Tensor, ...]:
+        y = within(name, exact_shortcut(), [x, weight, None])
+        (first,) = torch.autograd.grad(y, x, direction, create_graph=True)
+        return torch.autograd.grad(first, [x, weight], v, create_graph=True)
 
-    for mine, theirs in zip(third(exact_shortcut()), third(nullcontext()), strict=True):
-        assert torch.allclose(mine, theirs, rtol=1e-7, atol=1e-9 * float(theirs.abs().max()))
+    assert torch.autograd.gradcheck(second, given[:2], atol=1e-4, rtol=1e-3)
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16])
@@ -145,7 +144,7 @@ def test_what_is_left_to_autograd_is_eagers(call: Callable[[Tensor], Tensor]) ->
     try:
         expected = call(x).grad_fn
     except RuntimeError as error:
-        with pytest.raises(RuntimeError, match=str(error)[:30]), exact_shortcut():
+        with pytest.raises(RuntimeError, match=re.escape(str(error)[:30])), exact_shortcut():
             call(x)
         return
     with exact_shortcut():
@@ -236,7 +235,10 @@ def test_the_loss_and_the_penalty_together_equal_eager(name: str) -> None:
         (g,) = torch.autograd.grad(scores.sum(), points, create_graph=True)
         return list(torch.autograd.grad(F.softplus(scores).mean() + g.square().sum(), parameters))
 
-    assert_same(gradients(exact_shortcut()), gradients(nullcontext()), 1e-9)
+    eager = gradients(nullcontext())
+    scale = max(float(g.abs().max()) for g in eager)  # a bias before a norm has a gradient of nothing but rounding
+    for mine, theirs in zip(gradients(exact_shortcut()), eager, strict=True):
+        torch.testing.assert_close(mine, theirs, rtol=1e-9, atol=1e-11 * scale)
 
 
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
@@ -246,7 +248,8 @@ def test_under_autocast_the_dtypes_are_eagers(name: str, dtype: torch.dtype) -> 
         with torch.autocast("cpu", dtype):
             expected, actual = (within(name, context, given) for context in (nullcontext(), exact_shortcut()))
         assert actual.dtype == expected.dtype
-        torch.testing.assert_close(actual, expected)
+        rounding = 4 * torch.finfo(actual.dtype).eps * float(expected.detach().abs().max())
+        torch.testing.assert_close(actual, expected, rtol=0.0, atol=rounding)
 
 
 @pytest.mark.parametrize("name", CRITICS)
@@ -300,32 +303,29 @@ SAMPLED = {
 }
 
 
+def of_second_order(name: str, sample: Any, context: AbstractContextManager[Any]) -> list[Tensor | None]:
+    """A sample's output, its derivative by the input, and the derivatives of that by everything."""
+    tensors = [t for t in (sample.input, *sample.args, *sample.kwargs.values()) if isinstance(t, Tensor)]
+    with context:
+        y = SAMPLED[name](sample.input, *sample.args, **sample.kwargs)
+    torch.manual_seed(0)
+    (g,) = torch.autograd.grad(y, sample.input, torch.randn_like(y), create_graph=True)
+    if not g.requires_grad:
+        return [y, g]
+    wanted = [t for t in tensors if t.requires_grad]
+    return [y, g, *torch.autograd.grad(g, wanted, torch.randn_like(g), allow_unused=True)]
+
+
 @pytest.mark.parametrize("name", SAMPLED)
 def test_torchs_own_samples_have_eagers_derivatives(name: str) -> None:
     methods = pytest.importorskip("torch.testing._internal.common_methods_invocations", exc_type=ImportError)
     (info,) = (info for info in methods.op_db if info.name == name)
-    used = 0
-    for sample in info.sample_inputs("cpu", torch.float64, requires_grad=True):
-        tensors = [t for t in (sample.input, *sample.args, *sample.kwargs.values()) if isinstance(t, Tensor)]
-        wanted = [t for t in tensors if t.requires_grad]
-
-        def second(context: AbstractContextManager[Any]) -> list[Tensor | None]:
-            with context:
-                y = SAMPLED[name](sample.input, *sample.args, **sample.kwargs)
-            torch.manual_seed(0)
-            (g,) = torch.autograd.grad(y, sample.input, torch.randn_like(y), create_graph=True)
-            if not g.requires_grad:
-                return [y, g]
-            return [y, g, *torch.autograd.grad(g, wanted, torch.randn_like(g), allow_unused=True)]
-
-        for mine, theirs in zip(second(exact_shortcut()), second(nullcontext()), strict=True):
+    samples = list(info.sample_inputs("cpu", torch.float64, requires_grad=True))
+    assert len(samples) > 1
+    for sample in samples:
+        eager = of_second_order(name, sample, nullcontext())
+        for mine, theirs in zip(of_second_order(name, sample, exact_shortcut()), eager, strict=True):
             assert (mine is None) == (theirs is None)
-            if mine is not None and theirs is not None:
-                torch.testing.assert_close(
-                    mine,
-                    theirs,
-                    rtol=1e-7,
-                    atol=1e-7 * max(1.0, float(theirs.detach().abs().max())) if theirs.numel() else 0,
-                )
-        used += 1
-    assert used > 1
+            if mine is not None and theirs is not None and theirs.numel():
+                atol = 1e-7 * max(1.0, float(theirs.detach().abs().max()))
+                torch.testing.assert_close(mine, theirs, rtol=1e-7, atol=atol)

@@ -22,23 +22,7 @@ ACTIVATIONS: list[Callable[[Tensor], Tensor]] = [
 ]
 
 
-def of_channels(norm: Callable[..., Tensor], a: Tensor, *arguments: object) -> Tensor:
-    """A norm of feature maps, over the rows of ``a`` seen as channels of four positions each."""
-    maps = a.unsqueeze(2) * torch.linspace(-1, 1, 4, dtype=a.dtype)
-    return norm(maps, *arguments, eps=0.1).mean(2)
-
-
-# Of (values, weight): both (..., width). A large eps, as a row of one value is constant.
-NORMS: list[Callable[[Tensor, Tensor], Tensor]] = [
-    lambda a, weight: F.layer_norm(a, a.shape[1:], weight, eps=0.1),
-    lambda a, weight: F.layer_norm(a, a.shape[1:], weight, 0.5 * weight, eps=0.1),
-    lambda a, weight: F.rms_norm(a, a.shape[1:], weight, eps=0.1),
-    lambda a, weight: of_channels(F.group_norm, a, 1, weight),
-    lambda a, weight: of_channels(F.group_norm, a, a.shape[1], weight, weight),
-    lambda a, weight: of_channels(F.instance_norm, a, None, None, weight),
-]
-
-
+# Of (values, weight), both (..., width). A large eps: rows of two values would be all rounding otherwise.
 NORMS: list[Callable[[Tensor, Tensor], Tensor]] = [
     lambda a, weight: F.layer_norm(a, a.shape[1:], weight, eps=0.1),
     lambda a, weight: F.layer_norm(a, a.shape[1:], None, weight, eps=0.1),

@@ -367,7 +367,7 @@ def test_critics_under_autocast_equal_eager(name: str, direct: bool) -> None:
     critic, x, args = build(name, torch.float32)
     with torch.autocast("cpu", dtype=torch.bfloat16):
         eager = value_and_gradients(critic, x, nullcontext(), *args)
-        context = exact_shortcut(direct_convolution=direct)
+        context = exact_shortcut(direct_convolution=direct, fused_second_order=direct)
         ours = value_and_gradients(critic, x, context, *args)
     assert_same(ours, eager, 0.02 if direct else 0.0)
 

@@ -142,8 +142,13 @@ def test_interpolate(dtype: torch.dtype, launches: list[Launch]) -> None:
     check(launches, {"interpolate_kernel": (2 * tile, tile)})
 
 
-@pytest.mark.parametrize("dtype", DTYPES)
-@pytest.mark.parametrize("activation", ACTIVATIONS)
+@pytest.mark.parametrize(
+    ("activation", "dtype"),
+    [
+        *((activation, torch.float32) for activation in ACTIVATIONS),
+        *((activation, dtype) for activation in ("gelu", "mish") for dtype in DTYPES if dtype != torch.float32),
+    ],
+)
 def test_activation_double_backward(activation: str, dtype: torch.dtype, launches: list[Launch]) -> None:
     x, options = torch.zeros(9000, dtype=dtype), (1.0,) * len(ACTIVATIONS[activation])
     compute = activation_double_backward.activation_double_backward
@@ -164,12 +169,14 @@ def differentiate_norm(shape: tuple[int, ...], groups: int, dtype: torch.dtype) 
 def test_norm_of_rows_in_registers(
     shape: tuple[int, ...], groups: int, dtype: torch.dtype, launches: list[Launch]
 ) -> None:
+    if dtype == torch.float64 and shape[1] == 4096:
+        shape = (64, 2048)  # the longest rows in registers are half as long
     differentiate_norm(shape, groups, dtype)
     columns, wide = launches[0].constants[-1], 8 if dtype == torch.float64 else 4
     tile = launches[0].constants[-2] * columns * dtype.itemsize
     total = launches[1].constants[-1] * wide
-    # And a weight per column, read and its gradient written once by a program, by as many threads as it takes.
-    once = max(columns * wide, launches[0].warps * 32 * 16)
+    # And a weight per column, read and its gradient written once by a program.
+    once = columns * wide
     check(launches, {"norm_rows_kernel": (3 * tile + once, 2 * tile + once), "norm_total_kernel": (total, total)})
 
 

@@ -64,6 +64,36 @@ def _check_penalty(gradients: Tensor, reduction: str, launchers: ModuleType) -> 
         assert_as_close_as(mine, yardstick, true, magnitude=10.0)
 
 
+# Rows in registers, several per program; rows that are split over programs; groups of channels.
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("shapes", [[(64, 512), (62, 512), (63, 510), (1, 509)], [(2, 16, 32), (3, 15, 31), (1, 3, 7)]])
+def test_norm(dtype: torch.dtype, shapes: list[tuple[int, ...]], launchers: ModuleType) -> None:
+    for shape in shapes:
+        groups = 1 if len(shape) == 2 else shape[1] // 3 or 1
+        _check_norm(shape, groups if shape[1] % groups == 0 else 1, dtype, launchers)
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+def test_norm_of_split_rows(dtype: torch.dtype, launchers: ModuleType) -> None:
+    for shape in [(4, 8192), (3, 8190), (2, 6001)]:
+        _check_norm(shape, 1, dtype, launchers)
+
+
+def _check_norm(shape: tuple[int, ...], groups: int, dtype: torch.dtype, launchers: ModuleType) -> None:
+    x, g, v = (torch.randn(shape).to(dtype) for _ in range(3))
+    wide = reference.accumulation_dtype(dtype)
+    rows = x.to(wide).reshape(shape[0], groups, -1)
+    mean, rstd, weight = rows.mean(2), (rows.var(2, unbiased=False) + 1e-2).rsqrt(), torch.randn(shape[1], dtype=wide)
+    options: dict[str, Any] = {"num_groups": groups, "needed": (True, True, True)}
+    tensors = (x, mean, rstd, weight, g, v)
+    actual = launchers.norm_double_backward(*map(apart, tensors), **options)
+    exact = reference.norm_double_backward(*(t.double() for t in tensors), **options)
+    theirs = reference.norm_double_backward(*tensors, **options)
+    height = 4 * float(v.abs().max() * g.abs().max() * weight.abs().max())
+    for mine, yardstick, true in zip(actual, theirs, exact, strict=True):
+        assert_as_close_as(mine, yardstick, true, magnitude=height)
+
+
 SIZES = [4096, 4095, 8192, 1, 4097]
 
 

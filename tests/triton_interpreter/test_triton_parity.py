@@ -8,7 +8,7 @@ from parity import parity_tests
 # numpy's, for what the kernels do on purpose with infinities and NaN.
 pytestmark = [
     pytest.mark.usefixtures("large_tiles"),
-    pytest.mark.filterwarnings("ignore:invalid value encountered:RuntimeWarning"),
+    pytest.mark.filterwarnings("ignore:(invalid value|overflow|divide by zero) encountered:RuntimeWarning"),
 ]
 
 globals().update(parity_tests())

@@ -13,8 +13,8 @@ where the order of operations is.
 ``piecewise_linear`` has the autograd Function, ``activations`` and ``pooling`` say which calls it stands in
 for, ``zero_gradients`` keeps what the zeros meant to the parameters, ``convolution`` has the weight gradient
 in its direct form, ``linear`` the products of linear layers, ``fused_kernels`` the kernels that cannot be
-differentiated twice. ``smooth`` has the activations whose second derivative is real: nothing can be left out
-there, but one kernel computes it.
+differentiated twice. ``smooth`` has the activations and ``norms`` the norms, whose second derivative is real:
+nothing can be left out there, but one kernel computes it.
 """
 
 from __future__ import annotations

@@ -62,13 +62,18 @@ class _Norm(NamedTuple):
         if not self.normalized_shape:
             grad = grad if grad.stride() == x.stride() else torch.empty_like(x).copy_(grad)
             sizes = (*_sizes(x), self.num_groups)
-            results = aten.native_group_norm_backward.default(grad, x, mean, rstd, weight, *sizes, mask)
+            # ATen's kernel wants a weight where it gives a bias its gradient.
+            asked = [*mask[:2], mask[2] and weight is not None]
+            results = aten.native_group_norm_backward.default(grad, x, mean, rstd, weight, *sizes, asked)
+            if asked != mask and bias is not None:
+                results = (*results[:2], self.summed(grad, bias))
         elif self.centered:
             shape = self.normalized_shape
             results = aten.native_layer_norm_backward.default(grad, x, shape, mean, rstd, weight, bias, mask)
         else:
             results = (*_rms_norm_backward(grad, x, self, weight, rstd, mask), None)
-        return tuple(result if asked else None for result, asked in zip(results, mask, strict=True))  # type: ignore
+        to_x, to_weight, to_bias = (result if asked else None for result, asked in zip(results, mask, strict=True))
+        return to_x, to_weight, to_bias
 
     def statistics(self, x: Tensor) -> Statistics:
         """Mean and rstd with a graph."""
@@ -86,7 +91,11 @@ class _Norm(NamedTuple):
 
     def summed(self, values: Tensor, like: Tensor) -> Tensor:
         """The sums of values, shaped as x, over all that one entry of ``like``, a weight or a bias, is used for."""
-        rows = values.reshape(-1, like.numel()) if self.normalized_shape else values.flatten(2).movedim(1, 2)
+        rows = (
+            values.reshape(-1, like.numel())
+            if self.normalized_shape
+            else values.reshape(*values.shape[:2], -1).movedim(1, 2)
+        )
         return rows.reshape(-1, like.numel()).sum(0).reshape(like.shape).to(like.dtype)
 
 

@@ -1,6 +1,7 @@
 """The slopes of smooth activations, f(s) and f'(s), as ``csrc/activation_rules.h`` has them for the compiled backends.
 
-The operations are those of that file in their order; ``exponential`` is the device's, to 2 ulp in fp32.
+The operations are those of that file in their order; the exponential is the device's, to 2 ulp in fp32. Constants
+that fp32 does not hold go through ``scalar``: Triton rounds a literal to fp32 even beside fp64.
 """
 
 from __future__ import annotations
@@ -24,7 +25,7 @@ def logistic(x: tl.tensor) -> tl.tensor:
 def normal_tail(a: tl.tensor, e: tl.tensor) -> tl.tensor:
     """The normal distribution's tail Φ(-a), a >= 0, where e = exp(-a²/2) is known."""
     if a.dtype == tl.float64:
-        tail = 0.5 * (1 - tl.erf(a * 0.7071067811865476))
+        tail = 0.5 * (1 - tl.erf(a * scalar(0.7071067811865476, tl.float64)))
     else:
         r = divide(tl.full(a.shape, 1.0, a.dtype), a + 4)
         w = 1 - 8 * r
@@ -54,18 +55,19 @@ def slope_of(
         derivative = 2 * pq + s * pq * (q - p)
     elif ACTIVATION == "gelu":
         e = tl.exp(-0.5 * s * s)
-        density = e * 0.3989422804014327
+        density = e * scalar(0.3989422804014327, WIDE)
         tail = normal_tail(tl.abs(s), e)
         value = tl.where(s < 0, tail, 1 - tail) + s * density
         derivative = 2 * density - s * (s * density)
     elif ACTIVATION == "gelu_tanh":
-        k = 0.7978845608028654
-        t, p, q = logistic(2 * (k * s * (1 + 0.044715 * s * s)))
+        k = scalar(0.7978845608028654, WIDE)
+        cube = scalar(0.044715, WIDE)
+        t, p, q = logistic(2 * (k * s * (1 + cube * s * s)))
         m = 4 * p * q
-        mu = k * (m + 0.134145 * s * (s * m))
-        muu = k * (mu + 0.134145 * s * (s * mu))
+        mu = k * (m + 3 * cube * s * (s * m))
+        muu = k * (mu + 3 * cube * s * (s * mu))
         value = p + 0.5 * s * mu
-        derivative = mu + s * (0.134145 * k * (s * m) - (p - q) * muu)
+        derivative = mu + s * (3 * k * cube * (s * m) - (p - q) * muu)
     elif ACTIVATION == "elu":
         input_scale = scalar(c, WIDE)
         e = tl.exp(tl.where(s > 0, 0, s) * input_scale) * scalar(a * b * c, WIDE)
@@ -102,7 +104,7 @@ def slope_of(
     elif ACTIVATION == "hardswish":
         inner = divide(s, tl.full(s.shape, 3.0, s.dtype)) + 0.5
         value = tl.where(s <= -3, 0, tl.where(s >= 3, 1, inner))
-        derivative = tl.where((s > -3) & (s < 3), tl.full(s.shape, 0.3333333333333333, s.dtype), 0)
+        derivative = tl.where((s > -3) & (s < 3), scalar(0.3333333333333333, WIDE), 0)
     elif ACTIVATION == "softsign":
         r = divide(tl.full(s.shape, 1.0, s.dtype), 1 + tl.abs(s))
         cube = -2 * (r * r) * r
