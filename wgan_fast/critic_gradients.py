@@ -134,8 +134,8 @@ def scored_with_gradient(
     with torch.enable_grad():
         if recording:
             points = [v.view_as(v) if v.requires_grad else v.detach().requires_grad_() for v in inputs.values()]
-            with _critic_context(exact_shortcut):
-                scores, found = scores_and_gradients(score, points, seed, list(inputs.values()), exact_shortcut)
+            context = _critic_context(exact_shortcut)
+            scores, found = scores_and_gradients(score, points, seed, list(inputs.values()), context, exact_shortcut)
         else:
             points = [v.detach().requires_grad_() for v in inputs.values()]
             scores = score(points)
