@@ -60,12 +60,19 @@ class Tracking(TorchFunctionMode):
         return self.shortcut.__torch_function__(func, types, args, kwargs)
 
 
+def foreign_mode() -> bool:
+    """Whether somebody else's function mode is at work, in which a call could mean something else."""
+    if torch.compiler.is_compiling():
+        return False
+    modes = torch.overrides._get_current_function_mode_stack()
+    return not all(type(mode) is DeviceContext or type(mode).__module__.startswith("wgan_fast.") for mode in modes)
+
+
 def can_track(points: list[Tensor]) -> bool:
     """Whether a forward pass from these points may be tracked at all."""
-    modes = torch.overrides._get_current_function_mode_stack()  # another mode could make a call mean something else
     return (
         plain_autograd()
-        and all(type(mode) is DeviceContext or type(mode).__module__.startswith("wgan_fast.") for mode in modes)
+        and not foreign_mode()
         and all(type(x) in PLAIN_TYPES and x.layout == torch.strided and x.dim() > 0 and len(x) > 0 for x in points)
         and len({len(x) for x in points}) == 1
     )

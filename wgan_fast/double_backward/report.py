@@ -152,7 +152,7 @@ def _follow(
         scores = score([point])
     obstacles = tracking.obstacles
     for side, module in tracking.sides.values():
-        if reaches([side], [point]):
+        if not obstacles and reaches([side], [point]):
             obstacles.append(Obstacle(module, "parameter", "is computed from the input, out of sight", True))
     if scores.numel() != len(point):
         reason = f"scores of shape {tuple(scores.shape)}, not one for each sample"

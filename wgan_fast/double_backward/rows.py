@@ -225,9 +225,11 @@ def _scaled(divide: bool, in_place: bool, shared: SharedPass, call: Any, args: A
         if not _aligned(shared, args, shape):
             return NotImplemented
         if scale.requires_grad:
-            if in_place or scale.dtype != x.dtype or scale.device != x.device or not plain_autograd():
+            if in_place or scale.device != x.device or not plain_autograd():
                 return NotImplemented
             shared.sides.append(scale)
+            dtype = torch.result_type(x, scale)
+            x, scale = x.to(dtype), scale.to(dtype)
             return _finish(shared, entries.scale(x, scale.reciprocal() if divide else scale, shared))
     return _finish(shared, call(*args))
 
