@@ -20,7 +20,7 @@ import torch
 from torch import Tensor, nn
 
 from wgan_fast import double_backward
-from wgan_fast.double_backward.one_pass import scores_and_gradients
+from wgan_fast.double_backward.one_pass import foreign_mode, scores_and_gradients
 
 Critic = Callable[..., Any]
 
@@ -134,8 +134,9 @@ def scored_with_gradient(
     with torch.enable_grad():
         if recording:
             points = [v.view_as(v) if v.requires_grad else v.detach().requires_grad_() for v in inputs.values()]
-            with _critic_context(exact_shortcut):
-                scores, found = scores_and_gradients(score, points, seed, list(inputs.values()), exact_shortcut)
+            exact_shortcut = exact_shortcut and not foreign_mode()
+            context = _critic_context(exact_shortcut)
+            scores, found = scores_and_gradients(score, points, seed, list(inputs.values()), context, exact_shortcut)
         else:
             points = [v.detach().requires_grad_() for v in inputs.values()]
             scores = score(points)
@@ -228,7 +229,7 @@ def _seed_scale(scores: Tensor, scaler: Any) -> Tensor:
     The bare scale, 2**16 at first, is infinite in fp16. By a power of two, which rounds nothing.
     """
     scale: Tensor = scaler.scale(torch.ones((), device=scores.device)) / (1 << (len(scores) - 1).bit_length())
-    return scale.clamp(max=torch.finfo(scores.dtype).max / 2)
+    return scale.clamp(max=min(torch.finfo(dtype).max for dtype in (scores.dtype, scale.dtype)) / 2)
 
 
 _IGNORES_INPUT = (

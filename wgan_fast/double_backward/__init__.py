@@ -15,6 +15,11 @@ for, ``zero_gradients`` keeps what the zeros meant to the parameters, ``convolut
 in its direct form, ``linear`` the products of linear layers, ``fused_kernels`` the kernels that cannot be
 differentiated twice. ``smooth`` has the activations and ``norms`` the norms, whose second derivative is real:
 nothing can be left out there, but one kernel computes it.
+
+Where the scores at the penalised samples are part of the loss, their backward pass and the penalty's are one
+(``shared_pass`` has the mathematics): ``rows`` says which calls keep the samples apart, ``entries`` and
+``convolution`` have the nodes where parameters enter, ``one_pass`` puts them together, ``registered`` takes the
+operations of others, and ``report`` explains a critic.
 """
 
 from __future__ import annotations
@@ -28,8 +33,10 @@ from torch.overrides import TorchFunctionMode
 
 from wgan_fast.double_backward import activations, convolution, fused_kernels, linear, norms, pooling, smooth
 from wgan_fast.double_backward.plain_autograd import plain_autograd
+from wgan_fast.double_backward.registered import register_piecewise_linear
+from wgan_fast.double_backward.report import explain
 
-__all__ = ["exact_shortcut", "twice_differentiable"]
+__all__ = ["exact_shortcut", "explain", "register_piecewise_linear", "twice_differentiable"]
 
 
 def exact_shortcut(

@@ -204,29 +204,32 @@ _signal_through_prelu: Callable[..., Tensor] = _SignalThroughPReLU.apply
 
 
 class _Enter(Function):
-    """The identity on a side with a row for each sample, which from here on may meet what depends on the inputs.
+    """A side broadcast to a row for each sample, which from here on may meet what depends on the inputs.
 
-    Its gradient is c_b δ_b. No input gradient passes here, so the second graph is tied to the ticket's gradient.
+    Its gradient is Σ_b c_b δ_b, over all that it was broadcast to. No input gradient passes here, so the second graph
+    is tied to the ticket's gradient.
     """
 
     @staticmethod
-    def forward(ctx: Any, side: Tensor, ticket: Tensor, shared: SharedPass) -> Tensor:
+    def forward(ctx: Any, side: Tensor, shape: torch.Size, ticket: Tensor, shared: SharedPass) -> Tensor:
         ctx.set_materialize_grads(False)
         ctx.shared, ctx.side = shared, side
-        return side.detach()
+        return side.detach().expand(shape)
 
     @staticmethod
     def backward(ctx: Any, grad: Tensor | None) -> Any:
-        if grad is None or not ctx.shared.capturing:
-            return grad, None, None
-        return None, _signal_at_entry(grad, ctx.side, ctx.shared), None
+        if grad is None:
+            return None, None, None, None
+        if ctx.shared.capturing:
+            return None, None, _signal_at_entry(grad, ctx.side, ctx.shared), None
+        return grad.sum_to_size(ctx.side.shape), None, None, None
 
 
 class _SignalAtEntry(Function):
     @staticmethod
     def forward(ctx: Any, signal: Tensor, side: Tensor, shared: SharedPass) -> Tensor:
         ctx.set_materialize_grads(False)
-        ctx.shared = shared
+        ctx.shared, ctx.shape = shared, side.shape
         ctx.save_for_backward(signal)
         return torch.zeros_like(shared.draw_ticket())
 
@@ -235,14 +238,17 @@ class _SignalAtEntry(Function):
         if tangent is None:
             return None, None, None
         (signal,) = ctx.saved_tensors
+        padded = (1,) * (signal.dim() - len(ctx.shape)) + ctx.shape
+        signal = signal.sum_to_size(signal.shape[0], *padded[1:])  # what is the same for all samples is small after it
         c = ctx.shared.slopes(signal)
-        return None, torch.zeros_like(signal) if c is None else signal * c, None
+        gradient = torch.zeros_like(signal) if c is None else signal * c
+        return None, gradient.sum_to_size(padded).reshape(ctx.shape), None
 
 
-_enter: Callable[[Tensor, Tensor, SharedPass], Tensor] = _Enter.apply
+_enter: Callable[..., Tensor] = _Enter.apply
 _signal_at_entry: Callable[..., Tensor] = _SignalAtEntry.apply
 
 
 def enter(side: Tensor, shape: torch.Size, shared: SharedPass) -> Tensor:
     """A side broadcast to ``shape``, whose first dimension runs over the samples."""
-    return _enter(side.expand(shape), shared.draw_ticket(), shared)
+    return _enter(side, shape, shared.draw_ticket(), shared)

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from contextlib import AbstractContextManager
+from functools import partial
 from typing import Any
 
 import torch
@@ -15,15 +17,20 @@ from wgan_fast.double_backward.rows import RULES
 from wgan_fast.double_backward.shared_pass import PLAIN_TYPES, SharedPass, current_pass, join
 
 _T: Any = Tensor
-_OBSERVERS = frozenset({_T.register_hook, _T.retain_grad, _T.grad_fn.__get__})
+OBSERVERS = frozenset({_T.register_hook, _T.retain_grad, _T.grad_fn.__get__})
 
 
 class Tracking(TorchFunctionMode):
-    """Within this context, calls that `rows` knows mark their results, and parameters enter by way of `entries`."""
+    """Within this context, calls that `rows` knows mark their results, and parameters enter by way of `entries`.
 
-    def __init__(self, shared: SharedPass) -> None:
+    ``shortcut`` is the mode of `exact_shortcut`, which makes all calls; it is not entered, because it would then see
+    each question that a rule asks of a tensor.
+    """
+
+    def __init__(self, shared: SharedPass, shortcut: TorchFunctionMode) -> None:
         super().__init__()
         self.shared = shared
+        self.shortcut = shortcut
 
     def __enter__(self) -> Tracking:
         self._token = current_pass.set(self.shared)
@@ -40,22 +47,32 @@ class Tracking(TorchFunctionMode):
         if rule is not None:
             if torch.is_grad_enabled():
                 try:
-                    result = rule(self.shared, func, args, kwargs)
+                    result = rule(self.shared, partial(self._call, func, types), args, kwargs)
                 except TypeError:  # arguments that do not fit: the function says so in its own words
                     result = NotImplemented
                 if result is not NotImplemented:
                     return result
-        elif func in _OBSERVERS:
+        elif func in OBSERVERS:
             self.shared.observed = True
-        return func(*args, **kwargs)
+        return self._call(func, types, *args, **kwargs)
+
+    def _call(self, func: Any, types: Any, *args: Any, **kwargs: Any) -> Any:
+        return self.shortcut.__torch_function__(func, types, args, kwargs)
+
+
+def foreign_mode() -> bool:
+    """Whether somebody else's function mode is at work, in which a call could mean something else."""
+    if torch.compiler.is_compiling():
+        return False
+    modes = torch.overrides._get_current_function_mode_stack()
+    return not all(type(mode) is DeviceContext or type(mode).__module__.startswith("wgan_fast.") for mode in modes)
 
 
 def can_track(points: list[Tensor]) -> bool:
     """Whether a forward pass from these points may be tracked at all."""
-    modes = torch.overrides._get_current_function_mode_stack()  # another mode could make a call mean something else
     return (
         plain_autograd()
-        and all(type(mode) is DeviceContext or type(mode).__module__.startswith("wgan_fast.") for mode in modes)
+        and not foreign_mode()
         and all(type(x) in PLAIN_TYPES and x.layout == torch.strided and x.dim() > 0 and len(x) > 0 for x in points)
         and len({len(x) for x in points}) == 1
     )
@@ -66,7 +83,8 @@ def scores_and_gradients(
     points: list[Tensor],
     seed: Callable[[Tensor], tuple[Tensor, Tensor | None]],
     inputs: list[Tensor],
-    track: bool = True,
+    context: AbstractContextManager[Any],
+    track: bool,
 ) -> tuple[Tensor, list[Tensor | None]]:
     """Scores, and the gradients of their sum, differentiable together.
 
@@ -75,15 +93,17 @@ def scores_and_gradients(
         points: where to score; each requires grad, and nothing else has been computed from it.
         seed: from scores to what the gradients are taken with, and the power of two by which that is scaled.
         inputs: what the points were made of, to which gradients continue where it requires grad.
-        track: False for autograd's own way.
+        context: what the forward pass runs in.
+        track: whether that is `exact_shortcut`, and the gradients may share a signal.
     """
-    if not (track and can_track(points)):
-        scores = score(points)
+    if not (track and isinstance(context, TorchFunctionMode) and can_track(points)):
+        with context:
+            scores = score(points)
         return scores, _gradients(scores, points, seed)[0]
     shared = SharedPass(len(points[0]), points[0])
     for point in points:
         shared.mark(point)
-    with Tracking(shared):
+    with Tracking(shared, context):
         scores = score(points)
     shared.prove(scores, points)
     gradients, ticket = _gradients(scores, points, seed, shared)

@@ -5,8 +5,8 @@ the order of the samples: as many rows for each sample as for any other. The inp
 result of a call is, given that some of its arguments are. What no rule knows is not marked. Scores that are marked,
 and whose sides do not depend on the inputs, have the gradients that `shared_pass` gives them.
 
-A rule takes (shared, function, args, kwargs) and returns the result of the call, or NotImplemented for a call that it
-does not know.
+A rule takes (shared, call, args, kwargs), where ``call`` makes the call as `exact_shortcut` does. It returns the
+result, or NotImplemented for a call that it does not know.
 """
 
 from __future__ import annotations
@@ -48,7 +48,7 @@ def _enter(shared: SharedPass, side: Tensor, shape: torch.Size) -> Tensor:
 # ------------------------------------------------------------------------------------------------- one argument
 
 
-def _unary(condition: Condition, shared: SharedPass, func: Any, args: Any, kwargs: Any) -> Any:
+def _unary(condition: Condition, shared: SharedPass, call: Any, args: Any, kwargs: Any) -> Any:
     """A call whose first argument is marked, and whose others are constants; it keeps the number of rows."""
     x = args[0] if args else kwargs.get("input")
     if not shared.is_marked(x) or "out" in kwargs:
@@ -64,7 +64,7 @@ def _unary(condition: Condition, shared: SharedPass, func: Any, args: Any, kwarg
     except (TypeError, ValueError):  # arguments that do not fit, or forms that are not known here
         return NotImplemented
     rows = len(x)
-    return _finish(shared, func(*args, **kwargs), rows)
+    return _finish(shared, call(*args, **kwargs), rows)
 
 
 def _always(x: Tensor, *args: Any, **kwargs: Any) -> bool:
@@ -145,23 +145,23 @@ def _indexed(x: Tensor, index: Any) -> bool:
     return index[0] is Ellipsis and sum(i is not None for i in index[1:]) < x.dim()
 
 
-def _reshaped(shared: SharedPass, func: Any, args: Any, kwargs: Any) -> Any:
+def _reshaped(shared: SharedPass, call: Any, args: Any, kwargs: Any) -> Any:
     """Another shape in the same order of values: sample b remains block b, if the rows still divide into samples."""
     x = args[0] if args else kwargs.get("input")
     if not shared.is_marked(x):
         return NotImplemented
-    result = func(*args, **kwargs)
+    result = call(*args, **kwargs)
     fits = result.dim() > 0 and len(result) % shared.batch == 0 and len(result) > 0
     if fits and result.dtype == x.dtype and result.numel() == x.numel():
         shared.mark(result)
     return result
 
 
-def _converted(shared: SharedPass, func: Any, args: Any, kwargs: Any) -> Any:
+def _converted(shared: SharedPass, call: Any, args: Any, kwargs: Any) -> Any:
     """Another type, device or layout in memory."""
     if not args or not shared.is_marked(args[0]):
         return NotImplemented
-    result = func(*args, **kwargs)
+    result = call(*args, **kwargs)
     if isinstance(result, Tensor) and result.is_floating_point() and result.shape == args[0].shape:
         shared.mark(result)
     return result
@@ -184,7 +184,7 @@ def _aligned(shared: SharedPass, operands: Iterable[Any], shape: torch.Size) -> 
     return some
 
 
-def _merged(first: int, in_place: bool, shared: SharedPass, func: Any, args: Any, kwargs: Any) -> Any:
+def _merged(first: int, in_place: bool, shared: SharedPass, call: Any, args: Any, kwargs: Any) -> Any:
     """Sums, differences, the larger, the smaller, a choice: piecewise linear in all operands, from ``first`` on."""
     operands = args[first : first + 2]
     if len(operands) != 2 or kwargs.keys() - {"alpha"} or len(args) > first + 2:
@@ -199,17 +199,17 @@ def _merged(first: int, in_place: bool, shared: SharedPass, func: Any, args: Any
         if not plain_autograd():
             return NotImplemented
         operands = [_enter(shared, v, shape) if side else v for v, side in zip(operands, sides, strict=True)]
-    return _finish(shared, func(*args[:first], *operands, **kwargs), shape[0])
+    return _finish(shared, call(*args[:first], *operands, **kwargs), shape[0])
 
 
-def _extremum(shared: SharedPass, func: Any, args: Any, kwargs: Any) -> Any:
+def _extremum(shared: SharedPass, call: Any, args: Any, kwargs: Any) -> Any:
     """``max`` and ``min``, of two tensors or over a dimension."""
     if len(args) == 2 and isinstance(args[1], Tensor):
-        return _merged(0, False, shared, func, args, kwargs)
-    return _unary(_over(None, 0), shared, func, args, kwargs)
+        return _merged(0, False, shared, call, args, kwargs)
+    return _unary(_over(None, 0), shared, call, args, kwargs)
 
 
-def _scaled(divide: bool, in_place: bool, shared: SharedPass, func: Any, args: Any, kwargs: Any) -> Any:
+def _scaled(divide: bool, in_place: bool, shared: SharedPass, call: Any, args: Any, kwargs: Any) -> Any:
     """A product or quotient with what does not depend on the inputs."""
     if len(args) != 2 or kwargs:
         return NotImplemented
@@ -225,14 +225,16 @@ def _scaled(divide: bool, in_place: bool, shared: SharedPass, func: Any, args: A
         if not _aligned(shared, args, shape):
             return NotImplemented
         if scale.requires_grad:
-            if in_place or scale.dtype != x.dtype or scale.device != x.device or not plain_autograd():
+            if in_place or scale.device != x.device or not plain_autograd():
                 return NotImplemented
             shared.sides.append(scale)
+            dtype = torch.result_type(x, scale)
+            x, scale = x.to(dtype), scale.to(dtype)
             return _finish(shared, entries.scale(x, scale.reciprocal() if divide else scale, shared))
-    return _finish(shared, func(*args))
+    return _finish(shared, call(*args))
 
 
-def _joined(new_dim: bool, shared: SharedPass, func: Any, args: Any, kwargs: Any) -> Any:
+def _joined(new_dim: bool, shared: SharedPass, call: Any, args: Any, kwargs: Any) -> Any:
     """``cat`` and ``stack`` along another dimension than the first."""
     tensors = args[0] if args else kwargs.get("tensors")
     dim = args[1] if len(args) > 1 else kwargs.get("dim", 0)
@@ -246,13 +248,13 @@ def _joined(new_dim: bool, shared: SharedPass, func: Any, args: Any, kwargs: Any
     if any(_is_side(t) and not shared.is_marked(t) for t in tensors) and not plain_autograd():
         return NotImplemented
     tensors = [_enter(shared, t, t.shape) if _is_side(t) and not shared.is_marked(t) else t for t in tensors]
-    return _finish(shared, func(tensors, dim))
+    return _finish(shared, call(tensors, dim))
 
 
 # ------------------------------------------------------------------------------------------------- weights
 
 
-def _linear(shared: SharedPass, func: Any, args: Any, kwargs: Any) -> Any:
+def _linear(shared: SharedPass, call: Any, args: Any, kwargs: Any) -> Any:
     return _multiplied(shared, *_arguments(args, kwargs, "input", "weight", "bias"))
 
 
@@ -277,7 +279,7 @@ def _multiplied(shared: SharedPass, input: Any, weight: Any, bias: Any = None) -
     return _finish(shared, entries.linear(input, weight, bias, shared))
 
 
-def _matmul(shared: SharedPass, func: Any, args: Any, kwargs: Any) -> Any:
+def _matmul(shared: SharedPass, call: Any, args: Any, kwargs: Any) -> Any:
     """A product with a matrix, a vector, or a batch of matrices that are constant."""
     if len(args) != 2 or kwargs:
         return NotImplemented
@@ -292,10 +294,10 @@ def _matmul(shared: SharedPass, func: Any, args: Any, kwargs: Any) -> Any:
     x, constant = (a, b) if shared.is_marked(a) else (b, a)
     if constant.requires_grad or x.dim() < 3 or constant.dim() > x.dim():
         return NotImplemented
-    return _finish(shared, func(a, b), len(x))
+    return _finish(shared, call(a, b), len(x))
 
 
-def _addmm(shared: SharedPass, func: Any, args: Any, kwargs: Any) -> Any:
+def _addmm(shared: SharedPass, call: Any, args: Any, kwargs: Any) -> Any:
     if len(args) != 3 or kwargs or not isinstance(args[0], Tensor) or not isinstance(args[2], Tensor):
         return NotImplemented
     bias, x, weight = args
@@ -304,26 +306,26 @@ def _addmm(shared: SharedPass, func: Any, args: Any, kwargs: Any) -> Any:
     return _multiplied(shared, x, weight.t(), bias.reshape(-1))
 
 
-def _convolved(shared: SharedPass, func: Any, args: Any, kwargs: Any) -> Any:
+def _convolved(convolve: Any, shared: SharedPass, call: Any, args: Any, kwargs: Any) -> Any:
     input, weight, bias = _arguments(args, kwargs, "input", "weight", "bias")
     parameters = [weight] if bias is None else [weight, bias]
     if not shared.is_marked(input) or any(type(p) not in PLAIN_TYPES or shared.is_marked(p) for p in parameters):
         return NotImplemented
     if not plain_autograd():
         return NotImplemented
-    result = convolution.REPLACEMENTS[func](*args, **kwargs, shared=shared)
+    result = convolve(*args, **kwargs, shared=shared)
     if result is NotImplemented:
         return result
     shared.sides += [p for p in parameters if p.requires_grad]
     return _finish(shared, result)
 
 
-def _prelu(shared: SharedPass, func: Any, args: Any, kwargs: Any) -> Any:
+def _prelu(shared: SharedPass, call: Any, args: Any, kwargs: Any) -> Any:
     if len(args) != 2 or kwargs or not shared.is_marked(args[0]) or shared.is_marked(args[1]):
         return NotImplemented
     x, weight = args
     if not weight.requires_grad:
-        return _unary(_always, shared, func, args, kwargs)
+        return _unary(_always, shared, call, args, kwargs)
     if type(weight) not in PLAIN_TYPES or weight.dtype != x.dtype or weight.dim() > 1 or x.dim() < 2:
         return NotImplemented
     if weight.numel() not in (1, x.shape[1]) or torch.is_autocast_enabled(x.device.type) or not plain_autograd():
@@ -397,7 +399,7 @@ RULES: dict[Any, Rule] = {
     F.linear: _linear,
     **dict.fromkeys((torch.matmul, T.matmul, T.__matmul__, torch.mm, T.mm, torch.bmm, T.bmm), _matmul),
     **dict.fromkeys((torch.addmm,), _addmm),
-    **dict.fromkeys(convolution.REPLACEMENTS, _convolved),
+    **{function: partial(_convolved, convolve) for function, convolve in convolution.REPLACEMENTS.items()},
     **dict.fromkeys((F.prelu, T.prelu), _prelu),
 }
 """What is known of each function."""

@@ -77,7 +77,7 @@ class SharedPass:
             not self.observed
             and self.is_marked(scores)
             and scores.numel() == len(scores) == self.batch
-            and not _reaches(self.sides, points)
+            and not reaches(self.sides, points)
         )
         self.sides = []
         return self.proven
@@ -125,7 +125,7 @@ def with_slopes(shared: SharedPass | None, tangent: Tensor | None, value: Tensor
     return value * c if tangent is None else torch.addcmul(tangent, value, c)
 
 
-def _reaches(sides: list[Tensor], points: list[Tensor]) -> bool:
+def reaches(sides: list[Tensor], points: list[Tensor]) -> bool:
     """Whether a side depends on one of the points."""
     if any(side is point for side in sides for point in points):
         return True

@@ -1,0 +1,73 @@
+"""Operations of others that are piecewise linear, and keep samples apart."""
+
+from __future__ import annotations
+
+import functools
+import inspect
+from collections.abc import Callable
+from functools import partial
+from typing import Any, TypeVar
+
+from torch import Tensor
+from torch.overrides import handle_torch_function, has_torch_function
+
+from wgan_fast.double_backward import entries
+from wgan_fast.double_backward.plain_autograd import plain_autograd
+from wgan_fast.double_backward.rows import RULES
+from wgan_fast.double_backward.shared_pass import PLAIN_TYPES, SharedPass
+
+F = TypeVar("F", bound=Callable[..., Any])
+
+
+def register_piecewise_linear(function: F, *, bias: str | None = None, bias_dim: int = 1) -> F:
+    """Make an operation known to ``score_and_gradient``; the result is to be called in its place.
+
+    For a fused kernel with an autograd Function of its own, which nothing else can look into::
+
+        ops.bias_act = register_piecewise_linear(ops.bias_act, bias="b")
+        ops.upfirdn2d = register_piecewise_linear(ops.upfirdn2d)
+
+    What is promised is not checked: the result is a piecewise-linear function of the first argument, row b of the
+    result depends on row b of that argument alone, and the function can be differentiated twice. Other arguments may
+    be tensors that do not require grad. Outside of ``score_and_gradient`` nothing changes.
+
+    Args:
+        function: of x, (B, ...), and further arguments, to (B, ...).
+        bias: the name of a parameter that may require grad, a vector which is added to x along ``bias_dim`` before
+            anything else is done. None, given for it in a call, is left alone.
+        bias_dim: the dimension of x.
+    """
+
+    @functools.wraps(function)
+    def visible(*args: Any, **kwargs: Any) -> Any:
+        tensors = tuple(value for value in (*args, *kwargs.values()) if isinstance(value, Tensor))
+        if has_torch_function(tensors):
+            return handle_torch_function(visible, tensors, *args, **kwargs)
+        return function(*args, **kwargs)
+
+    RULES[visible] = partial(_call, function, bias, bias_dim)
+    return visible  # type: ignore[return-value]  # functools.wraps keeps the signature
+
+
+def _call(
+    function: Callable[..., Any], bias: str | None, bias_dim: int, shared: SharedPass, call: Any, args: Any, kwargs: Any
+) -> Any:
+    bound = inspect.signature(function).bind(*args, **kwargs)
+    given = bound.arguments
+    name = next(iter(given))
+    x, vector = given[name], given.get(bias) if bias is not None else None
+    others = [value for key, value in given.items() if key not in (name, bias) and isinstance(value, Tensor)]
+    if not shared.is_marked(x) or any(value.requires_grad or type(value) not in PLAIN_TYPES for value in others):
+        return NotImplemented
+    if isinstance(vector, Tensor) and vector.requires_grad:
+        if type(vector) not in PLAIN_TYPES or shared.is_marked(vector) or vector.dim() != 1 or not plain_autograd():
+            return NotImplemented
+        # Nothing is added, but the gradient there is that of the bias.
+        nothing = (vector - vector.detach()).view(-1, *[1] * (x.dim() - 1 - bias_dim % x.dim())).to(x.dtype)
+        shared.sides.append(vector)
+        given[name] = x + entries.enter(nothing, x.shape, shared)
+        given[bias] = vector.detach()
+    result = call(*bound.args, **bound.kwargs)
+    if isinstance(result, Tensor) and result.dim() and len(result) == len(x):
+        shared.mark(result)
+    return result

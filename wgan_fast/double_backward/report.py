@@ -1,0 +1,211 @@
+"""What stands between a critic and the cheaper ways to differentiate its loss and penalty."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, contextmanager, nullcontext
+from dataclasses import dataclass
+from typing import Any, cast
+
+import torch
+from torch import Tensor, nn
+from torch.overrides import TorchFunctionMode
+
+from wgan_fast.double_backward.flops import count_flops
+from wgan_fast.double_backward.one_pass import OBSERVERS, Tracking, can_track, scores_and_gradients
+from wgan_fast.double_backward.rows import RULES
+from wgan_fast.double_backward.shared_pass import SharedPass, reaches
+
+
+@dataclass(frozen=True)
+class Obstacle:
+    """One call in a critic's forward pass.
+
+    Attributes:
+        module: the path of the innermost module that makes it, "" for the critic itself.
+        operation: the function that is called.
+        reason: what is in the way.
+        shortcut: whether `exact_shortcut` saves nothing there either.
+    """
+
+    module: str
+    operation: str
+    reason: str
+    shortcut: bool
+
+    def __str__(self) -> str:
+        ways = "one pass and short cut" if self.shortcut else "one pass"
+        return f"{self.module or '(critic)'}: {self.operation}: {self.reason} [{ways}]"
+
+
+@dataclass(frozen=True)
+class Explanation:
+    """How a critic's loss and penalty can be differentiated; ``str()`` of it is for reading.
+
+    Attributes:
+        one_pass: whether loss and penalty share one backward signal in ``score_and_gradient``.
+        obstacles: what is in the way, in the order of the forward pass.
+        flops: of a critic step (a loss of the scores and a penalty, forward and backward) each way.
+        forward_flops: of the critic's forward pass.
+    """
+
+    one_pass: bool
+    obstacles: tuple[Obstacle, ...]
+    flops: Mapping[str, int]
+    forward_flops: int
+
+    def __str__(self) -> str:
+        lines = [f"one pass for scores and gradients: {'yes' if self.one_pass else 'no'}"]
+        lines += [f"  {obstacle}" for obstacle in self.obstacles]
+        lines.append("matrix work of a critic step, in forward passes:")
+        width = max(map(len, self.flops))
+        for way, flops in self.flops.items():
+            units = f"{flops / self.forward_flops:5.2f}" if self.forward_flops else "    -"
+            lines.append(f"  {way:<{width}}  {units}  ({flops:,} FLOPs)")
+        return "\n".join(lines)
+
+
+def explain(
+    critic: Callable[..., Any],
+    x: Tensor,
+    *,
+    critic_args: Sequence[Any] = (),
+    critic_kwargs: Mapping[str, Any] | None = None,
+) -> Explanation:
+    """Which layers stand in the way of one pass and of the short cut, why, and what each way costs.
+
+    Runs the critic a few times on ``x``; a module is copied first, and torch's random state on the CPU is put back::
+
+        print(wgan_fast.double_backward.explain(critic, real))
+
+    Args:
+        critic, critic_args, critic_kwargs: see ``score_and_gradient``.
+        x: (B, ...), a batch as the critic meets it; the sizes decide the FLOPs.
+    """
+    from wgan_fast.double_backward import exact_shortcut  # the package has this module's function, too
+
+    if isinstance(critic, nn.Module):
+        critic = copy.deepcopy(critic)
+
+    def score(points: list[Tensor]) -> Tensor:
+        scores = critic(points[0], *critic_args, **(critic_kwargs or {}))
+        while not isinstance(scores, Tensor):
+            scores = next(iter(scores.values())) if isinstance(scores, Mapping) else scores[0]
+        return scores
+
+    def point() -> Tensor:
+        return x.detach().requires_grad_()
+
+    def step(context: AbstractContextManager[Any], own_forward: bool, track: bool = False) -> Callable[[], object]:
+        def run() -> None:
+            inputs = [point()]
+            scores, (gradient,) = scores_and_gradients(score, inputs, _ones, [x.detach()], context, track)
+            assert gradient is not None, "critic: the scores do not depend on x"
+            scores = score([x.detach()]) if own_forward else scores
+            loss = scores.square().sum() + gradient.square().sum()
+            leaves = [leaf for leaf in _leaves(loss.grad_fn) if leaf is not inputs[0]]
+            if leaves:
+                torch.autograd.grad(loss, leaves, allow_unused=True)
+
+        return run
+
+    with torch.random.fork_rng(devices=[]), torch.enable_grad():
+        proven, obstacles = _follow(critic, score, point(), cast(TorchFunctionMode, exact_shortcut()))
+        flops = {
+            "score_and_gradient": count_flops(step(exact_shortcut(), False, track=True)),
+            "autograd, scores and penalty from one forward pass": count_flops(step(nullcontext(), False)),
+            "gradient_penalty with a forward pass of its own": count_flops(step(exact_shortcut(), True)),
+            "autograd, penalty with a forward pass of its own": count_flops(step(nullcontext(), True)),
+        }
+        forward = count_flops(lambda: score([point()]))
+    return Explanation(proven, tuple(obstacles), flops, forward)
+
+
+def _leaves(root: Any) -> list[Tensor]:
+    """The tensors for which a graph ends in gradients: of a function as of a module, its parameters."""
+    leaves: list[Tensor] = []
+    seen, pending = {root}, [root]
+    while pending:
+        node = pending.pop()
+        leaves += [node.variable] if hasattr(node, "variable") else []
+        new = {other for other, _ in node.next_functions if other is not None} - seen
+        seen |= new
+        pending += new
+    return leaves
+
+
+def _ones(scores: Tensor) -> tuple[Tensor, None]:
+    return torch.ones_like(scores), None
+
+
+def _follow(
+    critic: Any, score: Callable[[list[Tensor]], Tensor], point: Tensor, shortcut: TorchFunctionMode
+) -> tuple[bool, list[Obstacle]]:
+    if not can_track([point]):
+        reason = "a tensor subclass, a torch.func transform, saved-tensor hooks or another function mode is at work"
+        return False, [Obstacle("", "forward", reason, True)]
+    shared = SharedPass(len(point), point)
+    shared.mark(point)
+    tracking = _Following(shared, shortcut)
+    with _named_modules(critic, tracking.path), tracking:
+        scores = score([point])
+    obstacles = tracking.obstacles
+    for side, module in tracking.sides.values():
+        if not obstacles and reaches([side], [point]):
+            obstacles.append(Obstacle(module, "parameter", "is computed from the input, out of sight", True))
+    if scores.numel() != len(point):
+        reason = f"scores of shape {tuple(scores.shape)}, not one for each sample"
+        obstacles.append(Obstacle("", "scores", reason, False))
+    return not obstacles and shared.prove(scores, [point]), obstacles
+
+
+class _Following(Tracking):
+    """Tracking that writes down what no rule knows, and goes on as if it were known."""
+
+    def __init__(self, shared: SharedPass, shortcut: TorchFunctionMode) -> None:
+        super().__init__(shared, shortcut)
+        self.path: list[str] = []
+        self.obstacles: list[Obstacle] = []
+        self.sides: dict[int, tuple[Tensor, str]] = {}
+
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        given = torch.utils._pytree.tree_leaves((args, kwargs))
+        met = any(self.shared.is_marked(value) for value in given)
+        result = super().__torch_function__(func, types, args, kwargs)
+        here = self.path[-1] if self.path else ""
+        for side in self.shared.sides:
+            self.sides.setdefault(id(side), (side, here))
+        if met:
+            tensors = [t for t in torch.utils._pytree.tree_leaves(result) if type(t) is Tensor and t.requires_grad]
+            lost = [t for t in tensors if not self.shared.is_marked(t)]
+            if lost or func in OBSERVERS:
+                self._write_down(func, here)
+            for tensor in lost:
+                if tensor.dim() and len(tensor) % self.shared.batch == 0:
+                    self.shared.mark(tensor)
+        return result
+
+    def _write_down(self, func: Any, here: str) -> None:
+        name = getattr(func, "__name__", str(func))
+        if func in OBSERVERS:
+            reason = "a hook may see what is in between"
+        elif func in RULES:
+            reason = "mixes samples, or features with one another, or a parameter enters in a form that is not known"
+        else:
+            reason = "not known to be piecewise linear and to keep samples apart"
+        self.obstacles.append(Obstacle(here, name, reason, func not in RULES))
+
+
+@contextmanager
+def _named_modules(critic: Any, path: list[str]) -> Iterator[None]:
+    """Within this context, ``path`` ends with the name of the module whose forward pass runs."""
+    handles = []
+    for name, module in critic.named_modules() if isinstance(critic, nn.Module) else ():
+        handles.append(module.register_forward_pre_hook(lambda *_, name=name: path.append(name)))
+        handles.append(module.register_forward_hook(lambda *_: path.__delitem__(-1)))
+    try:
+        yield
+    finally:
+        for handle in handles:
+            handle.remove()
