@@ -2,8 +2,9 @@
 #
 #   make demo        train a WGAN-GP on handwritten digits, evaluate it, show where the pictures are
 #   make test        all tests, with coverage
-#   make lint        ruff, clang-format, the layers of the house
+#   make lint        ruff, clang-format, the import layers
 #   make typecheck   mypy
+#   make docs        the documentation site, into out/site
 #   make bench       the benchmarks, as tables, CSV files and a plot in benchmarks/results
 #   make gpu         on a machine with a CUDA device: build, test and measure with PYTHON as it is, without a network;
 #                    PARTS="build tests" for some of it, OUT=folder for the results (see benchmarks/gpu.py)
@@ -19,10 +20,10 @@ TESTS ?= tests
 COMPAT = .compat/$(TORCH)-$(notdir $(PYTHON))
 COMPAT_PACKAGES := numpy scipy safetensors pyyaml pytest pytest-xdist hypothesis pybind11 "setuptools>=77"
 SOURCES := setup.py pyproject.toml constraints.txt $(shell find csrc -type f)
-PYTHON_FILES := wgan_fast tests benchmarks build_tools setup.py
+PYTHON_FILES := wgan_fast tests benchmarks build_tools examples docs setup.py
 CXX_FILES := $(shell find csrc tests -name '*.h' -o -name '*.cpp' -o -name '*.cu' -o -name '*.cuh')
 
-.PHONY: demo test lint typecheck bench gpu compat clean
+.PHONY: demo test lint typecheck docs bench gpu compat clean
 
 # Passive: waiting threads that spin make small steps many times slower when anything else uses the cores.
 demo: $(VENV)/.train
@@ -40,6 +41,9 @@ lint: $(VENV)/.dev
 
 typecheck: $(VENV)/.dev
 	$(BIN)/mypy
+
+docs: $(VENV)/.dev
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --quiet --clean
 
 bench: $(VENV)/.dev
 	$(BIN)/python -m benchmarks

@@ -45,6 +45,7 @@ def make_trainer(load: Workload, processes: Processes) -> Trainer:
     generator, critic = load.make()
     data = split(load.name, torch.randn(SAMPLES, *load.sample_shape).tanh())
     config = Config(
+        sample_shape=load.sample_shape,
         constraint="gp",
         batch_size=load.batch_size,
         latent_dim=load.latent_dim,

@@ -68,6 +68,7 @@ def ours(load: Workload, batch_size: int | None = None, device: str = "cpu", **o
     """Our loop, without the moving average, which the textbook has not."""
     generator, critic, data = _start(load, torch.device(device))
     config = Config(
+        sample_shape=load.sample_shape,
         constraint="gp",
         batch_size=batch_size or load.batch_size,
         latent_dim=load.latent_dim,

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sys
 
-from wgan_fast.cli.main import main
+from wgan_fast.cli import main
 
 if __name__ == "__main__":
     sys.exit(main())

@@ -75,7 +75,7 @@ def test_a_burst_equals_eager(cuda: torch.device) -> None:
 
 
 def test_recording_changes_nothing(cuda: torch.device) -> None:
-    trainer = build_trainer(Config(**{**SMALL, "width": 16}, architecture="conv8", graph="on"))
+    trainer = build_trainer(Config(**{**SMALL, "width": 16}, data="digits", architecture="conv8", graph="on"))
     assert trainer.graphs is not None
     batches = [tensor for _ in range(3) for tensor in trainer.draws.batch()]
     trainer._set_schedules()
@@ -108,7 +108,7 @@ def test_the_steady_state_never_waits(place: str, data: str, cuda: torch.device)
     generator = nn.Sequential(nn.Linear(4, 64), nn.ReLU(), nn.Linear(64, torch.Size(shape).numel()))
     generator.append(nn.Unflatten(1, shape))
     critic = nn.Sequential(nn.Flatten(), nn.Linear(torch.Size(shape).numel(), 64), nn.ReLU(), nn.Linear(64, 1))
-    config = Config(**SMALL, latent_dim=4, graph="on", iterations=100, lr_decay=True, log_every=100)
+    config = Config(**SMALL, sample_shape=shape, latent_dim=4, graph="on", iterations=100, lr_decay=True, log_every=100)
     trainer = Trainer(generator, critic, source, config)
     for _ in range(5):
         trainer.iterate()

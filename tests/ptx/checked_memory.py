@@ -12,7 +12,6 @@ from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
-
 from races import Access, Fault, Races
 
 Places = NDArray[np.int64]

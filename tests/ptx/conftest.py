@@ -1,4 +1,26 @@
-"""The compiled kernels of the Triton and CUDA backends on CPU tensors, executed by the PTX interpreter."""
+"""The compiled kernels of the Triton and CUDA backends on CPU tensors, executed by the PTX interpreter.
+
+How to add a kernel. Its launcher in ``wgan_fast/backends/cuda.py`` or ``wgan_fast/backends/triton/launchers.py`` needs
+nothing: the fixtures ``cuda_on_host`` and ``triton_on_host`` are these modules, with every public launcher taking CPU
+tensors, and new files in ``csrc/cuda`` are compiled as they come. So:
+
+1. If the operation has parity tests (functions that take the fixture ``backend``) in a module that ``tests/parity.py``
+   lists, it has them here too, once per backend. That is the one line that most operations need.
+2. Otherwise call the launcher, and compare with ``reference``:
+
+       @pytest.mark.parametrize("dtype", DTYPES)
+       def test_my_kernel(dtype, launchers):             # test_kept_kernels.py: over both backends
+           for batch in ROUND_THEN_ODD:                  # 64, 62, 63, 1: a kept kernel meets other numbers
+               x = apart(torch.randn(batch, 784).to(dtype))  # apart: its neighbours in memory belong to nobody
+               actual = launchers.my_kernel(x)
+               exact, theirs = reference.my_kernel(x.double()), reference.my_kernel(x)
+               assert_as_close_as(actual, theirs, exact)
+
+3. An instruction that is unknown is an error with its name: a few lines in instructions.py, and a test beside those of
+   test_instructions.py. A function of the CUDA runtime that is missing goes to host_runtime.cpp.
+4. Which tensors a launch may touch is recorded: the launcher's arguments and all that torch makes while it runs.
+   A module-level buffer that a launcher keeps has to be passed to it, or to be made while it runs.
+"""
 
 from __future__ import annotations
 
@@ -70,8 +92,9 @@ def cuda_runtime():
 @pytest.fixture
 def cuda_on_host(cuda_runtime, monkeypatch: pytest.MonkeyPatch) -> Iterator[ModuleType]:
     """The launchers of the CUDA backend as the backend "cuda" for CPU tensors."""
-    import wgan_fast
     from operation_memory import recorded_backend
+
+    import wgan_fast
 
     cuda_runtime.install()
     monkeypatch.setattr(wgan_fast, "_cuda", cuda_runtime.extension, raising=False)

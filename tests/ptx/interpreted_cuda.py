@@ -12,8 +12,9 @@ import hashlib
 import importlib.util
 import subprocess
 import sysconfig
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -89,11 +90,11 @@ def _run(command: list[str]) -> None:
 
 
 class Runtime:
-    """The extension, its PTX and the launches made so far; ``change`` may plant a fault in the PTX."""
+    """The extension, its PTX and the names of the kernels launched so far."""
 
-    def __init__(self, folder: Path, change: Callable[[str], str] = lambda ptx: ptx) -> None:
+    def __init__(self, folder: Path) -> None:
         self.launched: list[str] = []
-        self.change = change
+        self.change: Callable[[str], str] = lambda ptx: ptx
         self.kernels: dict[str, Kernel] = {}
         self.ptx = [path.read_text() for path in sorted(folder.glob("*.ptx"))]
         # Under its own name pybind11 would hand out the real module, where that has been imported.
@@ -106,6 +107,15 @@ class Runtime:
 
     def install(self) -> None:
         ctypes.CDLL(str(self.extension.__file__)).ptx_on_launch(self.callback)
+
+    @contextmanager
+    def planted(self, text: str, replacement: str) -> Iterator[None]:
+        """With a fault in the PTX of every kernel that contains ``text``."""
+        assert any(text in ptx for ptx in self.ptx), f"no kernel contains {text!r}: the fault would test nothing"
+        kept, self.kernels = self.kernels, {}
+        self.change = lambda ptx: ptx.replace(text, replacement)
+        yield
+        self.kernels, self.change = kept, lambda ptx: ptx
 
     def kernel(self, name: str) -> Kernel:
         if name not in self.kernels:
@@ -132,6 +142,6 @@ class Runtime:
         return 0
 
 
-@functools.lru_cache(maxsize=None)
+@functools.cache
 def _module(ptx: str) -> Module:
     return Module(ptx)

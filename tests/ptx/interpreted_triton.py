@@ -19,7 +19,7 @@ ARCHITECTURE = 90
 launched: list[str] = []  # the names of the kernels, in order
 
 
-@functools.lru_cache(maxsize=None)
+@functools.cache
 def _kernel(ptx: str, name: str) -> Kernel:
     return Module(ptx).kernel(name)
 

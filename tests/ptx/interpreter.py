@@ -23,14 +23,14 @@ from __future__ import annotations
 from collections.abc import Iterable
 from functools import lru_cache
 
-import matrix_access  # noqa: F401  # its instructions
 import memory_access
 import numpy as np
 from checked_memory import Allocation, GlobalMemory, SharedMemory
 from instructions import BUILDERS, Operation, Step
-from lanes import TYPES, Lanes, Mask
+from lanes import TYPES, Lanes, Mask, Source
 from ptx_text import Function, Instruction, UnknownPtx, Variable, parse
 from races import Fault
+from warps import WHO_WAITS, Waiting, Waits
 
 __all__ = ["Allocation", "Fault", "Module", "UnknownPtx"]
 
@@ -39,7 +39,7 @@ LANES = 4096
 MOST_STEPS = 1_000_000  # instructions in a row: a loop that does not end
 
 # What a step of control flow returns: where groups of lanes go on. None: the next instruction.
-Targets = list[tuple[int, Mask]]
+Targets = list[tuple[int, Mask | Waiting]]
 
 
 class Module:
@@ -128,6 +128,13 @@ def _element_bytes(instruction: Instruction) -> int:
     return 2 if kind == "bf16" else TYPES[kind].itemsize
 
 
+def _joined(one: Mask, other: Mask) -> Mask:
+    assert one is not None
+    assert other is not None
+    both = one | other
+    return None if both.all() else both
+
+
 class Bound:
     """A kernel bound to lanes: one function per instruction, to be called with the mask of the lanes that run it."""
 
@@ -145,20 +152,23 @@ class Bound:
             position += len(function.code) + 1  # falling off the end is a return
         self.entry = self.starts[kernel.name]
         self.steps: list[Step] = []
+        self.waits: dict[int, Waits] = {}
         for function in kernel.functions:
-            self.steps += [self._step(function, each) for each in function.code]
+            for each in function.code:
+                self.steps.append(self._step(function, each))
             self.steps.append(self._return(function))
 
     # -------------------------------------------------------------------------------------------------- the loop
 
     def run(self) -> None:
-        steps, lanes = self.steps, self.lanes
-        waiting: dict[int, Mask] = {self.entry: None}
+        steps = self.steps
+        ready: dict[int, Mask] = {self.entry: None}
+        waiting: dict[int, Mask] = {}  # at barriers and shuffles, for others
         executed = 0
-        while waiting:
-            at = min(waiting)
-            mask = waiting.pop(at)
-            meet = min(waiting, default=len(steps))
+        while ready:
+            at = min(ready)
+            mask = ready.pop(at)
+            meet = min((other for other in (*ready, *waiting) if other > at), default=len(steps))
             targets: Targets | None = None
             while targets is None and at < meet:
                 targets = steps[at](mask)
@@ -167,14 +177,15 @@ class Bound:
             if executed > MOST_STEPS:
                 raise Fault(f"no end after {MOST_STEPS} instructions")
             for target, group in [(at, mask)] if targets is None else targets:
-                if target in waiting:
-                    other = waiting[target]
-                    assert group is not None
-                    assert other is not None
-                    group = group | other
-                    if group.all():
-                        group = None
-                waiting[target] = group
+                if isinstance(group, Waiting):
+                    waiting[at - 1] = group.mask
+                    continue
+                for groups in (ready, waiting):
+                    group = _joined(group, groups.pop(target)) if target in groups else group
+                ready[target] = group
+        if waiting:
+            at, mask = waiting.popitem()
+            raise Fault(self.waits[at].fault(mask))
 
     # ----------------------------------------------------------------------------------------------- instructions
 
@@ -187,15 +198,16 @@ class Bound:
             return self._guarded_end(op, self._return(function), position + 1)
         if op.name == "call":
             step = self._call(op, position + 1)
-        elif op.name in ("bar", "barrier"):
-            step = self._barrier(op)
         elif op.name in BUILDERS:
             step = BUILDERS[op.name](op)
         else:
             raise UnknownPtx(f"unknown instruction {op.name}: {instruction}")
+        if op.name in WHO_WAITS:
+            self.waits[position] = WHO_WAITS[op.name](op)
+            step = self._together(step, self.waits[position], position + 1)
         if instruction.guard is None:
             return step
-        if op.name == "call":
+        if op.name == "call" or op.name in WHO_WAITS:
             raise op.unknown()
         guard = self._guard(op)
 
@@ -208,12 +220,29 @@ class Bound:
 
         return guarded
 
-    def _guard(self, op: Operation):
+    def _together(self, step: Step, waits: Waits, following: int) -> Step:
+        """Lanes go on with those that they wait for; the others wait."""
+
+        def together(mask: Mask) -> Targets | None:
+            complete = None if mask is None else waits.complete(mask)
+            if mask is None or complete is None:
+                step(mask)
+                return None
+            alone = (following - 1, Waiting(mask & ~complete))
+            if not complete.any():
+                return [alone]
+            step(complete)
+            return [(following, complete), alone]
+
+        return together
+
+    def _guard(self, op: Operation) -> Source:
         assert op.instruction.guard is not None
         predicate = self.lanes.source(op.function, op.instruction.guard, "pred")
-        return (lambda: ~predicate()) if op.instruction.negated else predicate
+        # A mask of its own: the register may change while lanes still wait.
+        return (lambda: ~predicate()) if op.instruction.negated else (lambda: np.copy(predicate()))
 
-    def _split(self, op: Operation, mask: Mask, guard) -> tuple[Mask | bool, Mask | bool]:
+    def _split(self, op: Operation, mask: Mask, guard: Source) -> tuple[Mask | bool, Mask | bool]:
         """The lanes whose guard is true and the others; False where there are none."""
         chosen = guard() if mask is None else mask & guard()
         if not chosen.any():
@@ -289,26 +318,5 @@ class Bound:
                 np.copyto(target, source, where=where)
             np.copyto(returns, following, where=where)
             return [(start, mask)]
-
-        return step
-
-    def _barrier(self, op: Operation) -> Step:
-        op.allow("sync", "cta", "aligned")
-        if op.operands != ("0",):
-            raise op.unknown()
-        lanes = self.lanes
-
-        def step(mask: Mask) -> None:
-            if mask is not None:
-                here = mask.reshape(lanes.blocks, lanes.threads)
-                partly = here.any(axis=1) & ~here.all(axis=1)
-                if partly.any():
-                    block = int(np.argmax(partly))
-                    count = int(here[block].sum())
-                    raise Fault(
-                        f"a barrier that {count} of {lanes.threads} threads of block "
-                        f"{int(lanes.grid_block[block * lanes.threads])} reach: {op.instruction}"
-                    )
-            np.add(lanes.epochs, 1, out=lanes.epochs, where=True if mask is None else mask)
 
         return step

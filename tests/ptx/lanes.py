@@ -12,9 +12,8 @@ from collections.abc import Callable
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
-
 from checked_memory import GlobalMemory, SharedMemory
+from numpy.typing import NDArray
 from ptx_text import SIZES, Function, UnknownPtx
 
 Array = NDArray[Any]
@@ -197,9 +196,11 @@ def _literal(text: str, kind: str) -> Any:
         return np.bool_(number)
     if dtype.kind == "f":
         if isinstance(number, int):  # the bits
-            return np.array(number, f"u{bits_of(kind) // 8}").view(dtype)[()] if kind != "bf16" else bf16_to_f32(
-                np.array([number], np.uint16)
-            )[0]
+            return (
+                np.array(number, f"u{bits_of(kind) // 8}").view(dtype)[()]
+                if kind != "bf16"
+                else bf16_to_f32(np.array([number], np.uint16))[0]
+            )
         return dtype.type(number)
     if not isinstance(number, int):  # a float in a move of bits
         return number.view(f"u{number.itemsize}").astype(f"u{dtype.itemsize}").view(dtype)

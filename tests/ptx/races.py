@@ -6,7 +6,6 @@ from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
-
 from ptx_text import Instruction
 
 # Who has touched a cell: nobody, thread t (as t + 1), several threads of block b (as -2 - b), of several blocks.

@@ -37,9 +37,7 @@ def test_interpolate(dtype: torch.dtype, columns: int, launchers: ModuleType) ->
 @pytest.mark.parametrize(("columns", "batches"), [(784, ROUND_THEN_ODD), (16, ROUND_THEN_ODD), (17, ROUND_THEN_ODD)])
 @pytest.mark.parametrize("dtype", DTYPES)
 @pytest.mark.parametrize("reduction", ["mean", "none"])
-def test_penalty(
-    dtype: torch.dtype, columns: int, batches: list[int], reduction: str, launchers: ModuleType
-) -> None:
+def test_penalty(dtype: torch.dtype, columns: int, batches: list[int], reduction: str, launchers: ModuleType) -> None:
     for batch in batches:
         _check_penalty(torch.randn(batch, columns).to(dtype) / columns**0.5, reduction, launchers)
 

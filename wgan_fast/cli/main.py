@@ -40,7 +40,7 @@ def run(command: Command) -> int:
 
     console = Console(quiet=(isinstance(command, Train) and command.quiet) or not is_first())
     if isinstance(command, Train):
-        with launched(command.config.device) as processes:
+        with launched(command.options.device) as processes:
             return _train(command, console, processes)
     if isinstance(command, Sample):
         return _sample(command, console)
@@ -49,9 +49,8 @@ def run(command: Command) -> int:
     if isinstance(command, Study):
         return _study(command, console)
     from wgan_fast.cli import console as view
-    from wgan_fast.cli.doctor import report
 
-    view.print_report(console, report())
+    view.print_doctor(console)
     return 0
 
 
@@ -66,9 +65,9 @@ def _train(command: Train, console: Any, processes: Processes) -> int:
     if command.checkpoint != "newest" and not command.resume:
         raise UserError(f"--checkpoint {command.checkpoint} needs --resume")
     if command.resume:
-        run = Run.resume(out, command.config, command.checkpoint, processes=processes)
+        run = Run.resume(out, command.options, command.checkpoint, processes=processes)
     else:
-        run = Run.start(out, command.config, overwrite=command.overwrite, processes=processes)
+        run = Run.start(out, command.options, overwrite=command.overwrite, processes=processes)
     trainer, config = run.trainer, run.trainer.config
     view.print_config(console, config)
     with (
@@ -120,10 +119,6 @@ def _sample(command: Sample, console: Any) -> int:
     from wgan_fast.training.report import pictures
     from wgan_fast.training.run.folder import Run
 
-    if command.num < 1:
-        raise UserError(f"--num must be at least 1, got {command.num}")
-    if command.interpolate is not None and command.interpolate < 1:
-        raise UserError(f"--interpolate must be at least 1 row, got {command.interpolate}")
     out = command.file()
     trainer = Run.open(command.run, command.device, command.checkpoint).trainer
     drawn = pictures.draw(trainer, command.num, label=command.class_, rows=command.interpolate, seed=command.seed)

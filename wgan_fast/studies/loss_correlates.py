@@ -65,7 +65,7 @@ def measure(case: str, seed: int, settings: Settings) -> dict[str, Any]:
         loss=loss,
         iterations=settings.iterations,
         seed=seed,
-        n_critic=1 if case == "gan" else None,
+        n_critic=1 if case == "gan" else 5,
         critic_burst=False,
         ema_decay=0.0,
         log_every=max(1, settings.iterations // settings.looks),

@@ -55,7 +55,7 @@ def measure(case: str, seed: int, settings: Settings) -> dict[str, Any]:
         seed=seed,
         batch_size=settings.batch,
         learning_rate=settings.clip_learning_rate if name == "clip" else settings.gp_learning_rate,
-        clip_value=float(bound) if bound else None,
+        clip_value=float(bound) if bound else 0.01,
         critic_burst=False,
         log_every=max(1, settings.iterations // settings.snapshots),
     )

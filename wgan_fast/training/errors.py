@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import difflib
 import importlib
+from collections.abc import Iterable
 from types import ModuleType
 
 
@@ -32,3 +34,9 @@ def require(module: str, purpose: str) -> ModuleType:
             package, '"wgan-fast[train]"'
         )
         raise MissingPackage(f"{purpose} needs {package}, which cannot be imported: pip install {extra}") from error
+
+
+def did_you_mean(word: object, known: Iterable[str]) -> str:
+    """The end of a message: "; did you mean X?" where a known word is close to this one, else nothing."""
+    similar = difflib.get_close_matches(str(word), known, n=1, cutoff=0.65)
+    return f"; did you mean {similar[0]}?" if similar else ""

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import zipfile
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -109,20 +111,44 @@ def npz(path: Path) -> tuple[Tensor, Tensor | None]:
     Raises:
         UserError: the file is missing, not an npz archive, or its arrays are not as above.
     """
+    with _archive(path) as archive:
+        name = _samples_name(path, archive)
+        label_name = next((label for label in ("labels", "y") if label in archive.files and label != name), None)
+        labels = None if label_name is None else _as_labels(path, archive[label_name])
+        return _as_samples(path, archive[name]), labels
+
+
+def npz_sample_shape(path: Path) -> tuple[int, ...]:
+    """The shape of one sample of `npz`, read from the header of its array alone.
+
+    Raises:
+        UserError: the file is missing or not an npz archive.
+    """
+    with _archive(path) as archive, archive.zip.open(f"{_samples_name(path, archive)}.npy") as array:
+        header = require("numpy.lib.format", "--data npz")
+        read = header.read_array_header_1_0 if header.read_magic(array) == (1, 0) else header.read_array_header_2_0
+        return tuple(_channels_first(torch.empty(read(array)[0], device="meta")).shape[1:])
+
+
+@contextlib.contextmanager
+def _archive(path: Path) -> Iterator[Any]:
     numpy = require("numpy", "--data npz")
     if not path.is_file():
         raise UserError(f"--data npz:{path}: there is no such file")
     try:
         with numpy.load(path, allow_pickle=False) as archive:
-            arrays: dict[str, Any] = {name: archive[name] for name in archive.files}
-    except (OSError, ValueError, EOFError, AttributeError, zipfile.BadZipFile) as error:
+            yield archive
+    except UserError:
+        raise
+    except (OSError, ValueError, EOFError, AttributeError, TypeError, KeyError, zipfile.BadZipFile) as error:
         raise UserError(f"--data npz:{path}: cannot be read as an npz archive of plain arrays ({error})") from error
-    names = [name for name in ("images", "data", "x") if name in arrays] or list(arrays)[:1]
+
+
+def _samples_name(path: Path, archive: Any) -> str:
+    names: list[str] = archive.files
     if not names:
         raise UserError(f"--data npz:{path}: holds no arrays")
-    label_name = next((name for name in ("labels", "y") if name in arrays and name != names[0]), None)
-    labels = None if label_name is None else _as_labels(path, arrays[label_name])
-    return _as_samples(path, arrays[names[0]]), labels
+    return next((name for name in ("images", "data", "x") if name in names), names[0])
 
 
 def _as_samples(path: Path, array: Any) -> Tensor:
@@ -139,10 +165,7 @@ def _as_samples(path: Path, array: Any) -> Tensor:
             raise UserError(f"--data npz:{path}: the samples hold NaN or infinite values")
     if samples.dim() == 2:
         return samples.float()
-    if samples.dim() == 3:
-        samples = samples.unsqueeze(1)
-    elif samples.shape[1] not in (1, 3) and samples.shape[3] in (1, 3):
-        samples = samples.permute(0, 3, 1, 2).contiguous()
+    samples = _channels_first(samples)
     if samples.dtype == torch.uint8:
         return samples
     low, high = samples.min().item(), samples.max().item()
@@ -151,6 +174,14 @@ def _as_samples(path: Path, array: Any) -> Tensor:
             f"--data npz:{path}: floating-point images must lie in [0, 1] or [-1, 1], found [{low:g}, {high:g}]"
         )
     return samples * 2 - 1 if low >= 0 else samples
+
+
+def _channels_first(samples: Tensor) -> Tensor:
+    if samples.dim() == 3:
+        return samples.unsqueeze(1)
+    if samples.dim() == 4 and samples.shape[1] not in (1, 3) and samples.shape[3] in (1, 3):
+        return samples.permute(0, 3, 1, 2).contiguous()
+    return samples
 
 
 def _as_labels(path: Path, array: Any) -> Tensor:

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from wgan_fast.training.data import images, points
-from wgan_fast.training.errors import UserError
+from wgan_fast.training.errors import UserError, did_you_mean
 
 SPLIT_SEED = 20170130
 """Fixes which samples are held out, whatever the seed of a run, so that runs can be compared."""
@@ -196,7 +196,7 @@ def load_data(
     name: str,
     *,
     image_size: int = 32,
-    data_root: Path | None = None,
+    data_root: Path | str | None = None,
     device: torch.device | str = "cpu",
     conditional: bool = False,
 ) -> Data:
@@ -232,5 +232,22 @@ def load_data(
     if kind == "npz":
         return split(name, *images.npz(Path(argument)), device=device)
     if name in ("mnist", "cifar10"):
-        return TensorData(name, *images.torchvision_data(name, data_root), device=device)
-    raise UserError(f"--data {name} is unknown; expected one of {', '.join(NAMES)}")
+        return TensorData(
+            name, *images.torchvision_data(name, None if data_root is None else Path(data_root)), device=device
+        )
+    advice = did_you_mean(name, NAMES) or f"; expected one of {', '.join(NAMES)}"
+    raise UserError(f"--data {name} is unknown{advice}")
+
+
+def sample_shape_of(name: str, image_size: int = 32) -> tuple[int, ...]:
+    """The shape of one sample of `load_data`'s data sets, without loading them; ``(2,)`` for unknown names.
+
+    Raises:
+        UserError: an npz archive that cannot be read.
+    """
+    kind, _, argument = name.partition(":")
+    if kind == "npz" and argument:
+        return images.npz_sample_shape(Path(argument))
+    if kind in ("photos", "folder"):
+        return (3, image_size, image_size)
+    return {"digits": (1, 8, 8), "mnist": (1, 28, 28), "cifar10": (3, 32, 32)}.get(name, (2,))

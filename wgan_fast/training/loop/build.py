@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-
 import torch
 
-from wgan_fast.training.config import Config, resolve
-from wgan_fast.training.data.sets import check_classes, class_count, load_data
+from wgan_fast.training.config import Config
+from wgan_fast.training.data.sets import check_classes, load_data
 from wgan_fast.training.errors import UserError
 from wgan_fast.training.loop.distributed import Processes
 from wgan_fast.training.loop.graphs import Capture
@@ -27,25 +25,28 @@ def build_trainer(config: Config, processes: Processes | None = None, capture: C
     except (RuntimeError, AssertionError) as error:
         reason = str(error).partition("\n")[0]
         raise UserError(f"--device {config.device} cannot be used ({reason})") from error
-    root = None if config.data_root is None else Path(config.data_root)
     data = load_data(
-        config.data, image_size=config.image_size, data_root=root, device=device, conditional=config.conditional
+        config.data,
+        image_size=config.image_size,
+        data_root=config.data_root,
+        device=device,
+        conditional=config.conditional,
     )
-    resolved = resolve(config, data.sample_shape, class_count(data))
-    if resolved.conditional:
+    config = config.matched_with(data)
+    if config.conditional:
         check_classes(data)
-    if resolved.conditional and resolved.constraint in ("spectral", "lipschitz"):
+    if config.conditional and config.constraint in ("spectral", "lipschitz"):
         raise UserError(
-            f"--conditional contradicts --constraint {resolved.constraint}: it does not bound the projection on the "
+            f"--conditional contradicts --constraint {config.constraint}: it does not bound the projection on the "
             "vector of the class that the built-in critics score with"
         )
-    torch.manual_seed(resolved.seed)
+    torch.manual_seed(config.seed)
     networks = build_models(
-        resolved.architecture,
+        config.architecture,
         data.sample_shape,
-        resolved.latent_dim,
-        resolved.width,
-        resolved.critic_norm,
-        resolved.num_classes,
+        config.latent_dim,
+        config.width,
+        config.critic_norm,
+        config.num_classes,
     )
-    return Trainer(*networks, data, resolved, processes=processes, capture=capture)
+    return Trainer(*networks, data, config, processes=processes, capture=capture)

@@ -16,12 +16,12 @@ from wgan_fast.constraints import (
     WeightClipping,
 )
 from wgan_fast.optim import Adam, RMSprop
-from wgan_fast.training.config import Resolved
+from wgan_fast.training.config import Config
 from wgan_fast.training.errors import UserError
 
 
-def make_constraint(config: Resolved) -> Constraint:
-    """The constraint that a resolved config names."""
+def make_constraint(config: Config) -> Constraint:
+    """The constraint that a config names."""
     constraints: dict[str, Callable[[], Constraint]] = {
         "none": Constraint,
         "clip": lambda: WeightClipping(config.clip_value),
@@ -52,9 +52,9 @@ def prepared(constraint: Constraint, critic: nn.Module, sample_shape: tuple[int,
 
 
 def make_optimizer(
-    config: Resolved, module: nn.Module, clip_value: float | tuple[float, float] | None
+    config: Config, module: nn.Module, clip_value: float | tuple[float, float] | None
 ) -> torch.optim.Optimizer:
-    """RMSprop or Adam as a resolved config has it; ``clip_value`` for the critic under weight clipping."""
+    """RMSprop or Adam as a config has it; ``clip_value`` for the critic under weight clipping."""
     if config.optimizer == "rmsprop":
         return RMSprop(module.parameters(), lr=config.learning_rate, clip_value=clip_value)
     return Adam(module.parameters(), lr=config.learning_rate, betas=config.betas, clip_value=clip_value)

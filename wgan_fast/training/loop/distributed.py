@@ -60,7 +60,7 @@ class Processes:
         if self.size == 1 or not present:
             return
         flat = self.mean_(torch.cat([p.grad.flatten() for p in present if p.grad is not None]))
-        for parameter, mean in zip(present, flat.split([p.numel() for p in present]), strict=True):
+        for parameter, mean in zip(present, torch.split(flat, [p.numel() for p in present]), strict=True):
             parameter.grad = torch.empty_like(parameter).copy_(mean.view_as(parameter))
 
     def mean_(self, values: Tensor) -> Tensor:

@@ -7,7 +7,7 @@ from torch import Tensor
 
 from wgan_fast.constraints import Constraint, GradientPenalty
 from wgan_fast.reference import accumulation_dtype
-from wgan_fast.training.config import Resolved
+from wgan_fast.training.config import Config
 from wgan_fast.training.data.sets import Data, draw_batch
 from wgan_fast.training.loop.distributed import Processes
 from wgan_fast.training.loop.graphs import Upload
@@ -18,7 +18,7 @@ class Draws:
 
     Args:
         data: where real samples come from.
-        config: resolved options.
+        config: the options.
         device: where the networks are.
         processes: those that share a batch.
 
@@ -26,7 +26,7 @@ class Draws:
         order: draws the real samples; all else comes from the device's default generator.
     """
 
-    def __init__(self, data: Data, config: Resolved, device: torch.device, processes: Processes) -> None:
+    def __init__(self, data: Data, config: Config, device: torch.device, processes: Processes) -> None:
         self._data, self._config, self._device, self._processes = data, config, device, processes
         self._upload = Upload(device)
         # Indices drawn on another device than the data's would have to be waited for.

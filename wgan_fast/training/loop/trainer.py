@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import logging
 import math
 import time
@@ -13,8 +12,8 @@ import torch
 from torch import Tensor, nn
 
 from wgan_fast.constraints import Constraint
-from wgan_fast.training.config import Config, resolve
-from wgan_fast.training.data.sets import Data, class_count, draw_batch, split
+from wgan_fast.training.config import Config
+from wgan_fast.training.data.sets import Data, draw_batch, split
 from wgan_fast.training.errors import UserError
 from wgan_fast.training.loop.averaging import MovingAverage
 from wgan_fast.training.loop.choices import make_constraint, make_optimizer, prepared
@@ -61,14 +60,14 @@ class Trainer:
         critic: module from samples to scores, ``(B,)`` or ``(B, 1)`` or a map of them; first entry of a
             tuple. Both take classes ``(B,)`` as their second argument if ``config.conditional`` is set.
         data: a `Data`, or a tensor ``(n, *sample_shape)`` of samples; `split` makes a `Data` of samples and labels.
-        config: the options; None entries become the papers' defaults. Seeding the global generator before the
-            networks are built is the caller's business, as ever with PyTorch.
+        config: the options; by default those of ``Config(sample_shape=data.sample_shape)``. Seeding the global
+            generator before the networks are built is left to the caller.
         constraint: what keeps the critic Lipschitz, where ``config.constraint`` does not name it.
         processes: what `distributed.launched` yields, where a launcher has started several.
         capture: what records iterations; by default CUDA graphs, where ``config.graph`` and the device allow them.
 
     Attributes:
-        config: the resolved options.
+        config: the options, with the name and the number of classes of the data.
         critic: what is trained; the constraint may have made another module of the given one.
         average: moving average of the generator; samples are drawn from ``average.module``.
         critic_optimizer, generator_optimizer: one for each network.
@@ -92,8 +91,7 @@ class Trainer:
     ) -> None:
         self.processes = processes or Processes()
         self.data = split("samples", data) if isinstance(data, Tensor) else data
-        named = dataclasses.replace(config or Config(), data=self.data.name)
-        self.config = resolve(named, self.data.sample_shape, class_count(self.data))
+        self.config = (config or Config(sample_shape=self.data.sample_shape)).matched_with(self.data)
         _check_several(self.config.batch_size, self.config.graph, self.processes.size)
         self.device = torch.device(self.config.device)
         self.constraint = constraint or make_constraint(self.config)
@@ -113,7 +111,7 @@ class Trainer:
         self.generator_scaler = make_scaler(self.config.precision, self.device)
         self._autocast_dtype = AUTOCAST.get(self.config.precision)
         if emulated(self.config.precision, self.device):
-            _log.warning("--precision %s will be some 20 times slower than fp32 on this CPU", self.config.precision)
+            _log.warning("--precision bf16 will be some 20 times slower than fp32: this CPU has no instructions for it")
         self._joint = not has_batch_statistics(self.critic)
         plain = not self.config.conditional and self.critic_scaler is None
         self._layers = written_out(self.critic, self.constraint) if plain else None

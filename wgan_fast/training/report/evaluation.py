@@ -11,7 +11,7 @@ from torch import Tensor
 from wgan_fast.training.data.points import PointStream
 from wgan_fast.training.data.sets import Data, TensorData, as_float
 from wgan_fast.training.errors import UserError
-from wgan_fast.training.report.features import feature_network
+from wgan_fast.training.report.features import FeatureNetwork, feature_network
 from wgan_fast.training.report.metrics import (
     frechet_distance,
     mode_coverage,
@@ -44,7 +44,14 @@ class Evaluation(NamedTuple):
     notes: list[str]
 
 
-def evaluate(sample: Sampler, data: Data, *, sample_classes: ClassSampler | None = None, seed: int = 0) -> Evaluation:
+def evaluate(
+    sample: Sampler,
+    data: Data,
+    *,
+    sample_classes: ClassSampler | None = None,
+    network: FeatureNetwork | None = None,
+    seed: int = 0,
+) -> Evaluation:
     """Compare generated samples with real ones.
 
     Points: exact Wasserstein-1 distance to fresh real points, and the modes covered where the modes are
@@ -57,6 +64,7 @@ def evaluate(sample: Sampler, data: Data, *, sample_classes: ClassSampler | None
         sample: from a number n to ``(n, *sample_shape)`` generated samples.
         data: the data the generator was trained on.
         sample_classes: of a conditional generator: from classes ``(n,)`` to a sample of each.
+        network: where the Fréchet distance's features and the classes come from; by default `feature_network`'s.
         seed: picks the real samples that are compared with.
 
     Raises:
@@ -66,7 +74,7 @@ def evaluate(sample: Sampler, data: Data, *, sample_classes: ClassSampler | None
     if len(data.sample_shape) == 1:
         return _evaluate_points(sample, data, random)
     if isinstance(data, TensorData):
-        return _evaluate_images(sample, sample_classes, data, random)
+        return _evaluate_images(sample, sample_classes, data, network or feature_network(data), random)
     raise UserError(f"{data.name}: only points and images held in memory can be evaluated")
 
 
@@ -97,12 +105,15 @@ def _evaluate_points(sample: Sampler, data: Data, random: torch.Generator) -> Ev
 
 
 def _evaluate_images(
-    sample: Sampler, sample_classes: ClassSampler | None, data: TensorData, random: torch.Generator
+    sample: Sampler,
+    sample_classes: ClassSampler | None,
+    data: TensorData,
+    network: FeatureNetwork,
+    random: torch.Generator,
 ) -> Evaluation:
     real = data.held_out(MAX_SAMPLES, random)
     reference = data.training(MAX_REFERENCE, random)
     fake = _finite(sample(len(real)))
-    network = feature_network(data)
     if len(real) < 2:
         raise UserError(f"{data.name}: a single held-out sample is too few for a Fréchet distance")
     figures = [

@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 
 import wgan_fast
-from wgan_fast.training.config import Config, Resolved, spelled
+from wgan_fast.training.config import Config, check_resumable
 from wgan_fast.training.errors import MissingPackage, UserError
 from wgan_fast.training.loop.build import build_trainer
 from wgan_fast.training.loop.distributed import Processes, ProcessLost
@@ -31,20 +31,6 @@ from wgan_fast.training.run.state import non_finite, restore, snapshot
 
 MAX_RESTORES = 3
 COMPARED_SAMPLES = 512
-
-CHANGEABLE = (
-    "iterations",
-    "log_every",
-    "checkpoint_every",
-    "sample_every",
-    "tensorboard",
-    "keep_checkpoints",
-    "on_nonfinite",
-    "device",
-    "graph",
-    "data_root",
-)
-"""The options that a resumed run may be given anew; the others are what the run is."""
 
 CONTENTS = (
     "config.json",
@@ -118,22 +104,18 @@ class Run:
     def resume(
         cls, folder: Path, config: Config, checkpoint: str | int = "newest", *, processes: Processes | None = None
     ) -> Run:
-        """The run in ``folder``, at one of its checkpoints, with the ``CHANGEABLE`` options of ``config``.
+        """The run in ``folder``, at one of its checkpoints.
 
         Args:
             folder: of a run.
-            config: its options, some of them changed.
+            config: its options; those that a resumed run may change may be others.
             checkpoint: "newest", "best" or an iteration; later checkpoints are removed.
             processes: those that share the work.
 
         Raises:
             UserError: there is no run, its checkpoint is damaged, or ``config`` asks for another run.
         """
-        saved = read_config(folder)
-        for field in dataclasses.fields(Config):
-            wanted, had = getattr(config, field.name), getattr(saved, field.name)
-            if wanted != had and field.name not in CHANGEABLE:
-                raise UserError(f"{spelled(field.name, wanted)} cannot change in a resumed run, which has {had}")
+        check_resumable(read_config(folder), config)
         if not iterations(folder):
             raise UserError(f"{folder}: the run stopped before its first checkpoint; --overwrite starts it again")
         run = cls(build_trainer(config, processes), folder)
@@ -362,7 +344,7 @@ class Run:
             raise UserError(f"--out {self.folder} cannot be written ({error.strerror})") from error
 
 
-def read_config(run: Path) -> Resolved:
+def read_config(run: Path) -> Config:
     """The config.json of a run folder.
 
     Raises:
@@ -374,6 +356,9 @@ def read_config(run: Path) -> Resolved:
     try:
         content: dict[str, Any] = json.loads(path.read_text())
         content.pop("wgan_fast", None)
-        return Resolved(**{**content, "betas": tuple(content["betas"])})
+        content["betas"] = tuple(content["betas"])
+        if "sample_shape" in content:
+            content["sample_shape"] = tuple(content["sample_shape"])
+        return Config(**content)
     except (OSError, ValueError, TypeError, KeyError, AttributeError) as error:
         raise UserError(f"{path} is damaged or foreign ({error})") from error

@@ -10,7 +10,7 @@ import torch
 from PIL import Image
 from torch import Tensor, nn
 
-from wgan_fast.training.report import plots
+from wgan_fast.training.report import pictures
 
 
 def _pixels(path: Path) -> np.ndarray:
@@ -20,9 +20,9 @@ def _pixels(path: Path) -> np.ndarray:
 
 def test_image_grid_enlarges_by_whole_pixels(tmp_path: Path) -> None:
     samples = torch.rand(5, 1, 8, 8) * 2 - 1
-    plots.write_image_grid(tmp_path / "a.png", samples, columns=3)
+    pictures.write_image_grid(tmp_path / "a.png", samples, columns=3)
     pixels = _pixels(tmp_path / "a.png")
-    side, gap = 56, plots.GAP
+    side, gap = 56, pictures.GAP
     assert pixels.shape == (2 * (side + gap) + gap, 3 * (side + gap) + gap, 3)
     top, left = gap + (side + gap), gap + (side + gap)
     fifth = pixels[top : top + side, left : left + side]
@@ -32,7 +32,7 @@ def test_image_grid_enlarges_by_whole_pixels(tmp_path: Path) -> None:
 
 def test_image_grid_keeps_colours_and_clamps(tmp_path: Path) -> None:
     sample = torch.tensor([2.0, -5.0, 0.0]).view(1, 3, 1, 1).expand(1, 3, 100, 100)
-    plots.write_image_grid(tmp_path / "a.png", sample)
+    pictures.write_image_grid(tmp_path / "a.png", sample)
     assert _pixels(tmp_path / "a.png")[50, 50].tolist() == [255, 0, 128]
 
 
@@ -43,7 +43,7 @@ def test_curves_draw_what_was_logged(tmp_path: Path, kind: str) -> None:
         records = [{**r, "penalty": 0.1, "gradient_norm": 1.0} for r in records]
     if kind == "nothing":
         records = []
-    plots.write_curves(tmp_path / "a.png", records)
+    pictures.write_curves(tmp_path / "a.png", records)
     pixels = _pixels(tmp_path / "a.png")
     assert pixels.shape[1] == round(120 * 4.5 * {"gp": 3, "clip": 1, "nothing": 1}[kind])
     assert (pixels.std() > 5) == (kind != "nothing")
@@ -62,7 +62,7 @@ class Ramp(nn.Module):
 
 def test_critic_is_drawn_the_right_way_round(tmp_path: Path) -> None:
     nowhere = torch.full((1, 2), 50.0)
-    plots.write_critic(tmp_path / "a.png", Ramp(), nowhere, nowhere)
+    pictures.write_critic(tmp_path / "a.png", Ramp(), nowhere, nowhere)
     pixels = _pixels(tmp_path / "a.png").astype(int)
     row = pixels[pixels.shape[0] * 3 // 4]
     left, right = row[150], row[450]
@@ -71,5 +71,5 @@ def test_critic_is_drawn_the_right_way_round(tmp_path: Path) -> None:
 
 
 def test_points_are_drawn(tmp_path: Path) -> None:
-    plots.write_points(tmp_path / "a.png", torch.randn(50, 2), torch.randn(50, 2))
+    pictures.write_points(tmp_path / "a.png", torch.randn(50, 2), torch.randn(50, 2))
     assert _pixels(tmp_path / "a.png").std() > 5
