@@ -128,6 +128,9 @@ def test_training_with_a_scaler_follows_float32() -> None:
 # ---------------------------------------------------------------- torch.compile
 
 
+TRACES_GRADIENTS = tuple(map(int, torch.__version__.split(".")[:2])) >= (2, 13)
+
+
 @pytest.fixture
 def traced_gradients() -> Iterator[None]:
     torch._dynamo.reset()
@@ -137,6 +140,7 @@ def traced_gradients() -> Iterator[None]:
 
 
 @pytest.mark.slow
+@pytest.mark.skipif(not TRACES_GRADIENTS, reason="torch before 2.13 does not compile requires_grad_()")
 @pytest.mark.usefixtures("traced_gradients")
 @pytest.mark.parametrize(("name", "backend"), [("mlp", "inductor"), ("dcgan", "aot_eager")])
 def test_a_compiled_critic_step_equals_eager(name: str, backend: str) -> None:
@@ -152,6 +156,28 @@ def test_a_compiled_critic_step_equals_eager(name: str, backend: str) -> None:
     compiled = torch.compile(step, fullgraph=True, backend=backend)
     for ours, eager in zip(compiled(real, fake, alpha), step(real, fake, alpha), strict=True):
         torch.testing.assert_close(ours, eager, rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("name", ["mlp", "dcgan"])
+def test_a_compiled_loss_with_torch_func_equals_eager(name: str) -> None:
+    critic, real, _ = build(name, torch.float32)
+    fake, alpha = real.flip(0) + 0.5, torch.rand(len(real))
+    parameters = list(critic.parameters())
+
+    def loss(real: Tensor, fake: Tensor, alpha: Tensor) -> Tensor:
+        x = wgan_fast.interpolate(real, fake, alpha)
+        gradients = torch.func.grad(lambda x: critic(x).sum())(x)
+        penalty = wgan_fast.gradient_norm_penalty(gradients, weight=10.0)
+        return critic(fake).mean() - critic(real).mean() + penalty
+
+    torch._dynamo.reset()
+    compiled = torch.compile(loss, fullgraph=True, backend="aot_eager")(real, fake, alpha)
+    penalty = wgan_fast.gradient_penalty(critic, real, fake, weight=10.0, alpha=alpha)
+    eager = critic(fake).mean() - critic(real).mean() + penalty
+    torch.testing.assert_close(compiled, eager, rtol=1e-4, atol=1e-5)
+    gradients = (torch.autograd.grad(value, parameters) for value in (compiled, eager))
+    for ours, expected in zip(*gradients, strict=True):
+        torch.testing.assert_close(ours, expected, rtol=1e-4, atol=1e-5)
 
 
 def test_a_compiled_critic_is_refused_and_the_way_out_named() -> None:

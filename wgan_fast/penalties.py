@@ -11,8 +11,9 @@ Where it is used:
 
 - Mixed precision: call it under ``torch.autocast``, and give the ``GradScaler`` as ``scaler``. The penalty's own
   arithmetic is fp32 (fp64 for fp64).
-- torch.compile: a compiled critic has no double backward, and is refused. Compile the whole critic step, with the
-  gradient of the loss inside; the inner gradient needs ``trace_autograd_ops``::
+- torch.compile: a compiled critic has no double backward, and is refused. Compile the whole critic step. From torch
+  2.13 on (2.11 refuses ``requires_grad_()``), with the gradient of the loss inside; the inner gradient needs
+  ``trace_autograd_ops``::
 
       torch._dynamo.config.trace_autograd_ops = True
 
@@ -21,6 +22,16 @@ Where it is used:
           penalty = gradient_penalty(critic, real, fake, weight=10.0)
           loss = critic(fake).mean() - critic(real).mean() + penalty
           return torch.autograd.grad(loss, list(critic.parameters()))
+
+  From torch 2.6 on, without an option, with the inner gradient by ``torch.func`` and that of the loss outside::
+
+      @torch.compile(fullgraph=True)
+      def critic_loss(real, fake):
+          x = interpolate(real, fake)
+          gradients = torch.func.grad(lambda x: critic(x).sum())(x)
+          return critic(fake).mean() - critic(real).mean() + gradient_norm_penalty(gradients, weight=10.0)
+
+      critic_loss(real, fake).backward()
 
 - DistributedDataParallel: give the wrapped critic, made with ``broadcast_buffers=False`` (two forward passes before
   a backward break otherwise: pytorch/pytorch#175024). Each rank penalises its own samples; the average of the

@@ -10,6 +10,9 @@ from pathlib import Path
 
 import pytest
 from host_build import KERNELS, ROOT
+from setuptools.errors import CompileError
+
+from build_tools import cuda
 
 pytest.importorskip("pybind11")
 
@@ -72,3 +75,64 @@ def test_the_source_distribution_has_what_the_build_needs(tmp_path: Path) -> Non
         names = {name.partition("/")[2] for name in archive.getnames()}
     wanted = {"setup.py", "build_tools/cuda.py", "csrc/rules.h", "csrc/cuda/bindings.cpp", "csrc/cuda/launch.cuh"}
     assert wanted | {f"csrc/cuda/{kernel}.cu" for kernel in KERNELS} <= names
+
+
+# ---------------------------------------------------------------- what nvcc made before
+
+NVCC = """#!/bin/sh
+case "$1" in --version) echo "release $RELEASE"; exit;; esac
+while [ "$1" != -c ]; do shift; done
+echo "$2" >> log
+grep -q broken "$2" && { echo "an error" >&2; exit 1; }
+cp "$2" "$4"
+"""
+
+
+@pytest.fixture
+def toolkit(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A source tree of two kernels, and an nvcc that notes what it compiles."""
+    (tmp_path / "bin").mkdir()
+    (tmp_path / "csrc" / "cuda").mkdir(parents=True)
+    program = tmp_path / "bin" / "nvcc"
+    program.write_text(NVCC)
+    program.chmod(0o755)
+    for name in ("clip.cu", "step.cu", "launch.cuh"):
+        (tmp_path / "csrc" / "cuda" / name).write_text(f"// {name}")
+    monkeypatch.setenv("CUDA_HOME", str(tmp_path))
+    monkeypatch.setenv("RELEASE", "13.0")
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
+
+
+def compiled_again(toolkit: Path) -> list[str]:
+    (toolkit / "log").write_text("")
+    objects = cuda.compile_kernels(Path("objects"))
+    assert all(Path(name).exists() for name in objects)
+    assert {Path(name) for name in objects} == set(Path("objects").iterdir()), "what is out of date is gone"
+    return sorted(Path(line).name for line in (toolkit / "log").read_text().split())
+
+
+def test_kernels_are_compiled_again_only_if_their_sources_differ(toolkit: Path) -> None:
+    kernels = toolkit / "csrc" / "cuda"
+    assert compiled_again(toolkit) == ["clip.cu", "step.cu"]
+    for source in kernels.iterdir():  # a copy to another machine
+        os.utime(source, (2e9, 2e9))
+    assert compiled_again(toolkit) == []
+    (kernels / "clip.cu").write_text("// faster")
+    assert compiled_again(toolkit) == ["clip.cu"]
+    (kernels / "launch.cuh").write_text("// for all")
+    assert compiled_again(toolkit) == ["clip.cu", "step.cu"]
+
+
+def test_kernels_are_compiled_again_by_another_nvcc(toolkit: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    assert compiled_again(toolkit) == ["clip.cu", "step.cu"]
+    monkeypatch.setenv("RELEASE", "13.1")
+    assert compiled_again(toolkit) == ["clip.cu", "step.cu"]
+
+
+@pytest.mark.usefixtures("toolkit")
+def test_a_kernel_that_does_not_compile_leaves_nothing_to_be_used_again() -> None:
+    Path("csrc/cuda/step.cu").write_text("// broken")
+    for _ in range(2):
+        with pytest.raises(CompileError, match=r"nvcc could not compile csrc/cuda/step\.cu:\nan error"):
+            cuda.compile_kernels(Path("objects"))

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 from torch.autograd import forward_ad
 
@@ -24,7 +26,7 @@ def plain_autograd() -> bool:
 
 def _saved_tensor_hooks_by_trial() -> bool:
     """The same answer before torch 2.7, which cannot be asked: hooks that are active cannot be disabled."""
-    hooks = torch._C._autograd
+    hooks: Any = torch._C._autograd  # torch's stubs have not all of it
     if not hooks._saved_tensors_hooks_is_enabled():
         return False  # none can be active
     try:
