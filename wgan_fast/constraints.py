@@ -18,6 +18,7 @@ optimizer.step()
 ``WeightClipping(0.01)``               all weights in [-c, c] (WGAN)
 ``GradientPenalty(10.0)``              input gradients of norm 1, or at most 1 with ``one_sided`` (WGAN-GP, WGAN-LP)
 ``GradientPenalty.r1()``, ``.r2()``    small input gradients at real or at generated samples
+``GradientPenalty.r1r2()``             small input gradients at both
 ``GradientPenalty.dragan()``           input gradients of norm 1 around real samples
 ``SpectralNorm()``                     every weight matrix divided by its largest singular value (SN-GAN)
 ``OrthogonalRegularization(1e-4)``     rows of every weight matrix nearly orthonormal
@@ -28,12 +29,14 @@ optimizer.step()
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
-from typing import Any
+from dataclasses import dataclass, replace
+from typing import Any, Literal
 
+import torch
 from torch import Tensor, nn
 
 from wgan_fast.functional import clip_bounds
+from wgan_fast.functional.gradient_norm_penalty import gradient_norm_penalty
 from wgan_fast.nn import add_orthogonal_gradients_, spectral_norm, to_lipschitz
 from wgan_fast.nn.orthogonal_regularization import Form
 from wgan_fast.nn.spectral_norm import Convolution
@@ -45,9 +48,13 @@ class Constraint:
 
     Attributes:
         clip_value: the bound that the critic's optimizer clips the weights to after each step, or None.
+        scored: which of the samples that a loop scores the penalty is taken at, "real", "fake" or both, in this order;
+            empty where it has points of its own. A loop may then take scores and gradients from one pass
+            (``score_and_gradient``) and the penalty from ``penalty_of``, in place of ``penalty``.
     """
 
     clip_value: float | tuple[float, float] | None = None
+    scored: tuple[Literal["real", "fake"], ...] = ()
 
     def prepare(self, critic: nn.Module, example: Tensor) -> nn.Module:
         """The critic to train, made before its optimizer; ``critic`` itself, changed in place, or another module.
@@ -64,6 +71,14 @@ class Constraint:
     def penalty(self, critic: Critic, real: Tensor, fake: Tensor, **options: Any) -> tuple[Tensor, Tensor] | None:
         """The weighted term to add to the critic's loss and the detached norms behind it, or None."""
         return None
+
+    def penalty_of(self, gradients: Tensor) -> tuple[Tensor, Tensor]:
+        """`penalty` from the input gradients at the samples in ``scored``, ``(B, ...)`` or ``(2B, ...)``.
+
+        Raises:
+            TypeError: the constraint has no penalty at scored samples.
+        """
+        raise TypeError(f"{type(self).__name__} has no penalty at scored samples")
 
     def add_gradients(self, critic: nn.Module) -> Tensor | None:
         """Add to every ``.grad`` the gradient of a term of the weights alone, after backward and before the step.
@@ -91,7 +106,13 @@ class GradientPenalty(Constraint):
     weight: float = 10.0
     target: float = 1.0
     one_sided: bool = False
-    points: Points = "mixed"
+    points: Points | Literal["both"] = "mixed"
+
+    @property
+    def scored(self) -> tuple[Literal["real", "fake"], ...]:  # type: ignore[override]  # derived from points here
+        chosen: dict[str, tuple[Literal["real", "fake"], ...]]
+        chosen = {"real": ("real",), "fake": ("fake",), "both": ("real", "fake")}
+        return chosen.get(self.points, ())
 
     @classmethod
     def r1(cls, gamma: float = 10.0) -> GradientPenalty:
@@ -104,13 +125,21 @@ class GradientPenalty(Constraint):
         return cls(gamma / 2, target=0.0, points="fake")
 
     @classmethod
+    def r1r2(cls, gamma: float = 1.0) -> GradientPenalty:
+        """gamma / 2 * (R1 + R2) (Huang et al. 2024, section 2: a relativistic loss converges under both)."""
+        return cls(gamma / 2, target=0.0, points="both")
+
+    @classmethod
     def dragan(cls, weight: float = 10.0) -> GradientPenalty:
         """weight * mean_b (‖g_b‖ - 1)² around real samples (Kodali et al. 2017, lambda 10)."""
         return cls(weight, points="dragan")
 
     def penalty(self, critic: Critic, real: Tensor, fake: Tensor, **options: Any) -> tuple[Tensor, Tensor]:
         """``options`` are those of ``gradient_penalty``: critic_args, generator, alpha, ..."""
-        penalty, norms = gradient_penalty(
+        if self.points == "both":
+            each = [replace(self, points=points).penalty(critic, real, fake, **options) for points in self.scored]
+            return each[0][0] + each[1][0], torch.cat([norms for _, norms in each])
+        return gradient_penalty(
             critic,
             real,
             fake,
@@ -121,7 +150,14 @@ class GradientPenalty(Constraint):
             return_norms=True,
             **options,
         )
-        return penalty, norms
+
+    def penalty_of(self, gradients: Tensor) -> tuple[Tensor, Tensor]:
+        if not self.scored:
+            return super().penalty_of(gradients)
+        weight = self.weight * len(self.scored)  # the mean over both kinds of samples is half the sum of their means
+        return gradient_norm_penalty(
+            gradients, target=self.target, one_sided=self.one_sided, weight=weight, return_norms=True
+        )
 
 
 @dataclass(frozen=True)

@@ -46,13 +46,26 @@ CRITICS: dict[str, tuple[Any, tuple[int, ...]]] = {
     "sequences": (_sequences, (3, 20)),
     "dcgan": (lambda: build_models("dcgan", (3, 32, 32), 8, 4).critic, (3, 32, 32)),
 }
+CONDITIONAL = {
+    "conditional perceptron": (lambda: build_models("mlp", (20,), 4, 16, num_classes=3).critic, (20,)),
+    "conditional dcgan": (lambda: build_models("dcgan", (3, 32, 32), 8, 4, num_classes=3).critic, (3, 32, 32)),
+}
 PENALTIES = {
     "gp": GradientPenalty(10.0),
     "lp": GradientPenalty(5.0, target=0.5, one_sided=True),
-    "r1": GradientPenalty.r1(),
-    "r2": GradientPenalty.r2(),
     "dragan": GradientPenalty.dragan(),
 }
+
+
+class Generator(nn.Module):
+    """Of samples like these; it ignores the classes."""
+
+    def __init__(self, samples: Tensor) -> None:
+        super().__init__()
+        self.net = nn.Sequential(nn.Linear(4, samples[0].numel()), nn.Unflatten(1, samples.shape[1:])).to(samples)
+
+    def forward(self, latent: Tensor, *labels: Tensor) -> Tensor:
+        return self.net(latent)
 
 
 def _both(
@@ -60,7 +73,7 @@ def _both(
 ) -> list[tuple[CriticStep, list[Tensor]]]:
     """One step by the written-out gradients, one by autograd, from the same state."""
     results = []
-    generator = nn.Sequential(nn.Linear(4, samples[0].numel()), nn.Unflatten(1, samples.shape[1:])).to(samples)
+    generator = Generator(samples)
     for choose in (written_out, lambda *_: None):
         mine = copy.deepcopy(critic)
         torch.manual_seed(4)
@@ -102,7 +115,25 @@ def test_gradients_equal_autograds(name: str, penalty: str) -> None:
     _assert_equal(_both(critic, samples, PENALTIES[penalty]), rtol=1e-9, atol=1e-11)
 
 
-@pytest.mark.parametrize("loss", ["gan", "gan-minimax"])
+@pytest.mark.parametrize("penalty", PENALTIES)
+@pytest.mark.parametrize("name", CONDITIONAL)
+def test_gradients_of_conditional_critics_equal_autograds(name: str, penalty: str) -> None:
+    make, shape = CONDITIONAL[name]
+    torch.manual_seed(0)
+    critic = make().double()
+    assert plain_layers(critic) is not None
+    samples, labels = torch.randn(BATCH, *shape, dtype=torch.float64), torch.tensor([0, 2, 2, 1, 0, 2])
+    for p in critic.parameters():
+        p.data += 0.1 * torch.randn_like(p)
+    _assert_equal(_both(critic, samples, PENALTIES[penalty], labels=labels), rtol=1e-9, atol=1e-11)
+
+
+@pytest.mark.parametrize("constraint", [GradientPenalty.r1(), GradientPenalty.r2(), GradientPenalty.r1r2()])
+def test_penalties_at_scored_samples_are_left_to_one_pass(constraint: GradientPenalty) -> None:
+    assert written_out(_perceptron(), constraint) is None
+
+
+@pytest.mark.parametrize("loss", ["gan", "gan-minimax", "relativistic"])
 @pytest.mark.parametrize("batch", [1, 5])
 def test_other_losses_and_batches(loss: Any, batch: int) -> None:
     critic, samples = _perceptron().double(), torch.randn(batch, 4, 5, dtype=torch.float64)
@@ -216,7 +247,7 @@ def test_other_constraints_are_left_to_autograd() -> None:
         assert written_out(_perceptron(), constraint) is None
 
 
-def test_layers_with_labels_or_under_another_constraint_are_refused() -> None:
+def test_layers_with_a_penalty_scale_or_under_another_constraint_are_refused() -> None:
     critic, samples = _perceptron(), torch.randn(BATCH, 4, 5)
     generator = nn.Sequential(nn.Linear(4, 20), nn.Unflatten(1, (4, 5)))
     arguments: Any = (critic, generator, Adam(critic.parameters()))
@@ -224,7 +255,7 @@ def test_layers_with_labels_or_under_another_constraint_are_refused() -> None:
     with pytest.raises(ValueError, match="layers: expected None"):
         critic_step(*arguments, WeightClipping(), samples, latent, layers=layers)
     with pytest.raises(ValueError, match="layers: expected None"):
-        critic_step(*arguments, GradientPenalty(), samples, latent, torch.zeros(BATCH).long(), layers=layers)
+        critic_step(*arguments, GradientPenalty(), samples, latent, layers=layers, penalty_scale=torch.ones(()))
 
 
 @pytest.mark.parametrize("name", ["gp", "dragan"])

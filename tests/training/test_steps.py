@@ -13,6 +13,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from wgan_fast import gradient_penalty
 from wgan_fast.constraints import Constraint, GradientPenalty, WeightClipping
 from wgan_fast.optim import Adam, RMSprop
+from wgan_fast.training.step.losses import critic_loss
 from wgan_fast.training.step.steps import critic_step, generator_step, has_batch_statistics
 
 BATCH, LATENT = 6, 3
@@ -159,3 +160,89 @@ def test_steps_do_no_needless_work() -> None:
     with CountProducts() as generator_work:
         generator_step(critic, generator, Adam(generator.parameters()), latent)
     assert generator_work.products == 2 + 2 + 2 + 3  # forward both; critic's input gradient alone; generator's backward
+
+
+SCORED = {
+    "r1": (GradientPenalty.r1(3.0), (1.5, 0.0)),
+    "r2": (GradientPenalty.r2(3.0), (0.0, 1.5)),
+    "r1r2": (GradientPenalty.r1r2(3.0), (1.5, 1.5)),
+}
+
+
+@pytest.mark.parametrize("joint", [True, False])
+@pytest.mark.parametrize("loss", ["gan", "relativistic"])
+@pytest.mark.parametrize("name", SCORED)
+def test_penalties_at_scored_samples_equal_the_textbook(name: str, loss: Any, joint: bool) -> None:
+    constraint, weights = SCORED[name]
+    generator, critic = _pair()
+    real, latent = torch.randn(BATCH, 5).double(), torch.randn(BATCH, LATENT).double()
+    points = [real.clone().requires_grad_(), generator(latent).detach().requires_grad_()]
+    real_scores, fake_scores = (critic(x) for x in points)
+    slopes = torch.autograd.grad(real_scores.sum() + fake_scores.sum(), points, create_graph=True)
+    penalty = sum(w * g.square().sum(1).mean() for w, g in zip(weights, slopes, strict=True))
+    expected_loss = critic_loss(loss, real_scores, fake_scores) + penalty
+    expected = torch.autograd.grad(expected_loss, list(critic.parameters()))
+    seen = critic_step(
+        critic, generator, _optimizer(critic, constraint), constraint, real, latent, loss_name=loss, joint=joint
+    )
+    torch.testing.assert_close(seen.loss, expected_loss.detach())
+    torch.testing.assert_close(seen.penalty, penalty.detach())  # type: ignore[union-attr]
+    for parameter, gradient in zip(critic.parameters(), expected, strict=True):
+        torch.testing.assert_close(parameter.grad, gradient)
+
+
+def _products(step: Any) -> int:
+    """Matrix products that a step dispatches, in samples: the rows of each over BATCH."""
+
+    class Count(TorchDispatchMode):
+        rows = 0
+
+        def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+            if func in (torch.ops.aten.mm.default, torch.ops.aten.addmm.default, torch.ops.aten.mv.default):
+                a, b = args[-2:]
+                flops = a.shape[0] * a.shape[1] * (b.shape[1] if b.dim() > 1 else 1)
+                self.rows += flops if min(a.shape[0], a.shape[1]) > 1 else 0
+            return func(*args, **(kwargs or {}))
+
+    with Count() as count:
+        step()
+    return count.rows
+
+
+@pytest.mark.parametrize(("name", "units"), [("r1", 7), ("r2", 7), ("r1r2", 8)])
+def test_units_of_matrix_work_under_penalties_at_scored_samples(name: str, units: int) -> None:
+    """A wide hidden layer whose products outweigh all others: its units are counted."""
+    constraint, _ = SCORED[name]
+    width = 64
+    generator = nn.Linear(LATENT, width).requires_grad_(False)
+    critic = nn.Sequential(nn.Linear(width, width), nn.ReLU(), nn.Linear(width, width), nn.ReLU(), nn.Linear(width, 1))
+    real, latent = torch.randn(BATCH, width), torch.randn(BATCH, LATENT)
+    optimizer = _optimizer(critic, constraint)
+    flops = _products(lambda: critic_step(critic, generator, optimizer, constraint, real, latent, loss_name="gan"))
+    layer = BATCH * width * width
+    # Of the two square layers, the first needs no gradient at samples without a penalty.
+    saved = 0 if name == "r1r2" else 1
+    assert 2 * units - saved <= flops / layer < 2 * units - saved + 0.5
+
+
+def test_a_scale_on_the_penalty() -> None:
+    generator, critic = _pair()
+    real, latent = torch.randn(BATCH, 5).double(), torch.randn(BATCH, LATENT).double()
+    found = []
+    for constraint, scale in ((GradientPenalty.r1(2.0), torch.tensor(0.25)), (GradientPenalty.r1(0.5), None)):
+        mine = copy.deepcopy(critic)
+        seen = critic_step(mine, generator, _optimizer(mine, constraint), constraint, real, latent, penalty_scale=scale)
+        found.append((seen.penalty, [p.grad for p in mine.parameters()]))
+    torch.testing.assert_close(found[0], found[1])
+
+
+def test_the_relativistic_generator_step_compares_pairs() -> None:
+    generator, critic = _pair()
+    real, latent = torch.randn(BATCH, 5).double(), torch.randn(BATCH, LATENT).double()
+    expected = torch.nn.functional.softplus(critic(real) - critic(generator(latent))).mean()
+    gradients = torch.autograd.grad(expected, list(generator.parameters()))
+    optimizer = Adam(generator.parameters())
+    loss = generator_step(critic, generator, optimizer, latent, real=real, loss_name="relativistic")
+    torch.testing.assert_close(loss, expected.detach())
+    for parameter, gradient in zip(generator.parameters(), gradients, strict=True):
+        torch.testing.assert_close(parameter.grad, gradient)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import dataclasses
 import json
 import math
 import shutil
@@ -13,11 +14,13 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from wgan_fast.constraints import GradientPenalty
 from wgan_fast.training import Config, Run, Trainer, UserError
 from wgan_fast.training.config import ConstraintName
 from wgan_fast.training.data.points import eight_gaussians
 from wgan_fast.training.data.sets import split
 from wgan_fast.training.loop.build import build_trainer
+from wgan_fast.training.loop.choices import make_constraint
 from wgan_fast.training.loop.trainer import weight_saturation
 from wgan_fast.training.run.checkpoint import iterations
 from wgan_fast.training.run.log import RunLog, read_metrics
@@ -314,3 +317,78 @@ def test_the_prepared_critic_is_the_one_that_is_trained() -> None:
     assert gradients.norm(dim=1).max() <= 1 + 1e-3
     assert gradients.norm(dim=1).max() > 0.1
     assert all(p.grad is not None for p in trainer.critic.parameters())
+
+
+def test_gamma_falls_to_its_final_value() -> None:
+    seen = {}
+    for decay in ("none", "linear", "cosine"):
+        trainer = build_trainer(
+            _config(data="8gaussians", constraint="r1", gamma=2.0, gamma_decay=decay, gamma_final=1.0, iterations=4)
+        )
+        values = []
+        while trainer.iteration < 4:
+            values.append(trainer.gamma)
+            trainer.iterate()
+        seen[decay] = [*values, trainer.gamma]
+    assert seen["none"] == [2.0] * 5
+    assert seen["linear"] == [2.0, 1.75, 1.5, 1.25, 1.0]
+    assert seen["cosine"] == pytest.approx([2.0, 1.8536, 1.5, 1.1464, 1.0], abs=1e-4)
+
+
+def test_a_falling_gamma_weighs_the_penalty() -> None:
+    """Half way down from 2 to 1 an iteration is the same as with a constant 1.5."""
+    falling = _config(data="8gaussians", constraint="r1r2", gamma=2.0, gamma_decay="linear", gamma_final=1.0)
+    constant = _config(data="8gaussians", constraint="r1r2", gamma=1.5)
+    critics = []
+    for config in (falling, constant):
+        trainer = build_trainer(dataclasses.replace(config, iterations=2))
+        trainer.iteration = 1
+        trainer.iterate()
+        critics.append(trainer.critic)
+    for mine, theirs in zip(*(critic.parameters() for critic in critics), strict=True):
+        torch.testing.assert_close(mine, theirs)
+
+
+@dataclasses.dataclass(frozen=True)
+class Counted(GradientPenalty):
+    """Notes each critic that it is asked for a penalty of."""
+
+    asked: list[Any] = dataclasses.field(default_factory=list)
+
+    def penalty(self, critic: Any, real: Tensor, fake: Tensor, **options: Any) -> tuple[Tensor, Tensor]:
+        self.asked.append(critic)
+        return super().penalty(critic, real, fake, **options)
+
+
+@pytest.mark.parametrize(("lazy", "penalties"), [(1, 8), (3, 3)])
+def test_a_lazy_penalty_is_taken_in_every_nth_critic_step(lazy: int, penalties: int) -> None:
+    config = _config(data="8gaussians", constraint="gp", lambda_gp=0.2, lazy=lazy, iterations=4)
+    built = build_trainer(config)
+    constraint = Counted()
+    Trainer(built.generator, built.critic, built.data, config, constraint=constraint).train()
+    assert len(constraint.asked) == penalties  # of the 8 critic steps
+    assert make_constraint(config) == GradientPenalty(pytest.approx(0.2 * lazy))
+
+
+def test_a_resumed_lazy_run_keeps_its_place(tmp_path: Path) -> None:
+    config = _config(data="8gaussians", constraint="r1", lazy=3, iterations=6, checkpoint_every=100)
+    whole = build_trainer(config)
+    whole.train()
+    first = build_trainer(config)
+    Run(first, tmp_path).train(lambda record: first.stop() if record["iteration"] == 3 else None)
+    second = build_trainer(config)
+    run = Run(second, tmp_path)
+    run.load()
+    run.train()
+    for mine, theirs in zip(whole.critic.state_dict().values(), second.critic.state_dict().values(), strict=True):
+        assert torch.equal(mine, theirs)
+
+
+def test_the_recipe_of_r3gan_trains() -> None:
+    trainer = build_trainer(_config(data="8gaussians", recipe="r3gan", iterations=3, log_every=1))
+    assert (trainer.config.constraint, trainer.config.loss) == ("r1r2", "relativistic")
+    assert trainer.config.gamma_decay == "cosine"
+    records: list[Any] = []
+    trainer.train(records.append)
+    assert len(records) == 3
+    assert all(math.isfinite(record["critic_loss"]) and record["penalty"] > 0 for record in records)

@@ -1,4 +1,4 @@
-"""The theory's claims put to the test: one module a claim, run by ``wgan-fast study NAME``.
+"""The theory's claims put to the test: one module per claim, run by ``wgan-fast study NAME``.
 
 A study is a module of this package with the five names of `wgan_fast.studies.study.Study`: its settings by size, the
 cases it compares, what to measure of one case with one seed, the figure, and the sentences that say what was found.
@@ -16,6 +16,7 @@ STUDIES = {
     "critic-value-surface": "optimal critics under clipping and the penalty beside the exact one, three toy data sets",
     "loss-correlates": "digits: whether the loss follows the distance between samples and data",
     "to-convergence": "a critic trained to convergence: the generator's gradient vanishes for a GAN, not for a WGAN",
+    "modern-baseline": "relativistic loss, R1 and R2 against WGAN-GP and GAN with R1: modes, distances, divergence",
     "constraints": "every constraint in one table: quality, W1 ratio, Lipschitz constant, time, memory",
 }
-"""Name on the command line (the module has underscores for its hyphens), and the claim in a line."""
+"""Name on the command line (the module has underscores for its hyphens), and the claim in one line."""

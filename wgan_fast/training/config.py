@@ -28,11 +28,14 @@ from wgan_fast.training.option import (
 from wgan_fast.training.step.losses import LossName
 from wgan_fast.training.step.precision import AUTOCAST, NEEDS_CUDA, PrecisionName
 
-ConstraintName = Literal["none", "clip", "gp", "lp", "r1", "r2", "dragan", "spectral", "orthogonal", "lipschitz"]
+ConstraintName = Literal[
+    "none", "clip", "gp", "lp", "r1", "r2", "r1r2", "dragan", "spectral", "orthogonal", "lipschitz"
+]
 OptimizerName = Literal["rmsprop", "adam"]
 GraphMode = Literal["auto", "on", "off"]
 OnNonfinite = Literal["stop", "restore"]
-RecipeName = Literal["tuned", "wgan", "wgan-gp", "sn-gan"]
+RecipeName = Literal["tuned", "wgan", "wgan-gp", "sn-gan", "r3gan"]
+GammaDecay = Literal["none", "linear", "cosine"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -68,13 +71,14 @@ class Config:
     recipe: RecipeName = option(
         "tuned",
         "Where defaults come from: tuned (to the data), or the numbers of a paper whatever the data: wgan, wgan-gp, "
-        "sn-gan.",
+        "sn-gan, r3gan.",
         group="constraint",
     )
     constraint: ConstraintName = option(
         LEFT_OUT,
-        "none, clip (weight clipping), gp (gradient penalty), lp (one-sided gradient penalty), r1, r2, dragan, "
-        "spectral (spectral normalization), orthogonal (regularization), or lipschitz (1-Lipschitz layers).",
+        "none, clip (weight clipping), gp (gradient penalty), lp (one-sided gradient penalty), r1, r2, r1r2 "
+        "(both), dragan, spectral (spectral normalization), orthogonal (regularization), or lipschitz (1-Lipschitz "
+        "layers).",
     )
     clip_value: float = option(
         LEFT_OUT,
@@ -86,7 +90,21 @@ class Config:
         LEFT_OUT, "Weight of the penalty.", check=NOT_NEGATIVE, only=("constraint", "gp", "lp", "dragan")
     )
     gamma: float = option(
-        LEFT_OUT, "Twice the weight of the penalty.", check=NOT_NEGATIVE, only=("constraint", "r1", "r2")
+        LEFT_OUT, "Twice the weight of the penalty.", check=NOT_NEGATIVE, only=("constraint", "r1", "r2", "r1r2")
+    )
+    gamma_decay: GammaDecay = option(
+        LEFT_OUT,
+        "How gamma falls to --gamma-final over the run: none, linear or cosine.",
+        only=("constraint", "r1", "r2", "r1r2"),
+    )
+    gamma_final: float = option(
+        LEFT_OUT, "Gamma at the end of its decay.", check=NOT_NEGATIVE, only=("constraint", "r1", "r2", "r1r2")
+    )
+    lazy: int = option(
+        1,
+        "Critic steps per penalty, which is weighted by their number.",
+        check=AT_LEAST_1,
+        only=("constraint", "gp", "lp", "r1", "r2", "r1r2", "dragan"),
     )
     lambda_orthogonal: float = option(
         LEFT_OUT, "Weight of the regularization.", check=NOT_NEGATIVE, only=("constraint", "orthogonal")
@@ -101,7 +119,10 @@ class Config:
         "Norm of a convolution: of its kernel as a matrix, or of the operator.",
         only=("constraint", "spectral"),
     )
-    loss: LossName = option(LEFT_OUT, "wgan, or the standard GAN's: gan (non-saturating), gan-minimax (saturating).")
+    loss: LossName = option(
+        LEFT_OUT,
+        "wgan; the standard GAN's: gan (non-saturating), gan-minimax (saturating); or relativistic (scores of pairs).",
+    )
 
     architecture: Architecture = option(
         LEFT_OUT, "mlp, pyramid, conv8 (8x8 images), dcgan (32x32 or 64x64), or resnet (32x32).", group="networks"
@@ -223,9 +244,21 @@ RECIPES: dict[RecipeName, dict[str, Any]] = {
         "batch_size": 64,
         "n_critic": 1,
     },
+    "r3gan": {
+        "constraint": "r1r2",
+        "loss": "relativistic",
+        "gamma": 1.0,
+        "gamma_decay": "cosine",
+        "optimizer": "adam",
+        "learning_rate": 2e-4,
+        "betas": (0.0, 0.99),
+        "batch_size": 64,
+        "n_critic": 1,
+    },
 }
 """The defaults that each recipe sets: Arjovsky et al. 2017, algorithm 1; Gulrajani et al. 2017, algorithm 1; Miyato
-et al. 2018, table 1, setting C."""
+et al. 2018, table 1, setting C; Huang et al. 2024 (R3GAN), with the gamma of its smallest data set, StackedMNIST, as a
+larger one depends on the data."""
 
 
 def defaults_for(given: Mapping[str, Any]) -> dict[str, Any]:
@@ -260,7 +293,7 @@ def defaults_for(given: Mapping[str, Any]) -> dict[str, Any]:
     if "sample_shape" not in known:
         known["sample_shape"] = sample_shape_of(known["data"], known["image_size"])
     known.setdefault("architecture", default_architecture(known["sample_shape"]))
-    known.setdefault("loss", "gan" if known["constraint"] in ("none", "r1", "r2", "dragan") else "wgan")
+    known.setdefault("loss", "gan" if known["constraint"] in ("none", "r1", "r2", "r1r2", "dragan") else "wgan")
     return {**_tuned(known), **known}
 
 
@@ -283,6 +316,8 @@ def _tuned(known: Mapping[str, Any]) -> dict[str, Any]:
         "clip_value": 0.01,
         "lambda_gp": 10.0,
         "gamma": 10.0,
+        "gamma_decay": "none",
+        "gamma_final": 0.1 * known.get("gamma", 10.0),
         "lambda_orthogonal": 1.0 if known["loss"] == "wgan" else 1e-4,
         "ema_decay": 0.999,
         "channels_last": len(shape) == 3 and architecture not in ("mlp", "pyramid") and faster_channels_last,

@@ -113,8 +113,9 @@ class Trainer:
         if self.processes.first and emulated(self.config.precision, self.device):
             _log.warning("--precision bf16 will be some 20 times slower than fp32: this CPU has no instructions for it")
         self._joint = not has_batch_statistics(self.critic)
-        plain = not self.config.conditional and self.critic_scaler is None
-        self._layers = written_out(self.critic, self.constraint) if plain else None
+        self._layers = written_out(self.critic, self.constraint) if self.critic_scaler is None else None
+        decaying = self.constraint.scored and self.config.gamma_decay != "none"
+        self._penalty_scale = torch.ones((), device=self.device) if decaying else None
         self._watch = Watch(self.processes.mean_)
         self._stop_requested = False
         self.graphs: Graphs | None = None
@@ -186,16 +187,19 @@ class Trainer:
             self._set_schedules()
             count = self.critic_steps(self.iteration)
             seen: CriticStep
-            if self.graphs is None or count != self.config.n_critic:
-                for _ in range(count):
+            if self.graphs is None or count != self.config.n_critic or self.config.lazy > 1:
+                for i in range(count):
                     batch = self.draws.batch()
-                    seen = self._run("critic step", self._critic_step, batch)
-                loss: Tensor = self._run("generator step", self._generator_step, batch[1:])
+                    if (self.iteration * self.config.n_critic + i) % self.config.lazy == 0:
+                        seen = self._run("critic step", self._critic_step, batch)
+                    else:
+                        seen = self._run("critic step without penalty", self._critic_step_without_penalty, batch)
+                loss: Tensor = self._run("generator step", self._generator_step, batch)
             else:
                 batches = [tensor for _ in range(count) for tensor in self.draws.batch()]
                 seen, loss = self._run("iteration", self._whole_iteration, batches)
         self.iteration += 1
-        self._watch.note(self.iteration, _figures(seen, loss))
+        self._watch.note(self.iteration, _figures(seen, loss, self.config.lazy == 1))
         if self.iteration % self.config.log_every == 0 or self.iteration == self.config.iterations:
             figures = self.check()
             return self._record(figures) if self.processes.first else None
@@ -217,37 +221,44 @@ class Trainer:
     def _whole_iteration(self, *batches: Tensor) -> tuple[CriticStep, Tensor]:
         size = len(batches) // self.config.n_critic
         for start in range(0, len(batches), size):
-            batch = batches[start : start + size]
-            seen = self._critic_step(*batch)
-        return seen, self._generator_step(*batch[1:])
+            samples, labels = batches[start], (batches[start + 1] if size == 2 else None)
+            seen = self._critic_step(samples, labels)
+        return seen, self._generator_step(samples, labels)
 
-    def _critic_step(self, samples: Tensor, labels: Tensor | None = None) -> CriticStep:
+    def _critic_step_without_penalty(self, samples: Tensor, labels: Tensor | None = None) -> CriticStep:
+        return self._critic_step(samples, labels, Constraint())
+
+    def _critic_step(
+        self, samples: Tensor, labels: Tensor | None = None, constraint: Constraint | None = None
+    ) -> CriticStep:
         return critic_step(
             self.critic,
             self.generator,
             self.critic_optimizer,
-            self.constraint,
+            constraint or self.constraint,
             samples,
             self.draws.latent(len(samples)),
             labels,
             loss_name=self.config.loss,
             joint=self._joint,
-            layers=self._layers,
-            alpha=self.draws.alpha(self.constraint, samples),
+            layers=self._layers if constraint is None else None,
+            alpha=self.draws.alpha(constraint or self.constraint, samples),
+            penalty_scale=self._penalty_scale,
             autocast_dtype=self._autocast_dtype,
             scaler=self.critic_scaler,
             keep_gradients=self.graphs is not None,
             average=self.processes.average_gradients,
         )
 
-    def _generator_step(self, labels: Tensor | None = None) -> Tensor:
-        """With the classes of the last batch: they are in the proportions of the data, at no further draw."""
+    def _generator_step(self, samples: Tensor, labels: Tensor | None = None) -> Tensor:
+        """With the last batch of the critic: its classes are in the proportions of the data, at no further draw."""
         loss = generator_step(
             self.critic,
             self.generator,
             self.generator_optimizer,
-            self.draws.latent(self.config.batch_size // self.processes.size if labels is None else len(labels)),
+            self.draws.latent(len(samples)),
             labels,
+            real=samples if self.config.loss == "relativistic" else None,
             loss_name=self.config.loss,
             autocast_dtype=self._autocast_dtype,
             scaler=self.generator_scaler,
@@ -270,8 +281,19 @@ class Trainer:
         left = 1 - self.iteration / self.config.iterations if self.config.lr_decay else 1.0
         return self.config.learning_rate * left * 0.5**self.restores
 
+    @property
+    def gamma(self) -> float:
+        """Of this iteration: the config's, on its way to ``config.gamma_final``."""
+        done = self.iteration / self.config.iterations
+        if self.config.gamma_decay == "none":
+            return self.config.gamma
+        share = done if self.config.gamma_decay == "linear" else (1 - math.cos(math.pi * done)) / 2
+        return self.config.gamma + share * (self.config.gamma_final - self.config.gamma)
+
     def _set_schedules(self) -> None:
         self.average.set_schedule(self.iteration)
+        if self._penalty_scale is not None:
+            self._penalty_scale.fill_(self.gamma / self.config.gamma if self.config.gamma else 1.0)
         if not (self.config.lr_decay or self.restores):
             return
         for optimizer in (self.critic_optimizer, self.generator_optimizer):
@@ -388,11 +410,12 @@ def _check_several(batch_size: int, graph: str, processes: int) -> None:
         raise UserError("--graph on contradicts several processes: their steps cannot be recorded")
 
 
-def _figures(seen: CriticStep, generator_loss: Tensor) -> dict[str, Tensor | None]:
+def _figures(seen: CriticStep, generator_loss: Tensor, penalised: bool) -> dict[str, Tensor | None]:
+    """A penalty that most steps do without is no figure of an iteration."""
     return {
         "wasserstein_estimate": seen.wasserstein_estimate,
         "critic_loss": seen.loss,
         "generator_loss": generator_loss,
-        "penalty": seen.penalty,
-        "gradient_norm": seen.gradient_norm,
+        "penalty": seen.penalty if penalised else None,
+        "gradient_norm": seen.gradient_norm if penalised else None,
     }

@@ -8,6 +8,9 @@ which it adds. Written out, [real; fake; x̂] is one batch, and a layer's weight
 with δ the backward signals of the loss's scores and of the sum of D(x̂), a the inputs of the layer, and t the tangent:
 the penalty's slope at the input gradient, carried forward through the layers (``wgan_fast.double_backward`` has the
 derivation). The same numbers to rounding, in two thirds of the launches; the tangent is written where a_x̂ was.
+
+Of a `ProjectionCritic` the class y enters twice: e_y is added behind the first layer, as a bias that depends on the
+sample, and the head's weight is w + p_y.
 """
 
 from __future__ import annotations
@@ -25,6 +28,7 @@ from wgan_fast.functional import gradient_norm_penalty
 from wgan_fast.onednn import product
 from wgan_fast.penalties import penalty_points
 from wgan_fast.reference import accumulation_dtype
+from wgan_fast.training.models.conditional import ProjectionCritic
 from wgan_fast.training.step.losses import LossName, critic_loss
 
 aten: Any = torch.ops.aten
@@ -54,11 +58,29 @@ def written_out(critic: nn.Module, constraint: Constraint) -> list[nn.Module] | 
 
     To be asked once, when a loop is built: hooks that are registered later are not called.
     """
-    return plain_layers(critic) if type(constraint) is GradientPenalty else None
+    return plain_layers(critic) if type(constraint) is GradientPenalty and not constraint.scored else None
+
+
+class Shift(nn.Module):
+    """A vector of the class, added to each sample's channels."""
+
+    def __init__(self, embedding: nn.Embedding) -> None:
+        super().__init__()
+        self.embedding = embedding
+
+
+class Projection(nn.Module):
+    """Scores <w + p_y, features> + b of flattened features: a linear head, and the vector of the class."""
+
+    def __init__(self, head: nn.Module, embedding: nn.Embedding) -> None:
+        super().__init__()
+        self.head: Any = head
+        self.embedding = embedding
 
 
 def plain_layers(critic: nn.Module) -> list[nn.Module] | None:
-    """The layers of a critic that is a sequence of linear layers, convolutions, (leaky) ReLU and flattening.
+    """The layers of a critic that is a sequence of linear layers, convolutions, (leaky) ReLU and flattening, or of a
+    `ProjectionCritic` of such.
 
     None for any other: with hooks, parametrizations, shared or frozen parameters, or in a 16-bit type itself.
     """
@@ -70,6 +92,12 @@ def plain_layers(critic: nn.Module) -> list[nn.Module] | None:
             return None
         if type(module) is nn.Sequential:
             pending = [*module, *pending]
+        elif type(module) is ProjectionCritic:
+            head = next(module.head.children())
+            if any(_hooked(part) for part in (module.head, head, module.shift, module.projection)):
+                return None
+            last = (nn.Flatten(), Projection(head, module.projection))
+            pending = [module.first, Shift(module.shift), module.features, *last, *pending]
         elif type(module) is not nn.Identity:
             layers.append(module)
     if layers and type(layers[-1]) is nn.Flatten and layers[-1].start_dim == 0:
@@ -95,11 +123,14 @@ def _serves(layer: nn.Module) -> bool:
         return type(layer) is nn.LeakyReLU and layer.negative_slope > 0  # else the output's sign is not the input's
     if isinstance(layer, nn.Flatten):
         return type(layer) is nn.Flatten and (layer.start_dim, layer.end_dim) == (1, -1)
-    return type(layer) in (nn.Linear, nn.ReLU)
+    if isinstance(layer, Projection):
+        head = layer.head
+        return type(head) is nn.Linear or (type(head) is nn.Conv2d and head.groups == 1 and not any(head.padding))
+    return type(layer) in (nn.Linear, nn.ReLU, Shift)
 
 
 def _is_weighted(layer: nn.Module) -> bool:
-    return isinstance(layer, (nn.Linear, nn.Conv2d))
+    return isinstance(layer, (nn.Linear, nn.Conv2d, Shift, Projection))
 
 
 def _hooked(module: nn.Module) -> bool:
@@ -125,6 +156,7 @@ def critic_gradients(
     loss_name: LossName = "wgan",
     dtype: torch.dtype | None = None,
     alpha: Tensor | None = None,
+    labels: Tensor | None = None,
 ) -> Gradients:
     """Loss, penalty and the gradient of their sum.
 
@@ -135,7 +167,9 @@ def critic_gradients(
         loss_name: what the critic minimises.
         dtype: of the products, as under autocast; by default that of the samples.
         alpha: ``(B,)``, positions of random points; by default drawn as `gradient_penalty` draws them.
+        labels: ``(B,)``, the classes of both, for a `ProjectionCritic`.
     """
+    classes = labels if labels is None else labels.repeat(3)
     batch, mixed = len(real), slice(2 * len(real), None)
     dtype = dtype or real.dtype
     weights: Weights = {p: p.to(dtype) for layer in layers for p in layer.parameters()}
@@ -144,14 +178,15 @@ def critic_gradients(
 
     values = [_stacked(real, fake, constraint, alpha).to(dtype)]  # values[i] goes into layer i, values[i + 1] comes out
     for layer in layers:
-        values.append(_forward(layer, values[-1], weights))
+        values.append(_forward(layer, values[-1], weights, classes))
     loss, estimate, signal = _loss(values[-1], batch, loss_name)
 
     signals: dict[int, Tensor] = {}
     for i in reversed(range(first, len(layers))):
         signals[i] = signal
         rows = mixed if i == first else slice(None)  # of real and generated samples nobody asks for the gradient
-        signal = _backward(layers[i], signal[rows], values[i][rows], values[i + 1][rows], weights)
+        at = None if classes is None else classes[rows]
+        signal = _backward(layers[i], signal[rows], values[i][rows], values[i + 1][rows], weights, at)
     gradient = signal.reshape(real.shape).to(real.dtype).requires_grad_()
     with torch.enable_grad():
         penalty, norms = gradient_norm_penalty(
@@ -166,12 +201,14 @@ def critic_gradients(
     gradients: dict[Tensor, Tensor] = {}
     tangent = tangent.reshape(values[first][mixed].shape)
     for i in range(first, last + 1):
-        if _is_weighted(layers[i]):
+        if isinstance(layers[i], Shift):  # its place holds what the activation behind it is yet to read
+            gradients |= _weight_gradients(layers[i], signals.pop(i), values[i], batch, weights, classes)
+        elif _is_weighted(layers[i]):
             place = values[i][mixed]
             if tangent.data_ptr() != place.data_ptr():
                 place.copy_(tangent)
             tangent = place
-            gradients |= _weight_gradients(layers[i], signals.pop(i), values[i], batch, weights)
+            gradients |= _weight_gradients(layers[i], signals.pop(i), values[i], batch, weights, classes)
         if i < last:
             tangent = _tangent(layers[i], tangent, values[i + 1][mixed], weights)
     return Gradients(loss, estimate, penalty.detach(), norms, gradients)
@@ -203,7 +240,7 @@ def _loss(scores: Tensor, batch: int, loss_name: LossName) -> tuple[Tensor, Tens
     return loss.detach(), judged[:batch].detach().mean() - judged[batch:].detach().mean(), signal
 
 
-def _forward(layer: Any, x: Tensor, weights: Weights) -> Tensor:
+def _forward(layer: Any, x: Tensor, weights: Weights, classes: Tensor | None) -> Tensor:
     """Activations write over their input, which nobody needs: their backward is a function of the output."""
     if isinstance(layer, nn.Linear):
         return product(x, weights[layer.weight], weights.get(layer.bias))
@@ -213,10 +250,23 @@ def _forward(layer: Any, x: Tensor, weights: Weights) -> Tensor:
         return x.relu_()
     if isinstance(layer, nn.LeakyReLU):
         return F.leaky_relu_(x, layer.negative_slope)
+    if isinstance(layer, Shift):
+        assert classes is not None
+        vectors = weights[layer.embedding.weight][classes]
+        return x.add_(vectors.reshape(*vectors.shape, *[1] * (x.dim() - 2)))
+    if isinstance(layer, Projection):
+        scores = (x * _head_of_class(layer, weights, classes)).sum(1)
+        return scores if layer.head.bias is None else scores + weights[layer.head.bias]
     return x.flatten(1)
 
 
-def _backward(layer: Any, signal: Tensor, x: Tensor, y: Tensor, weights: Weights) -> Tensor:
+def _head_of_class(layer: Projection, weights: Weights, classes: Tensor | None) -> Tensor:
+    """``(B, features)``: w + p_y."""
+    assert classes is not None
+    return weights[layer.embedding.weight][classes] + weights[layer.head.weight].reshape(1, -1)
+
+
+def _backward(layer: Any, signal: Tensor, x: Tensor, y: Tensor, weights: Weights, classes: Tensor | None) -> Tensor:
     """The gradient with respect to x; an activation's is written over the signal."""
     if isinstance(layer, nn.Linear):
         return product(signal, weights[layer.weight].t())
@@ -225,6 +275,8 @@ def _backward(layer: Any, signal: Tensor, x: Tensor, y: Tensor, weights: Weights
         return gradients[0]  # type: ignore[no-any-return]
     if isinstance(layer, (nn.ReLU, nn.LeakyReLU)):
         return _times_slope(layer, signal, y, signal)
+    if isinstance(layer, Projection):
+        return signal.reshape(-1, 1) * _head_of_class(layer, weights, classes)
     return signal.reshape(x.shape)
 
 
@@ -236,10 +288,26 @@ def _tangent(layer: Any, tangent: Tensor, y: Tensor, weights: Weights) -> Tensor
         return _convolve(layer, tangent, weights[layer.weight], None)
     if isinstance(layer, (nn.ReLU, nn.LeakyReLU)):
         return _times_slope(layer, tangent, y, y)
-    return tangent.flatten(1)
+    return tangent if isinstance(layer, Shift) else tangent.flatten(1)
 
 
-def _weight_gradients(layer: Any, signal: Tensor, x: Tensor, batch: int, weights: Weights) -> dict[Tensor, Tensor]:
+def _weight_gradients(
+    layer: Any, signal: Tensor, x: Tensor, batch: int, weights: Weights, classes: Tensor | None
+) -> dict[Tensor, Tensor]:
+    if isinstance(layer, Shift):
+        assert classes is not None
+        judged = signal[: 2 * batch].flatten(2).sum(2) if signal.dim() > 2 else signal[: 2 * batch]
+        return {layer.embedding.weight: _by_class(layer.embedding, judged, classes[: 2 * batch])}
+    if isinstance(layer, Projection):
+        assert classes is not None
+        rows = signal.reshape(-1, 1) * x
+        found = {
+            layer.head.weight: rows.sum(0).reshape(layer.head.weight.shape).to(layer.head.weight.dtype),
+            layer.embedding.weight: _by_class(layer.embedding, rows, classes),
+        }
+        if layer.head.bias is not None:
+            found[layer.head.bias] = signal[: 2 * batch].sum(dtype=layer.head.bias.dtype).reshape(1)
+        return found
     if isinstance(layer, nn.Conv2d):
         gradients = _convolution_backward(layer, signal, x, weights[layer.weight], [False, True, False])
         weight, bias_dims = gradients[1], [0, 2, 3]
@@ -253,6 +321,11 @@ def _weight_gradients(layer: Any, signal: Tensor, x: Tensor, batch: int, weights
     if layer.bias is not None:
         found[layer.bias] = signal[: 2 * batch].sum(bias_dims, dtype=layer.bias.dtype)
     return found
+
+
+def _by_class(embedding: nn.Embedding, rows: Tensor, classes: Tensor) -> Tensor:
+    table = torch.zeros_like(embedding.weight)
+    return table.index_add_(0, classes, rows.to(table.dtype))
 
 
 def _differs(gradient: Tensor, weight: Tensor) -> bool:

@@ -10,7 +10,7 @@ from typing import Literal
 import torch.nn.functional as F
 from torch import Tensor
 
-LossName = Literal["wgan", "gan", "gan-minimax"]
+LossName = Literal["wgan", "gan", "gan-minimax", "relativistic"]
 
 
 def critic_loss(name: LossName, real_scores: Tensor, fake_scores: Tensor) -> Tensor:
@@ -18,20 +18,26 @@ def critic_loss(name: LossName, real_scores: Tensor, fake_scores: Tensor) -> Ten
 
     ``wgan``: E[D(fake)] - E[D(real)] (Arjovsky et al. 2017, equation 2). ``gan`` and ``gan-minimax``: the binary
     cross-entropy -E[log σ(D(real))] - E[log(1 - σ(D(fake)))] (Goodfellow et al. 2014, equation 1); for the best
-    critic it is 2 log 2 - 2 JS.
+    critic it is 2 log 2 - 2 JS. ``relativistic``: E[log(1 + exp(D(fake) - D(real)))] over pairs of a real and a
+    generated sample (Jolicoeur-Martineau 2019; Huang et al. 2024, equation 2).
     """
     if name == "wgan":
         return fake_scores.mean() - real_scores.mean()
+    if name == "relativistic":
+        return F.softplus(fake_scores - real_scores).mean()
     return F.softplus(-real_scores).mean() + F.softplus(fake_scores).mean()
 
 
-def generator_loss(name: LossName, fake_scores: Tensor) -> Tensor:
+def generator_loss(name: LossName, fake_scores: Tensor, real_scores: Tensor | None = None) -> Tensor:
     """The generator's loss, 0-dimensional.
 
     ``wgan``: -E[D(fake)]. ``gan``: -E[log σ(D(fake))], the form that does not saturate (Goodfellow et al. 2014,
     section 3). ``gan-minimax``: E[log(1 - σ(D(fake)))], whose gradient vanishes as the critic wins (Arjovsky &
-    Bottou 2017, theorem 2.4).
+    Bottou 2017, theorem 2.4). ``relativistic``: E[log(1 + exp(D(real) - D(fake)))], which needs ``real_scores``.
     """
+    if name == "relativistic":
+        assert real_scores is not None
+        return F.softplus(real_scores - fake_scores).mean()
     if name == "wgan":
         return -fake_scores.mean()
     if name == "gan":

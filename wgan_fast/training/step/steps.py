@@ -15,8 +15,8 @@ from torch.amp import GradScaler
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from wgan_fast.constraints import Constraint, GradientPenalty
+from wgan_fast.critic_gradients import first_output, scored_with_gradient
 from wgan_fast.double_backward.linear import fast_linear
-from wgan_fast.penalties import first_output
 from wgan_fast.reference import accumulation_dtype
 from wgan_fast.training.step.feedforward import critic_gradients
 from wgan_fast.training.step.losses import LossName, critic_loss, generator_loss
@@ -57,6 +57,7 @@ def critic_step(
     joint: bool = True,
     layers: Sequence[nn.Module] | None = None,
     alpha: Tensor | None = None,
+    penalty_scale: Tensor | None = None,
     autocast_dtype: torch.dtype | None = None,
     scaler: GradScaler | None = None,
     keep_gradients: bool = False,
@@ -75,6 +76,7 @@ def critic_step(
         layers: what `feedforward.written_out` returned for this critic and constraint: its gradients are then written
             out, in two thirds of autograd's launches.
         alpha: ``(B,)``, positions of the random points of a `GradientPenalty`; drawn by default.
+        penalty_scale: a 0-dimensional factor on the penalty, which a schedule may change, within a CUDA graph too.
         autocast_dtype: what both networks compute in where autocast lowers it; by default in what they are. Scores,
             losses and the penalty are fp32 all the same.
         scaler: this optimizer's own loss scaling, which fp16 needs.
@@ -83,21 +85,24 @@ def critic_step(
         average: called with the parameters when each has its gradient: several processes average theirs.
 
     Raises:
-        ValueError: ``layers`` with labels, a scaler, or another constraint than a `GradientPenalty`.
+        ValueError: ``layers`` with a scaler, a ``penalty_scale``, or another constraint than a `GradientPenalty`.
     """
-    if layers is not None and not (labels is None and scaler is None and isinstance(constraint, GradientPenalty)):
-        raise ValueError("layers: expected None with labels, with a scaler, or under this constraint")
+    plain = scaler is None and penalty_scale is None and isinstance(constraint, GradientPenalty)
+    if layers is not None and not plain:
+        raise ValueError("layers: expected None with a scaler, with a penalty_scale, or under this constraint")
     condition = () if labels is None else (labels,)
     with fast_linear(real.device), autocast(real.device.type, autocast_dtype), torch.no_grad():
         fake = generator(latent, *condition).to(real.dtype)
     parameters = _parameters(optimizer)
     if layers is not None and isinstance(constraint, GradientPenalty):
-        found = critic_gradients(layers, real, fake, constraint, loss_name, autocast_dtype, alpha)
+        found = critic_gradients(layers, real, fake, constraint, loss_name, autocast_dtype, alpha, labels)
         _assign(parameters, [found.of[p] for p in parameters], keep_gradients, average)
         seen = CriticStep(found.loss + found.penalty, found.wasserstein_estimate, found.penalty, found.norms.mean())
     else:
         with fast_linear(real.device), autocast(real.device.type, autocast_dtype):
-            seen = _critic_loss(critic, constraint, real, fake, condition, loss_name, joint, alpha, scaler)
+            seen = _critic_loss(
+                critic, constraint, real, fake, condition, loss_name, joint, alpha, penalty_scale, scaler
+            )
         _set_gradients(seen.loss, parameters, optimizer, scaler, keep_gradients, average)
         seen = CriticStep(*(None if value is None else value.detach() for value in seen))  # type: ignore[arg-type]
     regularisation = constraint.add_gradients(critic)
@@ -117,23 +122,54 @@ def _critic_loss(
     loss_name: LossName,
     joint: bool,
     alpha: Tensor | None,
+    penalty_scale: Tensor | None,
     scaler: GradScaler | None,
 ) -> CriticStep:
     """What a critic step lowers, and sees on the way, with the graph that autograd takes gradients from."""
-    if joint:
-        scores = _scores(critic(torch.cat([real, fake]), *(torch.cat([c, c]) for c in condition)))
-        real_scores, fake_scores = scores[: len(real)], scores[len(real) :]
-    else:
-        real_scores, fake_scores = (_scores(critic(x, *condition)) for x in (real, fake))
+    real_scores, fake_scores, gradients = _judged(critic, real, fake, condition, constraint.scored, joint, scaler)
     wasserstein_estimate = real_scores.mean() - fake_scores.mean()
     loss = critic_loss(loss_name, real_scores, fake_scores)
-    given = {"scaler": scaler, "alpha": alpha}
-    options = {name: value for name, value in given.items() if value is not None}
-    penalised = constraint.penalty(critic, real, fake, critic_args=condition, **options)
+    if gradients is None:
+        given = {"scaler": scaler, "alpha": alpha}
+        options = {name: value for name, value in given.items() if value is not None}
+        penalised = constraint.penalty(critic, real, fake, critic_args=condition, **options)
+    else:
+        penalised = constraint.penalty_of(gradients)
     if penalised is None:
         return CriticStep(loss, wasserstein_estimate, None, None)
     penalty, norms = penalised
+    if penalty_scale is not None:
+        penalty = penalty * penalty_scale
     return CriticStep(loss + penalty, wasserstein_estimate, penalty, norms.mean())
+
+
+def _judged(
+    critic: nn.Module,
+    real: Tensor,
+    fake: Tensor,
+    condition: tuple[Tensor, ...],
+    scored: tuple[str, ...],
+    joint: bool,
+    scaler: GradScaler | None,
+) -> tuple[Tensor, Tensor, Tensor | None]:
+    """Scores of real and of generated samples, and the input gradients at those that are named in ``scored``."""
+    if joint and len(scored) != 1:
+        both, conditions = torch.cat([real, fake]), tuple(torch.cat([c, c]) for c in condition)
+        if scored:
+            scores, gradients = scored_with_gradient(critic, both, conditions, scaler=scaler)
+        else:
+            scores, gradients = critic(both, *conditions), None
+        real_scores, fake_scores = _scores(scores).split([len(real), len(fake)])
+        return real_scores, fake_scores, gradients
+    found, slopes = [], []
+    for name, x in (("real", real), ("fake", fake)):
+        if name in scored:
+            scores, gradients = scored_with_gradient(critic, x, condition, scaler=scaler)
+            slopes.append(gradients)
+        else:
+            scores = critic(x, *condition)
+        found.append(_scores(scores))
+    return found[0], found[1], torch.cat(slopes) if slopes else None
 
 
 def generator_step(
@@ -143,6 +179,7 @@ def generator_step(
     latent: Tensor,
     labels: Tensor | None = None,
     *,
+    real: Tensor | None = None,
     loss_name: LossName = "wgan",
     autocast_dtype: torch.dtype | None = None,
     scaler: GradScaler | None = None,
@@ -153,11 +190,13 @@ def generator_step(
     loss, detached.
 
     The gradient is taken with respect to the generator's parameters alone, so autograd never forms the
-    critic's weight gradients.
+    critic's weight gradients. ``real``: samples of the same classes, for a loss that compares scores.
     """
     condition = () if labels is None else (labels,)
     with fast_linear(latent.device), autocast(latent.device.type, autocast_dtype):
-        loss = generator_loss(loss_name, _scores(critic(generator(latent, *condition), *condition)))
+        with torch.no_grad():
+            real_scores = None if real is None else _scores(critic(real, *condition))
+        loss = generator_loss(loss_name, _scores(critic(generator(latent, *condition), *condition)), real_scores)
     _set_gradients(loss, _parameters(optimizer), optimizer, scaler, keep_gradients, average)
     _step(optimizer, scaler)
     return loss.detach()
