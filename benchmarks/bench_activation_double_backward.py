@@ -98,7 +98,7 @@ def cases() -> Iterator[Case]:
         torch._dynamo.reset()
         yield alone(name, function, activation)
     for workload, (make, shape) in CRITICS.items():
-        steps = {OURS: ours, "textbook": penalty}
+        steps: dict[str, Callable[[nn.Module, Tensor], Tensor]] = {OURS: ours, "textbook": penalty}
         yield whole("whole penalty, forward + backward", workload, make, shape, steps)
 
 

@@ -47,17 +47,19 @@ def has_dense_samples(tensor: Tensor) -> bool:
     return batch > 0 and tensor.stride(0) == tensor.numel() // batch and is_dense(tensor)
 
 
-def dense_alike(first: Tensor, *others: Tensor | None) -> list[Tensor | None]:
+def dense_alike(first: Tensor, second: Tensor, third: Tensor | None) -> tuple[Tensor, Tensor, Tensor | None]:
     """The tensors, of one shape, as blocks of memory whose elements correspond: copies of those that lie otherwise."""
-    if first.is_contiguous():
-        return [first, *(other if other is None else other.contiguous() for other in others)]
     if not is_dense(first):
         first = first.contiguous()
-    strides = first.stride()
-    return [
-        first,
-        *(
-            other if other is None or other.stride() == strides else torch.empty_like(first).copy_(other)
-            for other in others
-        ),
-    ]
+    return first, _laid_out_as(first, second), None if third is None else _laid_out_as(first, third)
+
+
+def _laid_out_as(first: Tensor, other: Tensor) -> Tensor:
+    if first.is_contiguous():
+        return other.contiguous()
+    return other if other.stride() == first.stride() else torch.empty_like(first).copy_(other)
+
+
+def address(tensor: Tensor | None) -> int:
+    """Where a tensor's memory begins; 0 where there is none."""
+    return 0 if tensor is None else tensor.data_ptr()

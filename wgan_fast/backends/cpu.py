@@ -14,7 +14,7 @@ from torch import Tensor
 
 from wgan_fast.activation_table import ACTIVATION_CODES, three_numbers
 from wgan_fast.dtypes import CODES, PLAIN_TYPES, accumulation_dtype
-from wgan_fast.memory_layout import dense_alike, has_dense_samples, is_dense
+from wgan_fast.memory_layout import address, dense_alike, has_dense_samples, is_dense
 from wgan_fast.norm_arguments import as_given, norm_inputs, norm_results, norm_shape
 
 try:
@@ -101,18 +101,21 @@ def activation_double_backward(
     options: Sequence[float],
     needed: tuple[bool, bool],
 ) -> tuple[Tensor | None, Tensor | None]:
-    saved, g, v = dense_alike(saved, grad_output if needed[1] else None, grad_grad_input)
-    results = [torch.empty_like(saved) if wanted else None for wanted in needed]
+    saved, v, g = dense_alike(saved, grad_grad_input, grad_output if needed[1] else None)
+    to_output, to_saved = (torch.empty_like(saved) if wanted else None for wanted in needed)
     _cpu.activation_double_backward(
-        saved.data_ptr(),
-        *(0 if tensor is None else tensor.data_ptr() for tensor in (g, v, *results)),
+        address(saved),
+        address(g),
+        address(v),
+        address(to_output),
+        address(to_saved),
         saved.numel(),
         CODES[saved.dtype],
         ACTIVATION_CODES[activation],
         *three_numbers(options),
         torch.get_num_threads(),
     )
-    return results[0], results[1]
+    return to_output, to_saved
 
 
 def norm_double_backward(

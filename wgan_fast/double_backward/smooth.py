@@ -87,7 +87,9 @@ _smooth_backward: Callable[[Tensor, Tensor, Rule], Tensor] = _SmoothBackward.app
 
 def _first_order(activation: str, grad: Tensor, saved: Tensor) -> Tensor:
     """grad f(saved) by the kernel of the double backward: where ATen has none, or one that needs a saved buffer."""
-    return ops.activation_double_backward(saved, None, grad, activation, (), (True, False), "auto")[0]
+    result = ops.activation_double_backward(saved, None, grad, activation, (), (True, False), "auto")[0]
+    assert result is not None
+    return result
 
 
 _SILU = Rule("silu", (), aten.silu_backward.default)

@@ -61,10 +61,10 @@ def activation_double_backward(
     options: Sequence[float],
     needed: tuple[bool, bool],
 ) -> tuple[Tensor | None, Tensor | None]:
-    saved, g, v = dense_alike(saved, grad_output if needed[1] else None, grad_grad_input)
+    saved, v, g = dense_alike(saved, grad_grad_input, grad_output if needed[1] else None)
     results = [torch.empty_like(saved) if wanted else None for wanted in needed]
     # An absent tensor's address is not looked at: any other takes its place.
-    signal, first, second = (saved if tensor is None else tensor for tensor in (g, *results))
+    signal, first, second = (saved if tensor is None else tensor for tensor in (g, results[0], results[1]))
     size, block = saved.numel(), block_of(BLOCK, saved.dtype)
     launch(
         activation_double_backward_kernel,
