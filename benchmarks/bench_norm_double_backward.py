@@ -158,7 +158,7 @@ def cases() -> Iterator[Case]:
     yield alone("GroupNorm, 32x128x32x32", (32, 128, 32, 32), 32, lambda x, weight: F.group_norm(x, 32, weight))
     yield alone("InstanceNorm, 32x64x32x32", (32, 64, 32, 32), 64, lambda x, weight: F.instance_norm(x, weight=weight))
     for workload, (make, shape) in CRITICS.items():
-        steps = {OURS: ours, "textbook": penalty}
+        steps: dict[str, Callable[[nn.Module, Tensor], Tensor]] = {OURS: ours, "textbook": penalty}
         yield whole("whole penalty, forward + backward", workload, make, shape, steps)
     shared: dict[str, Callable[[nn.Module, Tensor], Tensor]] = {
         OURS: lambda critic, x: shared_scores(critic, x, exact_shortcut()),

@@ -132,13 +132,9 @@ def norm_double_backward(
 ) -> tuple[Tensor | None, Tensor | None, Tensor | None]:
     inputs = norm_inputs(x, mean, rstd, weight, grad_output, grad_grad_input)
     results = norm_results(inputs, needed)
-    _cpu.norm_double_backward(
-        *(0 if tensor is None else tensor.data_ptr() for tensor in (*inputs, *results)),
-        *norm_shape(x),
-        num_groups,
-        CODES[x.dtype],
-        torch.get_num_threads(),
-    )
+    addresses = [0 if tensor is None else tensor.data_ptr() for tensor in (*inputs, *results)]
+    arguments = [*addresses, *norm_shape(x), num_groups, CODES[x.dtype], torch.get_num_threads()]
+    _cpu.norm_double_backward(*arguments)
     return as_given(results, x, weight)
 
 

@@ -299,7 +299,8 @@ def _replaced(
     if torch.is_autocast_enabled(x.device.type):
         autocast = torch.get_autocast_dtype(x.device.type)
         if _dtype_under_autocast(function, x.device, x.dtype, autocast) != x.dtype:
-            x, weight, bias = (t if t is None else t.float() for t in (x, weight, bias))
+            x = x.float()
+            weight, bias = (None if t is None else t.float() for t in (weight, bias))
     allowed = {x.dtype} if x.is_cuda or not norm.centered else {x.dtype, torch.float32}
     dtypes = {parameter.dtype for parameter in (weight, bias) if parameter is not None}
     if len(dtypes) > 1 or not dtypes <= allowed:

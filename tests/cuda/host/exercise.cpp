@@ -214,14 +214,16 @@ void exercise_activation(int64_t offset) {
 // The results by the formulas of norm_rules.h, value by value in fp64.
 template <class T>
 void exercise_norm(int64_t offset) {
-  std::vector<NormShape> shapes = {{1, 2, 1, 1},    {5, 7, 1, 1},    {40, 16, 1, 1},  {9, 130, 1, 1},
-                                   {3, 1024, 1, 1}, {2, 4096, 1, 1}, {3, 6, 5, 3},    {2, 4, 40, 2},
-                                   {2, 3, 49, 3},   {3, 9001, 1, 1}, {2, 4, 5000, 2}, {1, 8, 16, 1}};
-  if (few) shapes = {{9, 130, 1, 1}, {3, 1024, 1, 1}, {2, 2, 9000, 2}};
+  // The last two: rows split over blocks.
+  std::vector<NormShape> shapes = {{1, 2, 1, 1},    {5, 7, 1, 1},    {9, 16, 1, 1}, {3, 130, 1, 1},
+                                   {2, 1024, 1, 1}, {1, 4096, 1, 1}, {3, 6, 5, 3},  {2, 4, 40, 2},
+                                   {2, 5001, 1, 1}, {1, 4, 2400, 2}};
+  if (few) shapes = {{2, 130, 1, 1}, {1, 1024, 1, 1}, {1, 2, 4500, 1}};
   for (const NormShape& shape : shapes) {
     const int64_t rows = shape.batch * shape.groups, sample = shape.channels * shape.positions;
     const int64_t size = sample / shape.groups, total = shape.batch * sample;
     for (const int64_t chunks : {int64_t{1}, shape.batch}) {
+      if (chunks > 1 && size > 1024) continue;
       const bool rms = chunks == 1 && shape.groups == 1;
       const auto x = Buffer<T>::random(total, offset, 1), g = Buffer<T>::random(total, offset, 1);
       const auto v = Buffer<T>::random(total, offset, 1);
