@@ -19,12 +19,12 @@ from torch import Tensor
 
 from wgan_fast.backends.triton.adam_kernel import adam_kernel, count_kernel
 from wgan_fast.backends.triton.launching import is_capturing, launch
-from wgan_fast.backends.triton.multi_tensor import address_table, all_lie_alike, chunk_table, lie_alike
+from wgan_fast.backends.triton.multi_tensor import address_table, all_lie_alike, chunk_table, lie_alike, piece_of
 from wgan_fast.backends.triton.rmsprop_kernel import rmsprop_kernel
-from wgan_fast.backends.triton.rules import DTYPES, WIDE, block_of
+from wgan_fast.backends.triton.rules import DTYPES, WIDE
 from wgan_fast.optimizer_options import AdamOptions, RMSpropOptions
 
-# Three to five streams of memory, eight elements of each a thread: no spills, 1350 programs for a DCGAN critic.
+# Three to five streams of memory, eight elements of each per thread: no spills, 1350 programs for a DCGAN critic.
 BLOCK = 2048
 WARPS = 8
 COUNT_BLOCK = 128
@@ -57,6 +57,11 @@ class Group(NamedTuple):
 def on_device(tensor: Tensor) -> bool:
     """True where a number is read by the kernel, not by the host."""
     return not tensor.is_cpu
+
+
+def _block(dtype: torch.dtype) -> int:
+    """Elements of a full program. In fp64 two per thread: with four, the subroutine of its divisions needs a stack."""
+    return BLOCK // 4 if dtype == torch.float64 else BLOCK
 
 
 def _groups(lists: Lists, steps: Sequence[Tensor]) -> tuple[list[Group], list[int]]:
@@ -123,10 +128,11 @@ def rmsprop_step_(lists: Sequence[Sequence[Tensor]], options: RMSpropOptions) ->
     lr, *numbers, maximize, lo, hi = options
     switches = (bool(columns[3]), bool(columns[4]), options.weight_decay != 0, bool(maximize))
     for (device, dtype, counted_there), used, steps in groups:
-        block = block_of(BLOCK, dtype)
-        table = chunk_table(used, block)
+        block = _block(dtype)
+        piece = piece_of(block, WARPS)
+        table = chunk_table(used, block, piece)
         lr_tensor, rate, lr_dtype = _learning_rate(lr, device)
-        constants = (lr_dtype, *switches, DTYPES[dtype], WIDE[dtype], block)
+        constants = (lr_dtype, *switches, DTYPES[dtype], WIDE[dtype], piece, block)
         launch(rmsprop_kernel, len(table), device, WARPS, (table, lr_tensor, rate, *numbers, lo, hi), constants)
         if counted_there:
             torch._foreach_add_(list(steps), 1)
@@ -142,8 +148,9 @@ def adam_step_(lists: Sequence[Sequence[Tensor]], options: AdamOptions) -> list[
     switches = (bool(columns[4]), options.weight_decay != 0, bool(decoupled), bool(maximize))
     for part, count in itertools.chain.from_iterable(map(_by_count, groups)):
         (device, dtype, _), used, steps = part
-        block = block_of(BLOCK, dtype)
-        table = chunk_table(used, block)
+        block = _block(dtype)
+        piece = piece_of(block, WARPS)
+        table = chunk_table(used, block, piece)
         corrections, correction, inverse_root = None, 1.0, 1.0
         if count is None:
             corrections = _count_on_device(steps, beta1, beta2)
@@ -151,7 +158,7 @@ def adam_step_(lists: Sequence[Sequence[Tensor]], options: AdamOptions) -> list[
             correction, inverse_root = 1 - beta1**count, 1 / math.sqrt(1 - beta2**count)
         lr_tensor, rate, lr_dtype = _learning_rate(lr, device)
         scalars = (rate, correction, inverse_root, beta1, beta2, *numbers, lo, hi)
-        constants = (lr_dtype, count is None, *switches, DTYPES[dtype], WIDE[dtype], block)
+        constants = (lr_dtype, count is None, *switches, DTYPES[dtype], WIDE[dtype], piece, block)
         launch(adam_kernel, len(table), device, WARPS, (table, lr_tensor, corrections, *scalars), constants)
         if count is not None:
             _advance(steps)
