@@ -167,7 +167,7 @@ def test_an_inference_tensor_is_refused_outside_of_inference_mode_as_torch_refus
     with torch.inference_mode():
         frozen, torchs = torch.ones(4), torch.ones(4)
     normal = torch.ones(3)
-    with pytest.raises(RuntimeError, match="[Ii]nplace update to inference tensor"), torch.no_grad():
+    with pytest.raises(RuntimeError, match="Inplace update to inference tensor"), torch.no_grad():
         torchs.clamp_(-0.5, 0.5)
     with pytest.raises(RuntimeError, match="an inference tensor cannot be changed in place"):
         clip_weights_([normal, frozen], 0.5, backend=backend)

@@ -94,7 +94,8 @@ def test_a_capture_builds_the_table_of_tensors_not_seen_before(
     monkeypatch: pytest.MonkeyPatch, builds: list[int]
 ) -> None:
     """In memory that was set aside before and is held: a graph copies the table from there at every replay."""
-    clip_weights_([torch.randn(50)], -0.1, 0.1)
+    seen = torch.randn(50)  # alive to the end: its address must not be given to another
+    clip_weights_([seen], -0.1, 0.1)
     set_aside = multi_tensor._reserve.free.data_ptr()
     monkeypatch.setattr(multi_tensor, "is_capturing", lambda device: True)
     unseen = [torch.full((50,), 3.0) for _ in range(3)]
