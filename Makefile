@@ -2,20 +2,28 @@
 #
 #   make demo        train a WGAN-GP on handwritten digits, evaluate it, show where the pictures are
 #   make test        all tests, with coverage
-#   make lint        ruff, clang-format, the layers of the house
+#   make lint        ruff, clang-format, the import layers
 #   make typecheck   mypy
+#   make docs        the documentation site, into out/site
 #   make bench       the benchmarks, as tables, CSV files and a plot in benchmarks/results
-#   make gpu         on a machine with a CUDA device: build, test and measure with PYTHON as it is, without a network
+#   make gpu         on a machine with a CUDA device: build, test and measure with PYTHON as it is, without a network;
+#                    PARTS="build tests" for some of it, OUT=folder for the results (see benchmarks/gpu.py)
+#   make compat      the tests with another torch and Python: TORCH=2.9.1 PYTHON=python3.12 (docs/versions.md)
 PYTHON ?= python3
 VENV ?= .venv
 WORKERS ?= auto
 BIN := $(VENV)/bin
 INSTALL := $(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt
+# For make compat: the tests' own needs, and the trainer's least; what needs more is skipped.
+TORCH ?= 2.9.1
+TESTS ?= tests
+COMPAT = .compat/$(TORCH)-$(notdir $(PYTHON))
+COMPAT_PACKAGES := numpy scipy safetensors pyyaml pytest pytest-xdist hypothesis pybind11 "setuptools>=77"
 SOURCES := setup.py pyproject.toml constraints.txt $(shell find csrc -type f)
-PYTHON_FILES := wgan_fast tests benchmarks build_tools setup.py
+PYTHON_FILES := wgan_fast tests benchmarks build_tools examples docs setup.py
 CXX_FILES := $(shell find csrc tests -name '*.h' -o -name '*.cpp' -o -name '*.cu' -o -name '*.cuh')
 
-.PHONY: demo test lint typecheck bench gpu clean
+.PHONY: demo test lint typecheck docs bench gpu compat clean
 
 # Passive: waiting threads that spin make small steps many times slower when anything else uses the cores.
 demo: $(VENV)/.train
@@ -34,11 +42,24 @@ lint: $(VENV)/.dev
 typecheck: $(VENV)/.dev
 	$(BIN)/mypy
 
+docs: $(VENV)/.dev
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --quiet --clean
+
 bench: $(VENV)/.dev
 	$(BIN)/python -m benchmarks
 
 gpu:
-	$(PYTHON) -m benchmarks.gpu
+	$(PYTHON) -m benchmarks.gpu --parts $(PARTS) $(if $(OUT),--out "$(OUT)")
+
+compat: $(COMPAT)/.installed
+	WGAN_FAST_CUDA=0 $(COMPAT)/bin/python -m pip install -q --no-deps --no-build-isolation -e .
+	OMP_NUM_THREADS=1 $(COMPAT)/bin/python -m pytest -n $(WORKERS) -q -m "not gpu" -p no:cacheprovider $(TESTS)
+
+# With the newest release of everything else that this torch and this Python take.
+$(COMPAT)/.installed:
+	$(PYTHON) -m venv $(COMPAT)
+	$(COMPAT)/bin/python -m pip install -q --no-cache-dir torch==$(TORCH) $(COMPAT_PACKAGES)
+	touch $@
 
 # The example trains with the extras alone; everything else wants the tools of development as well.
 $(VENV)/.train: $(SOURCES)

@@ -33,7 +33,8 @@ from wgan_fast.constraints import (
 from wgan_fast.nn import MaxMin
 from wgan_fast.nn.matrices import matrix_layers
 from wgan_fast.optim import Adam, RMSprop
-from wgan_fast.training.steps import critic_step
+from wgan_fast.training.step.feedforward import written_out
+from wgan_fast.training.step.steps import critic_step
 
 CLIP = 0.01
 PLAIN = "plain PyTorch"
@@ -79,8 +80,10 @@ def _ours(critic: nn.Module, constraint: Constraint, real: Tensor, fake: Tensor)
     if constraint.clip_value is not None:
         optimizer = RMSprop(critic.parameters(), lr=1e-4, clip_value=constraint.clip_value)
 
+    layers = written_out(critic, constraint)
+
     def step() -> object:
-        return critic_step(critic, nn.Identity(), optimizer, constraint, real, fake)
+        return critic_step(critic, nn.Identity(), optimizer, constraint, real, fake, layers=layers)
 
     return Provider(step, partial(_gradients, critic, step))
 

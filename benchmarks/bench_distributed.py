@@ -28,10 +28,10 @@ from torch import nn
 from benchmarks.common import device_name, keep_freed_memory, versions
 from benchmarks.report import print_table
 from benchmarks.schema import OURS, RESULTS, Row, write_csv
-from benchmarks.training_workloads import DCGAN, MNIST, N_CRITIC, OPTIONS, SAMPLES, TOY, Workload
+from benchmarks.training_workloads import DCGAN, MNIST, N_CRITIC, NEVER, OPTIONS, SAMPLES, TOY, Workload
 from wgan_fast.training import Config, Trainer
-from wgan_fast.training.data import split
-from wgan_fast.training.distributed import Processes, launched
+from wgan_fast.training.data.sets import split
+from wgan_fast.training.loop.distributed import Processes, launched
 
 PROCESSES = 2
 ONE = "1 process, 1 thread"
@@ -45,11 +45,13 @@ def make_trainer(load: Workload, processes: Processes) -> Trainer:
     generator, critic = load.make()
     data = split(load.name, torch.randn(SAMPLES, *load.sample_shape).tanh())
     config = Config(
+        sample_shape=load.sample_shape,
         constraint="gp",
         batch_size=load.batch_size,
         latent_dim=load.latent_dim,
         n_critic=N_CRITIC,
         ema_decay=0.0,
+        log_every=NEVER,
         **OPTIONS,
     )
     return Trainer(generator, critic, data, config, processes=processes)
@@ -64,9 +66,9 @@ def iteration_rows(load: Workload, processes: Processes, rounds: int) -> list[Ro
     together, alone = make_trainer(load, processes), make_trainer(load, Processes())
     first = processes.first
     blocks: dict[str, Block] = {
-        OURS: together.algorithm.iterate,
-        ONE: alone.algorithm.iterate if first else _nothing,
-        THREADED: _threaded(alone.algorithm.iterate) if first else _nothing,
+        OURS: together.iterate,
+        ONE: alone.iterate if first else _nothing,
+        THREADED: _threaded(alone.iterate) if first else _nothing,
     }
     times = interleaved(blocks, rounds)
     num_bytes = N_CRITIC * bytes_of(together.critic) + bytes_of(together.generator)

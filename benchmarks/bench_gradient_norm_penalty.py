@@ -40,12 +40,12 @@ def cases() -> Iterator[Case]:
         def provider(function: Callable[[Tensor], Tensor], gradients: Tensor = gradients) -> Provider:
             def timed() -> None:
                 gradients.grad = None
-                function(gradients).backward()  # type: ignore[no-untyped-call]  # torch leaves it without types
+                function(gradients).backward()
 
             def result() -> list[Tensor]:
                 leaf = gradients.detach().requires_grad_()
                 value = function(leaf)
-                value.backward()  # type: ignore[no-untyped-call]  # torch leaves it without types
+                value.backward()
                 assert leaf.grad is not None
                 return [value.detach(), leaf.grad]
 

@@ -25,7 +25,7 @@ from torch import Tensor, nn
 from benchmarks.common import Case, Provider, main
 from benchmarks.schema import OURS, RESULTS
 from wgan_fast.nn import to_lipschitz
-from wgan_fast.training.points import eight_gaussians
+from wgan_fast.training.data.points import eight_gaussians
 
 POINTS, STEPS, LEARNING_RATE, SEEDS = 512, 300, 2e-3, 3
 THEIRS = "deel-torchlip"
@@ -69,7 +69,7 @@ def stepper(critic: nn.Module, a: Tensor, b: Tensor) -> Callable[[], Tensor]:
         scores = critic(torch.cat([a, b]))
         estimate: Tensor = scores[: len(a)].mean() - scores[len(a) :].mean()
         optimizer.zero_grad()
-        (-estimate).backward()  # type: ignore[no-untyped-call]  # torch leaves it untyped
+        (-estimate).backward()
         optimizer.step()
         return estimate.detach()
 

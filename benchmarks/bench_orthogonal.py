@@ -47,7 +47,7 @@ def cases() -> Iterator[Case]:
 
 def through_autograd(penalty: Callable[[Sequence[Tensor]], Tensor], critic: nn.Module) -> Tensor:
     value = penalty([layer.weight for _, layer in matrix_layers(critic)])
-    value.backward()  # type: ignore[no-untyped-call]  # torch leaves it untyped
+    value.backward()
     return value
 
 

@@ -24,10 +24,10 @@ from benchmarks.common import device_name, keep_freed_memory, versions
 from benchmarks.report import print_table
 from benchmarks.schema import OURS, RESULTS, Row, write_csv
 from benchmarks.training_workloads import DCGAN, MNIST, TOY, Workload, flops, ours, textbook, verify
-from wgan_fast.double_backward.linear import product
+from wgan_fast.onednn import product
 from wgan_fast.training import Config
-from wgan_fast.training.metrics import sliced_wasserstein
-from wgan_fast.training.runs import build_trainer
+from wgan_fast.training.loop.build import build_trainer
+from wgan_fast.training.report.metrics import sliced_wasserstein
 
 CPU = torch.device("cpu")
 SQUARE = 1024
@@ -56,16 +56,16 @@ def measure(load: Workload, rounds: int) -> list[Row]:
     verify(load)
     images = len(load.sample_shape) == 3
     lowered = f"{OURS}, bf16" + (", channels last" if images else "")
-    mine = ours(load).algorithm
+    mine = ours(load)
     loops: dict[str, Callable[[], object]] = {
         OURS: mine.iterate,
         "textbook": textbook(load).iterate,
-        lowered: ours(load, precision="bf16", channels_last=images).algorithm.iterate,
+        lowered: ours(load, precision="bf16", channels_last=images).iterate,
     }
     operations = {name: flops(iterate) for name, iterate in loops.items()}
     squares = {dtype: square_product(dtype) for dtype in (torch.float32, torch.bfloat16)}
     everything = loops | {str(dtype): square for dtype, square in squares.items()}
-    everything["data"] = lambda: [mine._batch() for _ in range(mine.config.n_critic)]
+    everything["data"] = lambda: [mine.draws.batch() for _ in range(mine.config.n_critic)]
     warm = sum(seconds(call) for call in everything.values())
     times: dict[str, list[float]] = {name: [] for name in everything}
     shuffle = random.Random(0)

@@ -26,7 +26,6 @@ import torch
 from torch import Tensor
 
 import wgan_fast
-from benchmarks.report import print_table
 from benchmarks.schema import LIMIT, OURS, RESULTS, Row, write_csv
 
 # A timed block lasts about this long, so that the clock's resolution and the call of the timer do not matter.
@@ -36,10 +35,11 @@ BLOCK_SECONDS = 3e-4
 @dataclass(frozen=True)
 class Provider:
     """One way to do the work. ``result`` does it once on fresh input and returns what is compared; None: not compared
-    (a plain copy). ``timed`` does it once and is what is measured."""
+    (a plain copy). ``timed`` is what is measured; it does the work ``copies`` times."""
 
     timed: Callable[[], object]
     result: Callable[[], Sequence[Tensor]] | None
+    copies: int = 1
 
 
 @dataclass(frozen=True)
@@ -85,7 +85,7 @@ def clock(device: torch.device) -> Callable[[Callable[[], object], int], float]:
 
     def on_cuda(timed: Callable[[], object], count: int) -> float:
         # torch leaves the constructor without types.
-        start, end = (torch.cuda.Event(enable_timing=True) for _ in range(2))  # type: ignore[no-untyped-call]  # torch leaves it untyped
+        start, end = (torch.cuda.Event(enable_timing=True) for _ in range(2))
         torch.cuda.synchronize(device)
         start.record()
         for _ in range(count):
@@ -111,7 +111,8 @@ def measure(case: Case, rounds: int) -> list[Row]:
     for _ in range(rounds):
         shuffle.shuffle(order)
         for name in order:
-            times[name].append(run(case.providers[name].timed, counts[name]) * 1e6)
+            provider = case.providers[name]
+            times[name].append(run(provider.timed, counts[name]) / provider.copies * 1e6)
     ours = statistics.median(times[OURS])
     limit = statistics.median(times[LIMIT]) if LIMIT in times else math.nan
     rows = []
@@ -180,6 +181,8 @@ def keep_freed_memory() -> None:
 
 def main(name: str, cases: Callable[[], Iterable[Case]]) -> None:
     """The command line of one benchmark: measure its cases, write its CSV, print the table made from it."""
+    from benchmarks.report import print_table  # with rich, which a machine with a GPU need not have
+
     parser = argparse.ArgumentParser(description=f"Benchmark {name}; writes {name}.csv")
     parser.add_argument("--rounds", type=int, default=101, help="interleaved rounds of every case")
     parser.add_argument("--out", type=Path, default=RESULTS, help="folder of the CSV file")

@@ -1,12 +1,22 @@
 """``make gpu``: build, test and measure on a machine with a CUDA device, in ten minutes and without a network.
 
-Every part runs in a process of its own with a limit on its time; what one part breaks, the others still do. Results
-go to benchmarks/results/gpu.csv and gpu.json, written anew after every part; a table is printed last. The exit code
-is 0 if every part succeeded. Without a device the parts that need none still run, and nothing in results is touched.
+    make gpu                                    everything, each part for its share of 540 seconds
+    make gpu PARTS="build tests sanitizers"     or in three calls, each with the whole of that time
+    make gpu PARTS="build triton cuda"
+    make gpu PARTS="build training" OUT=results
+
+Every part runs in processes of its own with a limit on its time (benchmarks/gpu_parts.py); what one part breaks, the
+others still do. What nvcc has made in build/cuda is used again, so a build that was carried here counts.
+
+Into the folder (--out, or the environment's OUT): gpu_<part>.log, written as the part goes; gpu_tests.xml, written as
+tests end; one CSV file per benchmark, written anew after every case; gpu.json with the reports of all parts, the aims
+and the rows, written after every part. Calls into the same folder add to one another. The exit code is 0 if there is
+a device and no part failed.
 """
 
 from __future__ import annotations
 
+import argparse
 import csv
 import datetime
 import importlib.util
@@ -14,81 +24,54 @@ import json
 import os
 import platform
 import shutil
+import signal
 import subprocess
 import sys
 import sysconfig
 import time
-from collections.abc import Callable
+from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
-from typing import Any
 
+from benchmarks.gpu_parts import ROOT, Part, Report, run, run_parts
+from benchmarks.gpu_targets import BACKENDS, CSVRow, aims
 from benchmarks.schema import LIMIT, OURS, RESULTS
 
-ROOT = Path(__file__).resolve().parents[1]
-SECONDS = 600
-BACKENDS = ("triton", "cuda")
-PARTIAL = (*BACKENDS, "training")
-TRAINING_TARGETS = {"toy MLP, B=256": 10.0, "MNIST MLP, B=64": 10.0, "DCGAN-64, B=64": 3.0}
-BANDWIDTH_TARGET = 0.88  # of a large device copy in the same run
-BANDWIDTH_OPS = ("clip_weights", "interpolate", "gradient_norm_penalty", "RMSprop step + clip", "Adam step + clip")
-DCGAN = "DCGAN-64 critic, 2.76 M in 9"
-SANITIZERS = ("memcheck", "racecheck", "initcheck")
+SECONDS = 540.0
+WORKERS = 4
+MEASURED = (*BACKENDS, "training")
+PARITY = "(gpu_parity and cuda and dtype0)"
+SANITIZERS = {
+    # The sequences are for this: a kernel kept from a round size may read past the end of an odd one.
+    "memcheck": f"{PARITY} or (gpu_sequences and dtype0)",
+    "racecheck": PARITY,
+    "initcheck": PARITY,
+}
+"""Which of the tests each tool of compute-sanitizer sees."""
 
-Report = dict[str, Any]
-
-
-def run(command: list[str], limit: float, **environment: str) -> Report:
-    """A command's outcome, and the end of what it printed."""
-    start = time.monotonic()
-    try:
-        done = subprocess.run(
-            command,
-            cwd=ROOT,
-            env={**os.environ, **environment},
-            stdout=subprocess.PIPE,
-            stderr=subprocess.STDOUT,
-            text=True,
-            errors="replace",
-            timeout=max(limit, 1.0),
-            check=False,
-        )
-        code, output = done.returncode, done.stdout
-    except subprocess.TimeoutExpired as error:
-        code, output = -1, f"{_text(error.stdout)}\nstopped after {limit:.0f} s"
-    except OSError as error:
-        code, output = -1, str(error)
-    tail = output.strip().splitlines()[-60:]
-    return {"ok": code == 0, "exit_code": code, "seconds": round(time.monotonic() - start, 1), "output": tail}
+# ----------------------------------------------------------------------------------------------------- parts
 
 
-def _text(output: bytes | str | None) -> str:
-    return output.decode(errors="replace") if isinstance(output, bytes) else output or ""
-
-
-def first_line(command: list[str]) -> str:
-    lines: list[str] = run(command, 20)["output"]
-    return lines[-1] if lines else ""
-
-
-# ------------------------------------------------------------------------------------------------------- parts
-
-
-def environment() -> Report:
+def environment(folder: Path) -> Report:
     import torch
 
-    report: Report = {
-        "ok": torch.cuda.is_available(),
-        "device": torch.cuda.get_device_name() if torch.cuda.is_available() else "no CUDA device",
+    def first_line(*command: str) -> str:
+        lines: list[str] = run(command, 20, folder / "gpu_environment.log")["output"]
+        return lines[-1] if lines else ""
+
+    present = torch.cuda.is_available()
+    return {
+        "ok": present,
+        "device": torch.cuda.get_device_name() if present else "no CUDA device",
         "torch": torch.__version__,
         "cuda": torch.version.cuda,
         "python": platform.python_version(),
         "triton": _version("triton"),
-        "nvcc": first_line(["nvcc", "--version"]),
-        "driver": first_line(["nvidia-smi", "--query-gpu=driver_version,clocks.max.sm", "--format=csv,noheader"]),
-        "commit": first_line(["git", "rev-parse", "--short", "HEAD"]),
+        "nvcc": first_line("nvcc", "--version"),
+        "driver": first_line("nvidia-smi", "--query-gpu=driver_version,clocks.max.sm", "--format=csv,noheader"),
+        "commit": first_line("git", "rev-parse", "--short", "HEAD"),
         "date": datetime.datetime.now(datetime.timezone.utc).isoformat(timespec="seconds"),
     }
-    return report
 
 
 def _version(package: str) -> str:
@@ -100,11 +83,12 @@ def _version(package: str) -> str:
         return "not installed"
 
 
-def build(limit: float) -> Report:
+def build(folder: Path, limit: float) -> Report:
     """The compiled modules, in place, by setup.py; where pybind11 is not installed, with the headers that torch has."""
+    log = folder / "gpu_build.log"
     if importlib.util.find_spec("pybind11"):
-        return run([sys.executable, "setup.py", "build_ext", "--inplace"], limit, WGAN_FAST_CUDA="1")
-    return run([sys.executable, "-m", "benchmarks.gpu", "build"], limit)
+        return run([sys.executable, "setup.py", "build_ext", "--inplace"], limit, log, WGAN_FAST_CUDA="1")
+    return run([sys.executable, "-c", "from benchmarks import gpu; gpu.build_without_pybind11()"], limit, log)
 
 
 def build_without_pybind11() -> None:
@@ -117,47 +101,46 @@ def build_without_pybind11() -> None:
     nvcc = cuda.find_nvcc()
     assert nvcc is not None
     include, library = cuda.folders(nvcc)
-    objects = cuda.compile_kernels(ROOT / "build" / "gpu")
     headers = [str(include), str(Path(torch.__file__).parent / "include"), sysconfig.get_paths()["include"]]
     target = ROOT / "wgan_fast" / f"_cuda{sysconfig.get_config_var('EXT_SUFFIX')}"
     command = ["g++", "-std=c++17", "-O2", "-fPIC", "-fvisibility=hidden", "-shared", "-Icsrc", "-Icsrc/cuda"]
-    command += [f"-I{folder}" for folder in headers] + ["csrc/cuda/bindings.cpp", *objects, "-o", str(target)]
+    command += [f"-I{folder}" for folder in headers]
+    command += ["csrc/cuda/bindings.cpp", *cuda.compile_kernels(), "-o", str(target)]
     subprocess.run([*command, f"-L{library}", "-lcudart_static", "-lrt", "-lpthread", "-ldl"], check=True)
 
 
-def tests(limit: float) -> Report:
-    report = run([sys.executable, "-m", "pytest", "tests/gpu", "-m", "gpu", "-q", "-p", "no:cacheprovider"], limit)
+def tests(folder: Path, limit: float) -> Report:
+    command = [sys.executable, "-m", "pytest", "tests/gpu", "-m", "gpu", "-q", "-p", "no:cacheprovider"]
+    command += ["-p", "benchmarks.gpu_junit", "--junit-as-it-goes", str(folder / "gpu_tests.xml")]
+    if importlib.util.find_spec("xdist"):
+        command += ["-n", str(WORKERS)]
+    report = run(command, limit, folder / "gpu_tests.log")
     # pytest is content when everything was skipped; a run that was to show something is not.
-    report["ok"] = report["ok"] and any(" passed" in line for line in report["output"])
-    return report
+    passed = any(" passed" in line for line in report["output"])
+    return {**report, "ok": report["ok"] and passed}
 
 
-def sanitizers(limit: float) -> Report:
-    """compute-sanitizer over a selection of the parity tests, with every tensor an allocation of its own."""
+def sanitizers(folder: Path, limit: float) -> Report:
+    """compute-sanitizer, with every tensor an allocation of its own."""
     program = shutil.which("compute-sanitizer") or shutil.which("compute-sanitizer", path="/usr/local/cuda/bin")
     if program is None:
         return {"ok": True, "skipped": "compute-sanitizer is not installed"}
-    selection = ["tests/gpu/test_gpu_parity.py", "-k", "cuda and dtype0", "-q", "-x", "-p", "no:cacheprovider"]
-    reports = {}
-    for tool in SANITIZERS:
-        command = [program, "--tool", tool, "--error-exitcode", "9", sys.executable, "-m", "pytest", *selection]
-        reports[tool] = run(command, limit / len(SANITIZERS), PYTORCH_NO_CUDA_MEMORY_CACHING="1")
+    reports: dict[str, Report] = {}
+    end = time.monotonic() + limit
+    for i, (tool, selection) in enumerate(SANITIZERS.items()):
+        share = (end - time.monotonic()) / (len(SANITIZERS) - i)
+        command = [program, "--tool", tool, "--error-exitcode", "9", sys.executable, "-m", "pytest", "tests/gpu"]
+        command += ["-k", selection, "-q", "-x", "-p", "no:cacheprovider"]
+        log = folder / f"gpu_{tool}.log"
+        reports[tool] = run(command, share, log, PYTORCH_NO_CUDA_MEMORY_CACHING="1")
     return {"ok": all(report["ok"] for report in reports.values()), **reports}
 
 
-def benchmarks(backend: str, limit: float, folder: Path) -> Report:
-    path = folder / f"gpu_{backend}.partial.csv"
-    return measured([sys.executable, "-m", "benchmarks.gpu_cases", backend, "--out", str(path)], limit, path)
-
-
-def training(limit: float, folder: Path) -> Report:
-    """Whole iterations, captured, eager, compiled and the textbook's."""
-    path = folder / "gpu_training.partial.csv"
-    return measured([sys.executable, "-m", "benchmarks.gpu_training", "--out", str(path)], limit, path)
-
-
-def measured(command: list[str], limit: float, path: Path) -> Report:
-    report = run(command, limit)
+def measured(name: str, folder: Path, limit: float) -> Report:
+    """The benchmarks of a backend, or of whole training iterations: a program that writes its CSV case by case."""
+    path = folder / f"gpu_{name}.csv"
+    program = ["benchmarks.gpu_training"] if name == "training" else ["benchmarks.gpu_cases", name]
+    report = run([sys.executable, "-m", *program, "--out", str(path)], limit, folder / f"gpu_{name}.log")
     problems = path.with_suffix(".problems.json")
     if problems.exists():
         report["problems"] = json.loads(problems.read_text())
@@ -166,131 +149,102 @@ def measured(command: list[str], limit: float, path: Path) -> Report:
     return report
 
 
-# ----------------------------------------------------------------------------------------------------- results
+def no_device(limit: float) -> Report:
+    return {"ok": True, "skipped": "no CUDA device"}
 
 
-def merged_rows(folder: Path) -> list[dict[str, str]]:
-    rows: list[dict[str, str]] = []
-    for backend in PARTIAL:
-        path = folder / f"gpu_{backend}.partial.csv"
+def parts(folder: Path, device: bool) -> list[Part]:
+    """All parts in order. Weights are shares of the time left, the third figure the least seconds to begin with."""
+    every = [
+        Part("build", 3, 10, partial(build, folder)),
+        Part("tests", 3, 30, partial(tests, folder)),
+        *(Part(backend, 2, 25, partial(measured, backend, folder)) for backend in BACKENDS),
+        Part("training", 4, 40, partial(measured, "training", folder)),
+        Part("sanitizers", 2, 40, partial(sanitizers, folder)),
+    ]
+    return [part if device or part.name == "build" else Part(part.name, 0.01, 0, no_device) for part in every]
+
+
+# --------------------------------------------------------------------------------------------------- results
+
+
+def measured_rows(folder: Path) -> list[CSVRow]:
+    rows: list[CSVRow] = []
+    for name in MEASURED:
+        path = folder / f"gpu_{name}.csv"
         if path.exists():
             with path.open(newline="") as file:
                 rows += csv.DictReader(file)
     return rows
 
 
-def targets(rows: list[dict[str, str]]) -> list[Report]:
-    """What was aimed at, what was measured; measured is None where the case is missing."""
-    found = {(row["op"], row["workload"], row["provider"]): row for row in rows}
-
-    def value(op: str, workload: str, provider: str, column: str) -> float | None:
-        row = found.get((op, workload, provider))
-        return float(row[column]) if row else None
-
-    aims: list[tuple[str, float | None, str, float]] = []
-    for backend in BACKENDS:
-        for op in BANDWIDTH_OPS:
-            fraction = value(f"{op}, bandwidth [{backend}]", "64 M fp32", OURS, "fraction_of_limit")
-            aims.append((f"{op} [{backend}], 64 M values: share of a copy's speed", fraction, ">=", BANDWIDTH_TARGET))
-        clip, step = f"clip_weights, in a graph [{backend}]", f"RMSprop step + clip, in a graph [{backend}]"
-        aims += [
-            (f"{clip}, DCGAN-64: us", value(clip, DCGAN, OURS, "median"), "<=", 4.0),
-            (f"{clip}, DCGAN-64: times as fast as foreach", value(clip, DCGAN, "foreach pair", "ratio"), ">=", 2.0),
-            (
-                f"{step}, DCGAN-64: times as fast as foreach",
-                value(step, DCGAN, "foreach + foreach pair", "ratio"),
-                ">=",
-                4.0,
-            ),
-        ]
-    for workload, times in TRAINING_TARGETS.items():
-        op = "training iteration, fp32"
-        aims.append(
-            (f"{workload}: captured, times the textbook", value(op, workload, "textbook", "ratio"), ">=", times)
-        )
-        compiled = [
-            float(row["ratio"])
-            for row in rows
-            if (row["op"], row["workload"]) == (op, workload) and row["provider"].startswith("compiled")
-        ]
-        best = min(compiled, default=None)
-        aims.append((f"{workload}: captured, times the best compiled form", best, ">=", 1.0))
-    return [
-        {
-            "target": name,
-            "measured": measured,
-            "aim": f"{sign} {aim}",
-            "met": measured is not None and (measured >= aim if sign == ">=" else measured <= aim),
-        }
-        for name, measured, sign, aim in aims
-    ]
+def earlier_reports(folder: Path) -> dict[str, Report]:
+    path = folder / "gpu.json"
+    reports: dict[str, Report] = json.loads(path.read_text())["parts"] if path.exists() else {}
+    return reports
 
 
-def write_results(report: Report, folder: Path) -> list[dict[str, str]]:
-    rows = merged_rows(folder)
-    if rows:
-        with (folder / "gpu.csv").open("w", newline="") as file:
-            writer = csv.DictWriter(file, list(rows[0]), lineterminator="\n")
-            writer.writeheader()
-            writer.writerows(rows)
-    document = {**report, "targets": targets(rows), "rows": rows}
-    (folder / "gpu.json").write_text(json.dumps(document, indent=1) + "\n")
-    return rows
+def write_results(reports: dict[str, Report], folder: Path) -> None:
+    rows = measured_rows(folder)
+    found = [{**aim._asdict(), "outcome": aim.outcome} for aim in aims(rows)]
+    unfinished = folder / "gpu.json.tmp"
+    unfinished.write_text(json.dumps({"parts": reports, "aims": found, "rows": rows}, indent=1) + "\n")
+    unfinished.replace(folder / "gpu.json")
 
 
-def print_tables(report: Report, rows: list[dict[str, str]]) -> None:
+def print_tables(reports: dict[str, Report], folder: Path) -> None:
+    rows = measured_rows(folder)
     for row in rows:
         if row["provider"] != LIMIT:
             share = "" if row["fraction_of_limit"] == "nan" else f"{float(row['fraction_of_limit']):7.0%}"
             times = "" if row["provider"] == OURS else f"{float(row['ratio']):6.2f}x"
-            name = f"{row['op'][:52]:52} {row['workload'][:30]:30} {row['provider'][:24]:24}"
+            name = f"{row['op'][:52]:52} {row['workload'][:30]:30} {row['provider'][:32]:32}"
             print(f"{name} {float(row['median']):10.2f} us {share:>7} {times:>8}")
     print()
-    for aim in targets(rows):
-        outcome = "absent" if aim["measured"] is None else "met" if aim["met"] else "MISSED"
-        measured = "" if aim["measured"] is None else f"{aim['measured']:.3g}"
-        print(f"{outcome:6} {aim['target']:78} {measured:>8}   ({aim['aim']})")
+    for aim in aims(rows):
+        figure = "" if aim.measured is None else f"{aim.measured:.3g}"
+        print(f"{aim.outcome:6} {aim.name:78} {figure:>8}   (>= {aim.least:.3g})")
     print()
-    for name, part in report["parts"].items():
-        outcome = part.get("skipped") or ("ok" if part["ok"] else "FAILED")
-        print(f"{name:16} {outcome:40} {part.get('seconds', '')}")
+    for name, report in reports.items():
+        print(f"{name:12} {outcome(report):60} {report.get('seconds', '')}")
 
 
-def main() -> int:
-    start = time.monotonic()
-    report: Report = {"parts": {"environment": environment()}}
-    folder = RESULTS
-    if not report["parts"]["environment"]["ok"]:
-        folder = ROOT / "build" / "gpu"
-        print(f"make gpu: torch finds no CUDA device; what needs none is done, into {folder}", file=sys.stderr)
+def outcome(report: Report) -> str:
+    if "skipped" in report:
+        return f"skipped: {report['skipped']}"
+    return "ok" if report["ok"] else f"FAILED{', ' + report['cut'] if 'cut' in report else ''}"
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    names = [part.name for part in parts(Path(), device=True)]
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--parts", nargs="*", choices=names, default=[], metavar="PART", help=", ".join(names))
+    parser.add_argument("--out", type=Path, help="folder of the results; OUT in the environment, benchmarks/results")
+    parser.add_argument("--seconds", type=float, default=SECONDS, help="for everything")
+    options = parser.parse_args(arguments)
+    end = time.monotonic() + options.seconds
+
+    import torch
+
+    device = torch.cuda.is_available()
+    folder: Path = options.out or Path(os.environ.get("OUT") or (RESULTS if device else ROOT / "build" / "gpu"))
+    folder = folder.resolve()
     folder.mkdir(parents=True, exist_ok=True)
-    for stale in folder.glob("gpu_*.partial.*"):
-        stale.unlink()
-    # The name of a part, the most it may take, and the part.
-    parts: list[tuple[str, float, Callable[[float], Report]]] = [
-        ("build", 150, build),
-        ("tests", 170, tests),
-        *((f"bench {name}", 80, lambda limit, name=name: benchmarks(name, limit, folder)) for name in BACKENDS),
-        ("bench training", 150, lambda limit: training(limit, folder)),
-        ("sanitizers", 100, sanitizers),
-    ]
-    for name, most, part in parts:
-        left = SECONDS - 15 - (time.monotonic() - start)
-        print(f"{name} ...", flush=True)
-        try:
-            report["parts"][name] = part(min(most, left))
-        except Exception as error:
-            report["parts"][name] = {"ok": False, "output": [f"{type(error).__name__}: {error}"]}
-        print("\n".join(report["parts"][name].get("output", [])[-12:]), flush=True)
-        rows = write_results(report, folder)
-    for merged in folder.glob("gpu_*.partial.*"):
-        merged.unlink()
-    print_tables(report, rows)
-    return 0 if all(part["ok"] for part in report["parts"].values()) else 1
+    chosen = [part for part in parts(folder, device) if part.name in (options.parts or names)]
+    for part in chosen:
+        for stale in folder.glob(f"gpu_{part.name}.*"):
+            stale.unlink()
+    reports = {**earlier_reports(folder), "environment": environment(folder)}
+    if not device:
+        print(f"make gpu: torch finds no CUDA device; what needs none is done, into {folder}", file=sys.stderr)
+    for report in run_parts(chosen, end - time.monotonic()):
+        reports[report["part"]] = report
+        print(f"{report['part']}: {outcome(report)}", *report.get("output", [])[-8:], sep="\n", flush=True)
+        write_results(reports, folder)
+    print_tables(reports, folder)
+    return 0 if all(reports[name]["ok"] for name in ("environment", *(part.name for part in chosen))) else 1
 
 
 if __name__ == "__main__":
-    if sys.argv[1:] == ["build"]:
-        build_without_pybind11()
-    else:
-        sys.exit(main())
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # by an exception, so that the running part is killed too
+    sys.exit(main())

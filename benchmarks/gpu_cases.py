@@ -1,8 +1,10 @@
 """The benchmarks of one GPU backend: ``python -m benchmarks.gpu_cases triton``, usually run by ``benchmarks.gpu``.
 
-Three questions a case: how much of the device's bandwidth (64 M values, against one large device copy of the same
-bytes), how fast on a critic's parameters inside a CUDA graph (against eager PyTorch inside a CUDA graph), and what a
-call costs the CPU. The CSV is written anew after every case, so what fails later costs nothing that was measured.
+Three questions per operation: how much of the device's bandwidth (64 M values, against one large device copy of the
+same bytes), how fast on a critic's parameters inside a CUDA graph (against eager PyTorch and a copy, captured in the
+same way), and what a call costs the CPU. A replay costs some microseconds itself, more than the shortest kernels: a
+graph therefore holds the work 20 times, and times are divided by 20. The CSV is written anew after every case, so what
+fails later costs nothing that was measured.
 """
 
 from __future__ import annotations
@@ -11,7 +13,7 @@ import argparse
 import json
 import sys
 import traceback
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -32,12 +34,16 @@ LARGE_BATCH = (5461, 12288)
 BATCHES = [(64, 3, 64, 64), (256, 2)]
 DEVICE = torch.device("cuda")
 
+COPIES = 20
+
 Work = Callable[[], object]
+Result = Callable[[], Sequence[Tensor]]
+Prepare = Callable[[Work, "Result | None"], Provider]
 
 
-def in_graph(work: Work) -> Work:
-    """The work as a captured graph; what is returned replays it."""
-    side = torch.cuda.Stream()  # type: ignore[no-untyped-call]  # torch leaves it without types
+def captured(work: Work, copies: int = 1) -> Work:
+    """The work, so many times over, as a graph; what is returned replays it."""
+    side = torch.cuda.Stream()
     side.wait_stream(torch.cuda.current_stream())
     with torch.cuda.stream(side):
         for _ in range(3):
@@ -45,12 +51,21 @@ def in_graph(work: Work) -> Work:
     torch.cuda.current_stream().wait_stream(side)
     graph = torch.cuda.CUDAGraph()
     with torch.cuda.graph(graph):
-        work()
+        for _ in range(copies):
+            work()
 
     def replay(keep: Work = work) -> None:  # the graph reads and writes the memory that ``work`` holds
         graph.replay()
 
     return replay
+
+
+def in_graph(work: Work, result: Result | None) -> Provider:
+    return Provider(captured(work, COPIES), result, COPIES)
+
+
+def eager(work: Work, result: Result | None) -> Provider:
+    return Provider(work, result)
 
 
 def on_device(shapes: Shapes) -> list[Tensor]:
@@ -70,7 +85,7 @@ def loop(tensors: list[Tensor]) -> None:
         tensor.clamp_(-CLIP_VALUE, CLIP_VALUE)
 
 
-def clip_case(backend: str, op: str, workload: str, shapes: Shapes, prepare: Callable[[Work], Work]) -> Case:
+def clip_case(backend: str, op: str, workload: str, shapes: Shapes, prepare: Prepare) -> Case:
     tensors = on_device(shapes)
     num_bytes = 2 * 4 * num_values(shapes)
 
@@ -80,7 +95,7 @@ def clip_case(backend: str, op: str, workload: str, shapes: Shapes, prepare: Cal
             clip(fresh)
             return fresh
 
-        return Provider(timed=prepare(lambda: clip(tensors)), result=result)
+        return prepare(lambda: clip(tensors), result)
 
     return Case(
         op=op,
@@ -90,7 +105,7 @@ def clip_case(backend: str, op: str, workload: str, shapes: Shapes, prepare: Cal
             OURS: provider(partial(wgan_fast.clip_weights_, clip_value=CLIP_VALUE, backend=backend)),
             "foreach pair": provider(foreach_pair),
             "loop": provider(loop),
-            LIMIT: copy_of(num_bytes, DEVICE),
+            LIMIT: prepare(copy_of(num_bytes, DEVICE).timed, None),
         },
         device=DEVICE,
     )
@@ -99,9 +114,7 @@ def clip_case(backend: str, op: str, workload: str, shapes: Shapes, prepare: Cal
 # ------------------------------------------------------------------------------------------------- interpolate
 
 
-def interpolate_case(
-    backend: str, op: str, workload: str, shape: tuple[int, ...], prepare: Callable[[Work], Work]
-) -> Case:
+def interpolate_case(backend: str, op: str, workload: str, shape: tuple[int, ...], prepare: Prepare) -> Case:
     real, fake = (torch.randn(shape, device=DEVICE) for _ in range(2))
     alpha = torch.rand(shape[0], device=DEVICE)
     column = alpha.view(-1, *[1] * (len(shape) - 1))
@@ -114,7 +127,7 @@ def interpolate_case(
             mix()
             return [out.clone()]
 
-        return Provider(timed=prepare(mix), result=result)
+        return prepare(mix, result)
 
     return Case(
         op=op,
@@ -126,7 +139,7 @@ def interpolate_case(
             OURS: provider(lambda: wgan_fast.interpolate(real, fake, alpha, out=out, backend=backend)),
             "torch.lerp": provider(lambda: torch.lerp(fake, real, column, out=out)),
             "textbook": provider(lambda: torch.add(column * real, (1 - column) * fake, out=out)),
-            LIMIT: copy_of(num_bytes, DEVICE),
+            LIMIT: prepare(copy_of(num_bytes, DEVICE).timed, None),
         },
         device=DEVICE,
     )
@@ -135,7 +148,7 @@ def interpolate_case(
 # --------------------------------------------------------------------------------------- gradient_norm_penalty
 
 
-def penalty_case(backend: str, op: str, workload: str, shape: tuple[int, ...], prepare: Callable[[Work], Work]) -> Case:
+def penalty_case(backend: str, op: str, workload: str, shape: tuple[int, ...], prepare: Prepare) -> Case:
     """Ours is timed without the backward pass, which only scales: value and slope are both there after the forward."""
     scale = 1.0 / (torch.tensor(shape[1:]).prod().sqrt().item())
     gradients = (torch.randn(shape, device=DEVICE) * scale).requires_grad_()
@@ -160,9 +173,9 @@ def penalty_case(backend: str, op: str, workload: str, shape: tuple[int, ...], p
         rtol=1e-3,
         atol=1e-6,
         providers={
-            OURS: Provider(timed=prepare(ours), result=lambda: both(ours)),
-            "textbook": Provider(timed=prepare(lambda: both(textbook)), result=lambda: both(textbook)),
-            LIMIT: copy_of(num_bytes, DEVICE),
+            OURS: prepare(ours, lambda: both(ours)),
+            "textbook": prepare(lambda: both(textbook), lambda: both(textbook)),
+            LIMIT: prepare(copy_of(num_bytes, DEVICE).timed, None),
         },
         device=DEVICE,
     )
@@ -171,7 +184,7 @@ def penalty_case(backend: str, op: str, workload: str, shape: tuple[int, ...], p
 # ---------------------------------------------------------------------------------------------- optimizer_step
 
 
-def step_case(backend: str, op: str, workload: str, name: str, shapes: Shapes, prepare: Callable[[Work], Work]) -> Case:
+def step_case(backend: str, op: str, workload: str, name: str, shapes: Shapes, prepare: Prepare) -> Case:
     num_bytes = (5 if name == "RMSprop" else 7) * 4 * num_values(shapes)
 
     def ours(params: list[Tensor]) -> Work:
@@ -203,12 +216,12 @@ def step_case(backend: str, op: str, workload: str, name: str, shapes: Shapes, p
                 step()
             return [param.detach() for param in params]
 
-        return Provider(timed=prepare(made()[1]), result=result)
+        return prepare(made()[1], result)
 
     providers = {
         OURS: provider(ours),
         "foreach + foreach pair": provider(partial(theirs, foreach=True)),
-        LIMIT: copy_of(num_bytes, DEVICE),
+        LIMIT: prepare(copy_of(num_bytes, DEVICE).timed, None),
     }
     if name == "Adam":
         providers["fused + foreach pair"] = provider(partial(theirs, fused=True))
@@ -216,10 +229,6 @@ def step_case(backend: str, op: str, workload: str, name: str, shapes: Shapes, p
 
 
 # ------------------------------------------------------------------------------------------------------- cases
-
-
-def eager(work: Work) -> Work:
-    return work
 
 
 def cases(backend: str) -> Iterator[tuple[str, Callable[[], Case]]]:
@@ -266,10 +275,11 @@ def cases(backend: str) -> Iterator[tuple[str, Callable[[], Case]]]:
     yield op, partial(on_cpu, partial(interpolate_case, backend, op, "256x2", (256, 2), eager))
     op = "gradient_norm_penalty, CPU cost of a call"
     yield op, partial(on_cpu, partial(penalty_case, backend, op, "256x2", (256, 2), eager))
+    # Cases of further operations follow here.
 
 
-def run(backend: str, rounds: int, csv: Path) -> list[str]:
-    """Measure every case of a backend; returns what went wrong."""
+def run(backend: str, rounds: int, csv: Path) -> None:
+    """Measure every case of a backend; what goes wrong is written beside the CSV, as JSON."""
     rows: list[Row] = []
     problems = []
     for name, make in cases(backend):
@@ -277,12 +287,12 @@ def run(backend: str, rounds: int, csv: Path) -> list[str]:
             measured = measure(make(), rounds)
         except Exception:
             problems.append(f"{name}: {traceback.format_exc(limit=3)}")
+            csv.with_suffix(".problems.json").write_text(json.dumps(problems))
             continue
         rows += [replace(row, op=f"{row.op} [{backend}]", device=device_name(DEVICE)) for row in measured]
         write_csv(rows, csv)
         print(f"{name}: {rows[-len(measured)].median:.2f} us", flush=True)
         torch.cuda.empty_cache()
-    return problems
 
 
 if __name__ == "__main__":
@@ -294,5 +304,4 @@ if __name__ == "__main__":
     status = wgan_fast.available_backends()[options.backend]
     if not status.available:
         sys.exit(f"{options.backend}: {status.reason}")
-    found = run(options.backend, options.rounds, options.out)
-    options.out.with_suffix(".problems.json").write_text(json.dumps(found))
+    run(options.backend, options.rounds, options.out)

@@ -1,27 +1,32 @@
 """Whole training iterations on a GPU: ``python -m benchmarks.gpu_training --out FILE``, run by ``benchmarks.gpu``.
 
-Ours, replayed as a CUDA graph, against ours eager, the textbook's loop, and the textbook's step compiled: with the
-inner gradient traced, with ``torch.func``, and with ``mode="reduce-overhead"``. All providers of a case compute in
-the same precision; the loops are first verified to leave the same weights. The CSV is written anew after every case.
+Ours, replayed as a CUDA graph, against ours eager, the textbook's loop, the textbook's loop captured in a graph, and
+the textbook's step compiled: with the inner gradient traced, with ``torch.func``, and with ``mode="reduce-overhead"``.
+All providers of a case compute in the same precision ("auto": torch's own, TF32 in convolutions); the loops are first
+verified to leave the same weights. Compiling takes longer than all else, so the compiled forms follow when every
+headline case has its first rows; each is timed in turn with ours. The CSV is written anew after every case.
 """
 
 from __future__ import annotations
 
 import argparse
+import itertools
 import json
 import traceback
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
 from torch.func import functional_call
 
 from benchmarks.common import Case, Provider, device_name, measure
+from benchmarks.gpu_cases import captured
 from benchmarks.schema import OURS, Row, write_csv
+from benchmarks.textbook import Textbook
 from benchmarks.training_workloads import (
     DCGAN,
     DCGAN_256,
@@ -34,10 +39,12 @@ from benchmarks.training_workloads import (
     textbook,
     verify,
 )
-from wgan_fast.training.precision import AUTOCAST, PrecisionName, autocast, float32_products
+from wgan_fast.training.step.precision import AUTOCAST, PrecisionName, autocast, float32_products
 
 OP = "training iteration"
-PRECISIONS: tuple[PrecisionName, ...] = ("fp32", "tf32", "bf16")
+HEADLINES: tuple[PrecisionName, ...] = ("auto", "bf16")
+PRECISIONS: tuple[PrecisionName, ...] = ("auto", "fp32", "tf32", "bf16")
+DEVICE = torch.device("cuda")
 COMPILED = {
     "compiled, inner gradient traced": ("traced", {}),
     "compiled, torch.func": ("func", {}),
@@ -100,7 +107,7 @@ def compiled_loop(
 
     def step(player: int, compiled: Callable[..., Any], *inputs: Tensor) -> None:
         parameters, optimizer = players[player]
-        torch.compiler.cudagraph_mark_step_begin()  # type: ignore[no-untyped-call]  # torch leaves it untyped
+        torch.compiler.cudagraph_mark_step_begin()
         with autocast(torch.device(device).type, AUTOCAST.get(precision)):
             gradients = compiled(*inputs)
         for parameter, gradient in zip(parameters, gradients, strict=True):
@@ -120,49 +127,94 @@ def compiled_loop(
     return iterate
 
 
-def case(load: Workload, precision: PrecisionName) -> Case:
-    images = len(load.sample_shape) == 3 and precision == "bf16"
-    options: dict[str, Any] = {"device": "cuda", "precision": precision, "channels_last": images}
-    device = torch.device("cuda")
-    book = textbook(load, device="cuda")
+def under(precision: PrecisionName, iterate: Callable[[], object]) -> Callable[[], object]:
+    def run() -> None:
+        with float32_products(precision, DEVICE):
+            iterate()
 
-    def under(iterate: Callable[[], object], lowered: torch.dtype | None) -> Callable[[], object]:
-        def run() -> None:
-            with float32_products(precision, device), autocast("cuda", lowered):
-                iterate()
+    return run
 
-        return run
 
-    captured = ours(load, **{**options, "graph": "on"}).algorithm
-    captured.iterate()
-    if captured.graphs is None or captured.graphs.failure is not None:
+def made_textbook(load: Workload, precision: PrecisionName) -> Textbook:
+    """The textbook's loop with autocast around the forward passes of every step, as scripts have it."""
+    return textbook(load, device="cuda", forward=partial(autocast, "cuda", AUTOCAST.get(precision)))
+
+
+def captured_textbook(load: Workload, precision: PrecisionName) -> Callable[[], object]:
+    """The textbook's iteration as one graph, its batches drawn outside and copied in."""
+    book = made_textbook(load, precision)
+    for group in (*book.optimizer_d.param_groups, *book.optimizer_g.param_groups):
+        group["capturable"] = True
+    draw = book.batch
+    buffers = [draw() for _ in range(book.n_critic)]
+    turns = itertools.cycle(buffers)
+    book.batch = lambda: next(turns)
+    replay = captured(under(precision, book.iterate))
+
+    def iterate() -> None:
+        for buffer in buffers:
+            buffer.copy_(draw())
+        replay()
+
+    return iterate
+
+
+def captured_ours(load: Workload, precision: PrecisionName) -> Provider:
+    trainer = ours(load, **_options(load, precision), graph="on")
+    trainer.iterate()
+    if trainer.graphs is None or trainer.graphs.failure is not None:
         raise RuntimeError(f"{load.name}, {precision}: the iteration was not captured")
+    return Provider(trainer.iterate, list)
+
+
+def _options(load: Workload, precision: PrecisionName) -> dict[str, Any]:
+    images = len(load.sample_shape) == 3 and precision == "bf16"
+    return {"device": "cuda", "precision": precision, "channels_last": images}
+
+
+def as_written(load: Workload, precision: PrecisionName) -> Case:
+    """Everything that needs no compiler."""
     providers = {
-        OURS: Provider(captured.iterate, list),
-        f"{OURS}, eager": Provider(ours(load, **options).algorithm.iterate, None),
-        "textbook": Provider(under(book.iterate, AUTOCAST.get(precision)), None),
+        OURS: captured_ours(load, precision),
+        f"{OURS}, eager": Provider(ours(load, **_options(load, precision), graph="off").iterate, None),
+        "textbook": Provider(under(precision, made_textbook(load, precision).iterate), None),
+        "textbook, captured": Provider(captured_textbook(load, precision), None),
     }
-    if precision != "bf16" and load is not DCGAN_256:
-        torch._dynamo.config.trace_autograd_ops = True
-        for name, (form, settings) in COMPILED.items():
-            torch._dynamo.reset()
-            loop = under(compiled_loop(load, precision, form, **settings), None)
-            try:
-                loop()
-            except Exception as error:  # of the compiler: the others are still to be measured
-                print(f"{load.name}, {name}: {type(error).__name__}: {str(error).partition(chr(10))[0]}", flush=True)
-            else:
-                providers[name] = Provider(loop, None)
-    return Case(op=f"{OP}, {precision}", workload=load.name, bytes=0, providers=providers, device=device)
+    return Case(op=f"{OP}, {precision}", workload=load.name, bytes=0, providers=providers, device=DEVICE)
 
 
-def cases() -> Iterator[tuple[str, Callable[[], Case]]]:
-    """The most telling ones first."""
-    order = [(load, "fp32") for load in (TOY, MNIST, DCGAN)]
-    order += [(load, precision) for precision in ("tf32", "bf16") for load in (TOY, MNIST, DCGAN, RESNET)]
-    order += [(RESNET, "fp32"), *((DCGAN_256, precision) for precision in PRECISIONS)]
-    for load, precision in order:
-        yield f"{OP}, {load.name}, {precision}", partial(case, load, precision)  # type: ignore[arg-type]
+def compiled_form(name: str, load: Workload, precision: PrecisionName) -> Case:
+    form, settings = COMPILED[name]
+    if form == "traced":
+        torch._dynamo.config.trace_autograd_ops = True  # torch before 2.11 raises: it has no such option
+    torch._dynamo.reset()
+    loop = under(precision, compiled_loop(load, precision, form, **settings))
+    loop()
+    providers = {OURS: captured_ours(load, precision), name: Provider(loop, None)}
+    return Case(op=f"{OP}, {precision}", workload=load.name, bytes=0, providers=providers, device=DEVICE)
+
+
+class Planned(NamedTuple):
+    name: str
+    load: Workload
+    make: Callable[[], Case]
+    with_ours: bool
+
+
+def cases() -> Iterator[Planned]:
+    """The most telling ones first. Ours is timed again beside every compiled form, as the measure of the ratio."""
+    headlines = [(load, precision) for precision in HEADLINES for load in (TOY, MNIST, DCGAN)]
+    others = [(load, precision) for precision in PRECISIONS[1:3] for load in (TOY, MNIST, DCGAN)]
+    others += [(load, precision) for load in (RESNET, DCGAN_256) for precision in PRECISIONS]
+    for pairs in (headlines, others):
+        for load, precision in pairs:
+            name = f"{OP}, {load.name}, {precision}"
+            yield Planned(name, load, partial(as_written, load, precision), True)
+        for load, precision in pairs:
+            for form in COMPILED if load is not DCGAN_256 else ():
+                name = f"{OP}, {load.name}, {precision}, {form}"
+                yield Planned(name, load, partial(compiled_form, form, load, precision), False)
+    # Iterations of further steps follow here.
 
 
 def main() -> None:
@@ -173,22 +225,21 @@ def main() -> None:
     rows: list[Row] = []
     problems = []
     verified: set[str] = set()
-    for name, make in cases():
+    for planned in cases():
         try:
-            load = make.args[0]  # type: ignore[attr-defined]
-            if load.name not in verified:
-                with float32_products("fp32", torch.device("cuda")):
-                    verify(load, "cuda")
-                verified.add(load.name)
-            measured = measure(make(), options.rounds)
+            if planned.load.name not in verified:
+                with float32_products("fp32", DEVICE):
+                    verify(planned.load, "cuda")
+                verified.add(planned.load.name)
+            measured = measure(planned.make(), options.rounds)[0 if planned.with_ours else 1 :]
         except Exception:
-            problems.append(f"{name}: {traceback.format_exc(limit=3)}")
+            problems.append(f"{planned.name}: {traceback.format_exc(limit=3)}")
             measured = []
-        rows += [replace(row, device=device_name(torch.device("cuda"))) for row in measured]
+        rows += [replace(row, device=device_name(DEVICE)) for row in measured]
         write_csv(rows, options.out)
         options.out.with_suffix(".problems.json").write_text(json.dumps(problems))
         for row in measured:
-            print(f"{name}, {row.provider}: {row.median:.0f} us, {row.ratio:.2f}x ours", flush=True)
+            print(f"{planned.name}, {row.provider}: {row.median:.0f} us, {row.ratio:.2f}x ours", flush=True)
         torch.cuda.empty_cache()
 
 

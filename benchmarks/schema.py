@@ -36,9 +36,11 @@ class Row:
 
 def write_csv(rows: Iterable[Row], path: Path) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
-    with path.open("w", newline="") as file:
+    unfinished = path.with_suffix(".tmp")  # the writer may be killed: what was written before stays whole
+    with unfinished.open("w", newline="") as file:
         writer = csv.DictWriter(file, [column.name for column in fields(Row)], lineterminator="\n")
         writer.writeheader()
         for row in rows:
             numbers = {key: f"{value:.4g}" for key, value in asdict(row).items() if isinstance(value, float)}
             writer.writerow({**asdict(row), **numbers})
+    unfinished.replace(path)

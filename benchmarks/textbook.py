@@ -9,6 +9,7 @@ steps come before a generator step, which draws noise of its own.
 from __future__ import annotations
 
 from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
 
 import torch
 from torch import Tensor, nn
@@ -28,9 +29,11 @@ class Textbook:
         learning_rate: float,
         betas: tuple[float, float],
         n_critic: int = 5,
+        forward: Callable[[], AbstractContextManager[object]] = nullcontext,
     ) -> None:
         self.generator, self.critic, self.batch = generator, critic, batch
         self.latent_dim, self.lambda_gp, self.n_critic = latent_dim, lambda_gp, n_critic
+        self.forward = forward  # what the forward passes of a step run under: autocast, say
         self.optimizer_g = torch.optim.Adam(generator.parameters(), lr=learning_rate, betas=betas)
         self.optimizer_d = torch.optim.Adam(critic.parameters(), lr=learning_rate, betas=betas)
 
@@ -39,17 +42,19 @@ class Textbook:
             real = self.batch()
             self.optimizer_d.zero_grad()
             z = torch.randn(real.shape[0], self.latent_dim, device=real.device)
-            fake = self.generator(z)
-            real_validity = self.critic(real)
-            fake_validity = self.critic(fake)
-            penalty = compute_gradient_penalty(self.critic, real.data, fake.data)
-            d_loss = -torch.mean(real_validity) + torch.mean(fake_validity) + self.lambda_gp * penalty
-            d_loss.backward()  # type: ignore[no-untyped-call]  # torch leaves it untyped
+            with self.forward():
+                fake = self.generator(z)
+                real_validity = self.critic(real)
+                fake_validity = self.critic(fake)
+                penalty = compute_gradient_penalty(self.critic, real.data, fake.data)
+                d_loss = -torch.mean(real_validity) + torch.mean(fake_validity) + self.lambda_gp * penalty
+            d_loss.backward()
             self.optimizer_d.step()
             self.optimizer_g.zero_grad()
         z = torch.randn(real.shape[0], self.latent_dim, device=real.device)
-        g_loss = -torch.mean(self.critic(self.generator(z)))
-        g_loss.backward()  # type: ignore[no-untyped-call]  # torch leaves it untyped
+        with self.forward():
+            g_loss = -torch.mean(self.critic(self.generator(z)))
+        g_loss.backward()
         self.optimizer_g.step()
 
 

@@ -13,10 +13,13 @@ from torch.utils.flop_counter import flop_registry
 
 from benchmarks.textbook import Textbook
 from wgan_fast.training import Config, Trainer, build_models
-from wgan_fast.training.data import TensorData, split
+from wgan_fast.training.data.sets import TensorData, split
 
 N_CRITIC = 5
 SAMPLES = 1024
+NEVER = 1 << 30
+"""Iterations between two records, which would wait for the device."""
+
 OPTIONS: dict[str, Any] = {"learning_rate": 1e-4, "betas": (0.5, 0.9), "lambda_gp": 10.0}
 
 
@@ -65,18 +68,20 @@ def ours(load: Workload, batch_size: int | None = None, device: str = "cpu", **o
     """Our loop, without the moving average, which the textbook has not."""
     generator, critic, data = _start(load, torch.device(device))
     config = Config(
+        sample_shape=load.sample_shape,
         constraint="gp",
         batch_size=batch_size or load.batch_size,
         latent_dim=load.latent_dim,
         n_critic=N_CRITIC,
         ema_decay=0.0,
         device=device,
+        log_every=NEVER,
         **{**OPTIONS, "graph": "off", **options},
     )
     return Trainer(generator, critic, data, config)
 
 
-def textbook(load: Workload, batch_size: int | None = None, device: str = "cpu") -> Textbook:
+def textbook(load: Workload, batch_size: int | None = None, device: str = "cpu", **options: Any) -> Textbook:
     generator, critic, data = _start(load, torch.device(device))
     order = torch.Generator(device).manual_seed(0)
     size = batch_size or load.batch_size
@@ -87,6 +92,7 @@ def textbook(load: Workload, batch_size: int | None = None, device: str = "cpu")
         latent_dim=load.latent_dim,
         n_critic=N_CRITIC,
         **OPTIONS,
+        **options,
     )
 
 
@@ -105,7 +111,7 @@ def verify(load: Workload, device: str = "cpu") -> None:
         torch.set_default_dtype(dtype)
         try:
             mine = ours(load, load.verified_batch, device)
-            mine.algorithm.iterate()
+            mine.iterate()
             other = textbook(load, load.verified_batch, device)
             other.iterate()
         finally:
@@ -120,7 +126,7 @@ def verify(load: Workload, device: str = "cpu") -> None:
         raise AssertionError(f"{load.name}: fp32 weights differ by {difference:.3g}, updates are up to {update:.3g}")
 
 
-class CountFlops(TorchDispatchMode):  # type: ignore[no-untyped-call]  # torch leaves it without types
+class CountFlops(TorchDispatchMode):
     """Floating-point operations of matrix products and convolutions."""
 
     def __init__(self) -> None:

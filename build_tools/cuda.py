@@ -6,6 +6,7 @@ GPU nor a driver is needed to build it.
 
 from __future__ import annotations
 
+import hashlib
 import os
 import shutil
 import subprocess
@@ -19,6 +20,7 @@ from setuptools.errors import CompileError
 NAME = "wgan_fast._cuda"
 # Machine code for A100 and H100 (and their relatives of the same major version), PTX for what comes after them.
 TARGETS = ["arch=compute_80,code=sm_80", "arch=compute_90,code=[sm_90,compute_90]"]
+OBJECTS = Path("build", "cuda")
 FLAGS = ["-std=c++17", "-O3", "-Icsrc", "-Icsrc/cuda", "-Xcompiler=-fPIC,-fvisibility=hidden"]
 
 
@@ -73,23 +75,40 @@ def extension(kind: type[Extension], optional: bool) -> Extension:
     )
 
 
-def compile_kernels(folder: Path) -> list[str]:
-    """One object file for each kernel file, in ``folder``."""
-    folder.mkdir(parents=True, exist_ok=True)
+def compile_kernels(folder: Path = OBJECTS) -> list[str]:
+    """One object file per kernel file, in ``folder``. What was compiled from the same bytes is used again."""
     nvcc = find_nvcc()
     assert nvcc is not None
-    gencode = [f"-gencode={target}" for target in TARGETS]
+    folder.mkdir(parents=True, exist_ok=True)
+    command = [nvcc, *FLAGS, *(f"-gencode={target}" for target in TARGETS), "-c"]
+    shared = _digest([*command[1:], _release(nvcc)], sorted(Path("csrc").glob("**/*.*h")))
 
     def compile_one(source: Path) -> str:
-        target = folder / f"{source.stem}.cuda.o"
-        command = [nvcc, *FLAGS, *gencode, "-c", str(source), "-o", str(target)]
-        done = subprocess.run(command, capture_output=True, text=True)
-        if done.returncode != 0:
-            raise CompileError(f"nvcc could not compile {source}:\n{(done.stderr or done.stdout)[-4000:]}")
+        # By content, not by age: a checkout, or a copy to another machine, makes every source new.
+        target = folder / f"{source.stem}-{_digest([shared], [source])}.o"
+        if not target.exists():
+            unfinished = target.with_suffix(f".{os.getpid()}.tmp")
+            done = subprocess.run([*command, str(source), "-o", str(unfinished)], capture_output=True, text=True)
+            if done.returncode != 0:
+                raise CompileError(f"nvcc could not compile {source}:\n{(done.stderr or done.stdout)[-4000:]}")
+            for old in folder.glob(f"{source.stem}-*.o"):
+                old.unlink(missing_ok=True)
+            unfinished.replace(target)
         return str(target)
 
     with ThreadPoolExecutor(os.cpu_count()) as pool:
         return list(pool.map(compile_one, sorted(Path("csrc/cuda").glob("*.cu"))))
+
+
+def _release(nvcc: str) -> str:
+    return subprocess.run([nvcc, "--version"], capture_output=True, text=True, check=True).stdout
+
+
+def _digest(texts: list[str], files: list[Path]) -> str:
+    digest = hashlib.sha256("\0".join(texts).encode())
+    for file in files:
+        digest.update(f"\0{file}\0".encode() + file.read_bytes())
+    return digest.hexdigest()[:16]
 
 
 class BuildWithNvcc(build_ext):  # type: ignore[misc]
@@ -97,5 +116,5 @@ class BuildWithNvcc(build_ext):  # type: ignore[misc]
 
     def build_extension(self, ext: Extension) -> None:
         if ext.name == NAME:
-            ext.extra_objects = compile_kernels(Path(self.build_temp))
+            ext.extra_objects = compile_kernels()
         super().build_extension(ext)

@@ -41,7 +41,7 @@ def guarded_allocations(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
         buffer = plain_empty(like.numel() + 2 * margin, dtype=like.dtype).fill_(mark)
         buffers.append((buffer, like.numel()))
         inside = buffer[margin : margin + like.numel()].fill_(torch.nan)
-        return inside.as_strided(like.shape, like.stride(), margin)
+        return inside.as_strided(like.shape, like.stride(), inside.storage_offset())
 
     monkeypatch.setattr(torch, "empty", lambda *size, **options: guard(plain_empty(*size, **options)))
     monkeypatch.setattr(torch, "empty_like", lambda like, **options: guard(plain_empty_like(like, **options)))

@@ -9,12 +9,21 @@ from __future__ import annotations
 import inspect
 from typing import Any
 
+import test_activation_double_backward
 import test_clip_weights
 import test_gradient_norm_penalty
 import test_interpolate
+import test_norm_double_backward
 import test_optimizer_step
 
-MODULES = (test_clip_weights, test_gradient_norm_penalty, test_interpolate, test_optimizer_step)
+MODULES = (
+    test_activation_double_backward,
+    test_clip_weights,
+    test_gradient_norm_penalty,
+    test_interpolate,
+    test_norm_double_backward,
+    test_optimizer_step,
+)
 
 
 def parity_tests() -> dict[str, Any]:

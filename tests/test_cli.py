@@ -15,7 +15,7 @@ import pytest
 from PIL import Image
 
 from wgan_fast.cli import main
-from wgan_fast.training.checkpoint import iterations
+from wgan_fast.training.run.checkpoint import iterations
 
 TINY = "--iterations 4 --width 16 --batch-size 8 --n-critic 1 --log-every 2"
 
@@ -99,14 +99,25 @@ def test_resume_continues_with_the_runs_own_options(capsys: pytest.CaptureFixtur
 @pytest.mark.parametrize(
     ("command", "message"),
     [
-        ("", "Expected one of {train, sample, evaluate, doctor, study}"),
-        ("paint", "Unrecognized options: paint"),
-        ("train --no-such-option 3", "Unrecognized options: --no-such-option"),
-        ("train --constraint foo", "invalid choice 'foo' for argument '--constraint'"),
-        (
-            "train --iterations many",
-            "Error parsing --iterations: no type matching INT could be instantiated from ['many'].\n",
-        ),
+        ("paint", "paint is not a command; expected one of train, sample, evaluate, doctor, study\n"),
+        ("trian", "trian is not a command; did you mean train?\n"),
+        ("--data digits", "--data is not a command; expected one of train,"),
+        ("train --no-such-option 3", "--no-such-option is not an option of train; wgan-fast train --help lists them\n"),
+        ("train --n-critics 3", "--n-critics is not an option of train; did you mean --n-critic?\n"),
+        ("train --lambda_gp=3", "--lambda_gp is not an option of train; did you mean --lambda-gp?\n"),
+        ("train --iter 3", "--iter is not an option of train; did you mean --iterations?\n"),
+        ("train 3", "3 is not an argument of train; wgan-fast train --help lists them\n"),
+        ("sample x --nun 3", "--nun is not an option of sample; did you mean --num?\n"),
+        ("train --data digit", "--data digit is unknown; did you mean digits?\n"),
+        ("study point-mas", "study point-mas is unknown; did you mean point-mass?\n"),
+        ("train --constraint foo", "--constraint must be one of none, clip, gp,"),
+        ("train --constraint spectra", "got spectra; did you mean spectral?\n"),
+        ("train --iterations many", "--iterations must be an integer, got 'many'\n"),
+        ("train --iterations 2.5", "--iterations must be an integer, got '2.5'\n"),
+        ("train --iterations", "--iterations: expected one argument\n"),
+        ("train --betas 0.5", "--betas: expected 2 arguments\n"),
+        ("train --learning-rate nan", "--learning-rate must be a number that is finite, got 'nan'\n"),
+        ("train --recipe wgangp", "got wgangp; did you mean wgan-gp?\n"),
         ("train --iterations 0", "--iterations must be at least 1, got 0"),
         ("train --data nonsense", "--data nonsense is unknown"),
         ("train --data npz:absent.npz", "there is no such file"),
@@ -115,20 +126,20 @@ def test_resume_continues_with_the_runs_own_options(capsys: pytest.CaptureFixtur
         ("train --device tpu9", "--device tpu9 cannot be used"),
         ("train --architecture dcgan", "--architecture dcgan makes 32x32 or 64x64 images"),
         ("train --resume --out absent", "absent is not a run folder"),
-        ("sample", "Missing from wgan-fast sample: PATH Run folder."),
+        ("sample", "the following arguments are required: RUN\n"),
         ("sample absent", "absent is not a run folder"),
         ("sample absent --num 0", "--num must be at least 1"),
         ("sample absent --out a.jpg", "--out must end in .png or .npz"),
         ("sample absent --out a.png --format npz", "--format npz contradicts --out a.png"),
-        ("sample absent --format gif", "invalid choice 'gif' for argument '--format'"),
-        ("sample absent --interpolate 0", "--interpolate must be at least 1 row, got 0"),
+        ("sample absent --format gif", "--format must be one of png, npz, got gif\n"),
+        ("sample absent --interpolate 0", "--interpolate must be at least 1, got 0\n"),
         ("train --config absent.yaml", "--config absent.yaml: there is no such file"),
         ("train --config a.yaml --resume", "--config contradicts it"),
         ("evaluate absent", "absent is not a run folder"),
         ("study nope", "study nope is unknown; expected one of point-mass, divergences"),
-        ("study point-mass --seed -1", "--seed must not be negative, got -1"),
-        ("study point-mass --size huge", "invalid choice 'huge' for argument '--size'"),
-        ("study --size full", "Missing from wgan-fast study"),
+        ("study point-mass --seed -1", "--seed must be at least 0, got -1\n"),
+        ("study point-mass --size huge", "--size must be one of smoke, default, full, got huge\n"),
+        ("study --size full", "the following arguments are required: NAME\n"),
     ],
 )
 def test_mistakes_are_one_line_and_exit_code_2(
@@ -177,9 +188,9 @@ def test_a_damaged_checkpoint_is_refused_and_an_intact_one_taken(
 
 
 def test_a_missing_extra_is_one_sentence(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
-    monkeypatch.setitem(sys.modules, "tyro", None)
+    monkeypatch.setitem(sys.modules, "rich", None)
     assert _run("doctor") == 2
-    expected = 'wgan-fast: the command line needs tyro, which cannot be imported: pip install "wgan-fast[train]"\n'
+    expected = 'wgan-fast: the command line needs rich, which cannot be imported: pip install "wgan-fast[train]"\n'
     assert capsys.readouterr().err == expected
 
 
@@ -213,18 +224,18 @@ def test_help_says_what_an_option_left_out_will_be(capsys: pytest.CaptureFixture
         with pytest.raises(SystemExit) as stop:
             _run(f"train {arguments} --help")
         assert not stop.value.code
-        text = " ".join(capsys.readouterr().out.replace("│", " ").split())
+        text = " ".join(capsys.readouterr().out.split())
         assert "None" not in text
-        assert "other options" not in text
+        assert ("other options" in text) == ("npz:" in arguments)
         shown[arguments] = text
     assert "Generator iterations, each after n_critic critic steps. (default: 1500)" in shown[""]
     clip = shown["--constraint clip --data 8gaussians"]
-    assert "Step size of both optimizers. (default: 5e-05)" in clip
+    assert "Learning rate of both networks. (default: 5e-05)" in clip
     assert "as many generated ones. (default: 256)" in clip
-    assert "(default: by data and constraint)" in shown["--data npz:somewhere.npz"]
+    assert "(default: by the other options)" in shown["--data npz:somewhere.npz"]
     assert "over the run. (default: yes)" in shown["--lr-decay --width 8"]
     assert "(default: 8)" in shown["--lr-decay --width 8"]
-    for command in ("", "sample", "evaluate", "doctor"):
+    for command in ("", "sample", "evaluate", "doctor", "study"):
         with pytest.raises(SystemExit) as stop:
             _run(f"{command} --help")
         assert not stop.value.code
@@ -232,6 +243,47 @@ def test_help_says_what_an_option_left_out_will_be(capsys: pytest.CaptureFixture
     with pytest.raises(SystemExit):
         _run("--help")
     assert "Exit codes: 0 done; 2 a mistake" in capsys.readouterr().out
+
+
+def test_no_arguments_print_the_help(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as stop:
+        main([])
+    assert not stop.value.code
+    shown = capsys.readouterr().out
+    for text in ("usage: wgan-fast COMMAND", "train", "sample", "evaluate", "doctor", "study", "Exit codes"):
+        assert text in shown
+    assert max(map(len, shown.splitlines())) <= 80
+
+
+def test_the_help_of_a_run_gives_its_own_options(capsys: pytest.CaptureFixture[str]) -> None:
+    assert _run(f"train --quiet --no-evaluate --out x {TINY}") == 0
+    Path("run.yaml").write_text("lambda-gp: 7\n")
+    for arguments, expected in (
+        ("--resume --out x", "n_critic critic steps. (default: 4)"),
+        ("--config run.yaml", "7)"),
+    ):
+        with pytest.raises(SystemExit):
+            _run(f"train {arguments} --help")
+        assert expected in " ".join(capsys.readouterr().out.split())
+
+
+def test_a_config_of_before_it_held_the_shape_of_samples_still_loads(capsys: pytest.CaptureFixture[str]) -> None:
+    assert _run(f"train --quiet --no-evaluate --out x {TINY}") == 0
+    path = Path("x/config.json")
+    content = json.loads(path.read_text())
+    old = {name: value for name, value in content.items() if name not in ("sample_shape", "recipe")}
+    path.write_text(json.dumps(old))
+    assert _run("train --quiet --no-evaluate --out x --resume --iterations 6") == 0
+    assert json.loads(path.read_text()) == {**content, "iterations": 6}
+    path.write_text(json.dumps(old))
+    assert _run("train --quiet --no-evaluate --config x/config.json --out y") == 0
+    assert json.loads(Path("y/config.json").read_text()) == content
+    path.write_text(json.dumps({**old, "of_another_version": 1}))
+    capsys.readouterr()
+    assert _run("train --out x --resume") == 2
+    shown = capsys.readouterr().err
+    assert "of_another_version" in shown
+    assert shown.count("\n") == 1
 
 
 def test_quiet_prints_nothing_but_errors(capsys: pytest.CaptureFixture[str]) -> None:

@@ -153,3 +153,42 @@ def test_data_are_left_as_they_were() -> None:
     assert not real.requires_grad
     assert fake.grad is None
     assert torch.equal(real, REAL)
+
+
+def scored(model: nn.Module) -> tuple[Tensor, Tensor]:
+    x = REAL.clone().requires_grad_(True)
+    return x, model(x)
+
+
+def squared_norms(model: nn.Module) -> Tensor:
+    x, scores = scored(model)
+    (gradient,) = torch.autograd.grad(scores.sum(), x, create_graph=True)
+    return gradient.square().sum([1, 2, 3])
+
+
+def test_r1_reg_halves_the_mean() -> None:
+    model = critic()
+    x, scores = scored(model)
+    assert_equal_penalties(model, compat.r1_reg(scores, x), 0.5 * squared_norms(model).mean())
+
+
+def test_d_r1_loss_is_stylegan2_pytorchs() -> None:
+    model = critic()
+    x, scores = scored(model)
+    assert_equal_penalties(model, compat.d_r1_loss(scores, x), squared_norms(model).mean())
+
+
+def test_zero_centered_gradient_penalty_is_r3gans() -> None:
+    model = critic()
+    x, scores = scored(model)
+    ours = compat.zero_centered_gradient_penalty(x, scores)
+    assert ours.shape == (6,)
+    assert_equal_penalties(model, ours.mean(), squared_norms(model).mean())
+
+
+def test_compute_grad_pen_is_amps() -> None:
+    model = nn.Sequential(nn.Linear(10, 8), nn.ReLU(), nn.Linear(8, 1)).double()
+    states, successors = torch.randn(2, 6, 5, dtype=torch.float64)
+    pairs = torch.cat([states, successors], dim=-1)
+    textbook = 10 * input_gradients(model, pairs).norm(2, dim=1).pow(2).mean()
+    assert_equal_penalties(model, compat.compute_grad_pen(model, states, successors), textbook)

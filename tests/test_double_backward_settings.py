@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from torch.autograd import forward_ad
 
 from wgan_fast.double_backward import exact_shortcut
+from wgan_fast.double_backward.fused_kernels import SUBSTITUTES
 
 
 def is_replaced(y: Tensor) -> bool:
@@ -273,6 +274,48 @@ def test_other_threads_are_not_affected_and_many_may_use_it() -> None:
     assert outcomes.pop("bystander") is False
     for ours in outcomes.values():  # torch.manual_seed is shared by the threads, and this critic draws nothing
         assert_same(ours, eager)
+
+
+# ---------------------------------------------------------------- cuDNN
+
+
+class OnCuda(Tensor):
+    """A CPU tensor that says it is on a CUDA device; cuDNN's switch exists without one."""
+
+    is_cuda = True  # type: ignore[assignment]
+
+
+@pytest.fixture
+def own_precision() -> Iterator[None]:
+    """Convolutions in full fp32, as ``training/precision.py`` asks for, while recurrent layers keep TF32."""
+    convolutions = getattr(torch.backends.cudnn, "conv", None)
+    if not hasattr(convolutions, "fp32_precision"):
+        pytest.skip("this torch has one TF32 flag for all of cuDNN")
+    before = convolutions.fp32_precision
+    convolutions.fp32_precision = "ieee"
+    yield
+    convolutions.fp32_precision = before
+
+
+@pytest.mark.usefixtures("own_precision")
+@pytest.mark.filterwarnings("ignore:the critic's recurrent layers run without cuDNN")
+def test_recurrent_layers_leave_cudnn_whatever_the_precision() -> None:
+    without_cudnn, x = SUBSTITUTES[torch.gru], torch.zeros(1).as_subclass(OnCuda)
+    enabled = []
+    with without_cudnn(x):
+        enabled.append(torch.backends.cudnn.enabled)
+        with without_cudnn(x):
+            enabled.append(torch.backends.cudnn.enabled)
+        enabled.append(torch.backends.cudnn.enabled)
+    assert enabled == [False, False, False]
+    assert torch.backends.cudnn.enabled
+
+
+@pytest.mark.filterwarnings("ignore:the critic's recurrent layers run without cuDNN")
+def test_an_exception_gives_cudnn_back() -> None:
+    with pytest.raises(ZeroDivisionError), SUBSTITUTES[torch.lstm](torch.zeros(1).as_subclass(OnCuda)):
+        raise ZeroDivisionError
+    assert torch.backends.cudnn.enabled
 
 
 # ---------------------------------------------------------------- autocast

@@ -30,6 +30,14 @@ def test_opcheck_interpolate(requires_grad: bool) -> None:
     torch.library.opcheck(OPS.interpolate.default, (normal(4, 6).t(), normal(6, 4), torch.rand(6), "auto"))
 
 
+@pytest.mark.parametrize(("activation", "options"), [("silu", []), ("elu", [0.7, 1.0, 1.0]), ("tanh_result", [])])
+def test_opcheck_activation_double_backward(activation: str, options: list[float]) -> None:
+    images = normal(2, 3, 4, 4).to(memory_format=torch.channels_last)
+    for x in (normal(4, 6), images, normal(4, 12)[:, ::2], normal(4, 1).expand(4, 3)):
+        arguments = (x, normal(*x.shape), normal(*x.shape), activation, options, "auto")
+        torch.library.opcheck(OPS.activation_double_backward.default, arguments)
+
+
 @pytest.mark.parametrize("requires_grad", [False, True])
 @pytest.mark.parametrize("reduction", ["mean", "sum", "none"])
 def test_opcheck_gradient_norm_penalty(requires_grad: bool, reduction: str) -> None:
@@ -84,6 +92,20 @@ def test_compiled_gradients_equal_eager() -> None:
     loss(eager).backward()
     torch.compile(loss, fullgraph=True)(compiled).backward()
     assert torch.allclose(eager.grad, compiled.grad, rtol=1e-5)
+
+
+@pytest.mark.parametrize("requires_grad", [False, True])
+def test_compiled_activation_double_backward_equals_eager(requires_grad: bool) -> None:
+    def both(x: Tensor, g: Tensor, v: Tensor) -> tuple[Tensor, Tensor]:
+        return functional.activation_double_backward(2 * x, g, v, "gelu")
+
+    x, g, v = (normal(5, 7).requires_grad_(requires_grad) for _ in range(3))
+    expected, actual = both(x, g, v), torch.compile(both, fullgraph=True)(x, g, v)
+    for mine, theirs in zip(actual, expected, strict=True):
+        torch.testing.assert_close(mine, theirs, rtol=1e-5, atol=1e-6)
+    if requires_grad:
+        mine, theirs = (torch.autograd.grad(sum(t.sum() for t in pair), [x, g, v]) for pair in (actual, expected))
+        torch.testing.assert_close(mine, theirs, rtol=1e-5, atol=1e-6)
 
 
 def test_compiled_clip_of_a_module() -> None:

@@ -12,7 +12,7 @@ def test_importing_needs_torch_alone_and_loads_nothing_else() -> None:
     code = """
 import sys
 
-for name in ("triton", "matplotlib", "sklearn", "tyro", "rich", "ot", "torchmetrics", "safetensors", "PIL",
+for name in ("triton", "matplotlib", "sklearn", "rich", "ot", "torchmetrics", "safetensors", "PIL",
              "scipy", "torchvision"):
     sys.modules[name] = None  # importing it raises ImportError
 import torch

@@ -280,3 +280,38 @@ def test_recurrent_critics_against_finite_differences(layer: type[nn.RNNBase]) -
             with torch.no_grad():
                 weight[i, j] -= sign * step
         assert abs((values[0] - values[1]) / (2 * step) - float(gradient[i, j])) < 1e-7
+
+
+class Heads(nn.Module):
+    """Scores of two scales in a dict, as a multi-scale critic has them."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.fine, self.coarse = nn.Linear(12, 1), nn.Linear(6, 3)
+
+    def forward(self, x: Tensor) -> dict[str, Tensor]:
+        hidden = torch.relu(x.flatten(1))
+        return {"full": self.fine(hidden).squeeze(1), "half": self.coarse(hidden[:, ::2])}
+
+
+@pytest.mark.parametrize("return_scores", [False, True])
+def test_outputs_makes_one_number_per_sample_of_several_heads(return_scores: bool) -> None:
+    critic, x = Heads().double(), torch.randn(5, 12, dtype=torch.float64)
+
+    def weighted(scores: dict[str, Tensor]) -> Tensor:
+        return scores["full"] + 0.1 * scores["half"].sum(1)
+
+    result = wgan_fast.r1_penalty(critic, x, outputs=weighted, return_scores=return_scores)  # type: ignore[call-overload]
+    points = x.clone().requires_grad_(True)
+    total = weighted(critic(points))
+    (gradient,) = torch.autograd.grad(total.sum(), points, create_graph=True)
+    textbook = gradient.square().sum(1).mean()
+    parameters = list(critic.parameters())
+    ours, theirs = (result[0] + result[1].mean(), textbook + total.mean()) if return_scores else (result, textbook)
+    torch.testing.assert_close(ours, theirs)
+    for a, b in zip(
+        torch.autograd.grad(ours, parameters, allow_unused=True, materialize_grads=True),
+        torch.autograd.grad(theirs, parameters, allow_unused=True, materialize_grads=True),
+        strict=True,
+    ):
+        torch.testing.assert_close(a, b)

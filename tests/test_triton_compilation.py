@@ -5,6 +5,7 @@ What is compiled is what the launchers launch: they run on CPU tensors here, wit
 
 from __future__ import annotations
 
+import inspect
 import os
 import re
 import subprocess
@@ -23,13 +24,16 @@ if os.environ.get("TRITON_INTERPRET") == "1":
 triton = pytest.importorskip("triton")
 
 from triton.backends.compiler import GPUTarget  # noqa: E402
-from triton.backends.nvidia.compiler import get_ptxas  # noqa: E402
+from triton.backends.nvidia import compiler as nvidia  # noqa: E402
 from triton.compiler import ASTSource  # noqa: E402
 
+from wgan_fast.activation_table import ACTIVATIONS  # noqa: E402
 from wgan_fast.backends.triton import (  # noqa: E402
+    activation_double_backward,
     clip_weights,
     gradient_norm_penalty,
     interpolate,
+    norm_double_backward,
     optimizer_step,
 )
 from wgan_fast.optimizer_options import AdamOptions, RMSpropOptions  # noqa: E402
@@ -70,11 +74,18 @@ def launches(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[Launch]]:
     def record(kernel: Any, programs: int, device: Any, warps: int, arguments: Any, constants: Any) -> None:
         recorded.append(Launch(kernel, warps, arguments, constants))
 
-    for module in (clip_weights, gradient_norm_penalty, interpolate, optimizer_step):
+    modules = (activation_double_backward, clip_weights, gradient_norm_penalty, interpolate)
+    for module in (*modules, norm_double_backward, optimizer_step):
         monkeypatch.setattr(module, "launch", record)
     monkeypatch.setenv("TRITON_CACHE_DIR", str(Path(__file__).parents[1] / "build" / "triton"))
     yield recorded
     assert recorded, "nothing was launched"
+
+
+def ptxas(architecture: int) -> str:
+    """The assembler that Triton brings along; releases before 3.6 have one for all architectures."""
+    wanted = inspect.signature(nvidia.get_ptxas).parameters
+    return str(nvidia.get_ptxas(*[architecture][: len(wanted)]).path)
 
 
 def compile_for(launch: Launch, architecture: int) -> Compiled:
@@ -92,7 +103,7 @@ def compile_for(launch: Launch, architecture: int) -> Compiled:
     stages = triton.compile(source, target=target, options=options).asm
     assembly = stages["ptx"]
     (name,) = re.findall(r"\.target (sm_\w+)", assembly)
-    tool = [get_ptxas(architecture).path, "-v", f"-arch={name}", "-o", os.devnull, "/dev/stdin"]
+    tool = [ptxas(architecture), "-v", f"-arch={name}", "-o", os.devnull, "/dev/stdin"]
     report = subprocess.run(tool, input=assembly, capture_output=True, text=True, check=True).stderr
     return Compiled(
         loads=len(re.findall("ld" + WIDE_ACCESS, assembly)),
@@ -138,6 +149,50 @@ def test_interpolate(dtype: torch.dtype, launches: list[Launch]) -> None:
         interpolate.interpolate(images, images, torch.zeros(shape[0], dtype=wide))
     tile = launches[0].constants[-1] * launches[0].constants[-2] * dtype.itemsize
     check(launches, {"interpolate_kernel": (2 * tile, tile)})
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("activation", ACTIVATIONS)
+def test_activation_double_backward(activation: str, dtype: torch.dtype, launches: list[Launch]) -> None:
+    x, options = torch.zeros(9000, dtype=dtype), (1.0,) * len(ACTIVATIONS[activation])
+    compute = activation_double_backward.activation_double_backward
+    compute(x, x, x, activation=activation, options=options, needed=(True, True))
+    block = launches[0].constants[-1] * dtype.itemsize
+    check(launches, {"activation_double_backward_kernel": (3 * block, 2 * block)})
+
+
+def differentiate_norm(shape: tuple[int, ...], groups: int, dtype: torch.dtype) -> None:
+    wide = torch.float64 if dtype == torch.float64 else torch.float32
+    x, of_rows = torch.zeros(shape, dtype=dtype), torch.zeros(shape[0] * groups, dtype=wide)
+    weight, needed = torch.zeros(shape[1], dtype=wide), (True, True, True)
+    norm_double_backward.norm_double_backward(x, of_rows, of_rows, weight, x, x, num_groups=groups, needed=needed)
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize(("shape", "groups"), [((4096, 512), 1), ((64, 4096), 1), ((32, 64, 16, 16), 8)])
+def test_norm_of_rows_in_registers(
+    shape: tuple[int, ...], groups: int, dtype: torch.dtype, launches: list[Launch]
+) -> None:
+    differentiate_norm(shape, groups, dtype)
+    columns, wide = launches[0].constants[-1], 8 if dtype == torch.float64 else 4
+    tile = launches[0].constants[-2] * columns * dtype.itemsize
+    total = launches[1].constants[-1] * wide
+    # And a weight per column, read and its gradient written once by a program, by as many threads as it takes.
+    once = max(columns * wide, launches[0].warps * 32 * 16)
+    check(launches, {"norm_rows_kernel": (3 * tile + once, 2 * tile + once), "norm_total_kernel": (total, total)})
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+def test_norm_of_split_rows(dtype: torch.dtype, launches: list[Launch]) -> None:
+    differentiate_norm((32, 65536), 1, dtype)
+    step, wide = launches[0].constants[-1], 8 if dtype == torch.float64 else 4
+    block, total = step * dtype.itemsize, launches[2].constants[-1] * wide
+    accesses = {
+        "norm_split_sums_kernel": (3 * block + step * wide, 0),
+        "norm_split_results_kernel": (3 * block + step * wide, 2 * block + step * wide),
+        "norm_total_kernel": (total, total),
+    }
+    check(launches, accesses)
 
 
 OPTIONS: dict[str, Any] = {

@@ -54,9 +54,11 @@ started = triton_driver.install()
 
 import torch
 from wgan_fast.backends.triton import launching
+from wgan_fast.backends.triton.activation_double_backward import activation_double_backward
 from wgan_fast.backends.triton.clip_weights import clip_weights_
 from wgan_fast.backends.triton.gradient_norm_penalty import gradient_norm_penalty
 from wgan_fast.backends.triton.interpolate import interpolate
+from wgan_fast.backends.triton.norm_double_backward import norm_double_backward
 from wgan_fast.backends.triton import optimizer_step
 from wgan_fast.optimizer_options import AdamOptions, RMSpropOptions
 
@@ -65,6 +67,9 @@ def everything(batch):
         rows = torch.zeros(batch, size)
         interpolate(rows, rows, torch.zeros(batch))
         gradient_norm_penalty(rows, target=1.0, one_sided=False, weight=1.0, reduction="mean", with_slope=True)
+        activation_double_backward(rows, rows, rows, activation="silu", options=(), needed=(True, True))
+        of_rows = torch.zeros(batch)
+        norm_double_backward(rows, of_rows, of_rows, torch.zeros(size), rows, rows, num_groups=1, needed=(True,) * 3)
     weights = [torch.zeros(4096) for _ in range(batch)]
     steps = [torch.zeros(()) for _ in weights]
     clip_weights_(weights, -0.01, 0.01)

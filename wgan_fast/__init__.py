@@ -7,7 +7,11 @@ import wgan_fast.constraints as constraints
 import wgan_fast.nn as nn
 import wgan_fast.optim as optim
 from wgan_fast.backends import available_backends
-from wgan_fast.functional import clip_weights_, gradient_norm_penalty, interpolate
+from wgan_fast.critic_gradients import score_and_gradient
+from wgan_fast.first_order import approximate_r1_penalty
+from wgan_fast.functional.clip_weights import clip_weights_
+from wgan_fast.functional.gradient_norm_penalty import gradient_norm_penalty
+from wgan_fast.functional.interpolate import interpolate
 from wgan_fast.penalties import (
     dragan_penalty,
     gradient_penalty,
@@ -19,6 +23,7 @@ from wgan_fast.penalties import (
 __version__ = "0.1.0"
 
 __all__ = [
+    "approximate_r1_penalty",
     "available_backends",
     "clip_weights_",
     "compat",
@@ -32,4 +37,5 @@ __all__ = [
     "optim",
     "r1_penalty",
     "r2_penalty",
+    "score_and_gradient",
 ]

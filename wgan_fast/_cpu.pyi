@@ -22,6 +22,37 @@ def gradient_norm_penalty(
     reduction: str,
     threads: int,
 ) -> None: ...
+def activation_double_backward(
+    saved: int,
+    g: int,
+    v: int,
+    to_g: int,
+    to_saved: int,
+    size: int,
+    code: int,
+    activation: int,
+    a: float,
+    b: float,
+    c: float,
+    threads: int,
+) -> None: ...
+def norm_double_backward(
+    x: int,
+    mean: int,
+    rstd: int,
+    weight: int,
+    g: int,
+    v: int,
+    to_g: int,
+    to_x: int,
+    to_weight: int,
+    batch: int,
+    channels: int,
+    positions: int,
+    groups: int,
+    code: int,
+    threads: int,
+) -> None: ...
 def rmsprop_step(
     codes: list[int],
     columns: list[list[int]],

@@ -34,6 +34,43 @@ def gradient_norm_penalty(
     weight: float,
     reduction: str,
 ) -> None: ...
+def activation_double_backward(
+    device: int,
+    stream: int,
+    saved: int,
+    g: int,
+    v: int,
+    to_g: int,
+    to_saved: int,
+    size: int,
+    code: int,
+    activation: int,
+    a: float,
+    b: float,
+    c: float,
+) -> None: ...
+def norm_workspace(rows: int, size: int, code: int) -> int: ...
+def norm_double_backward(
+    device: int,
+    stream: int,
+    x: int,
+    mean: int,
+    rstd: int,
+    weight: int,
+    g: int,
+    v: int,
+    to_g: int,
+    to_x: int,
+    to_weight: int,
+    partials: int,
+    workspace: int,
+    chunks: int,
+    batch: int,
+    channels: int,
+    positions: int,
+    groups: int,
+    code: int,
+) -> None: ...
 def rmsprop_step(
     device: int,
     stream: int,

@@ -21,9 +21,13 @@ from wgan_fast.functional import gradient_norm_penalty
 __all__ = [
     "cal_gradient_penalty",
     "calc_gradient_penalty",
+    "compute_grad_pen",
     "compute_gradient_penalty",
+    "d_r1_loss",
     "gradient_penalty",
     "packed_gradient_penalty",
+    "r1_reg",
+    "zero_centered_gradient_penalty",
 ]
 
 
@@ -38,8 +42,7 @@ def calc_gradient_penalty(
         gradients = grad(netD(interpolates), interpolates, ...)[0].view(len(real_data), -1)
         return ((gradients.norm(2, dim=1) - 1) ** 2).mean() * LAMBDA
     """
-    penalty: Tensor = penalties.gradient_penalty(netD, real_data, fake_data, weight=LAMBDA, alpha=alpha)
-    return penalty
+    return penalties.gradient_penalty(netD, real_data, fake_data, weight=LAMBDA, alpha=alpha)
 
 
 def compute_gradient_penalty(
@@ -51,8 +54,7 @@ def compute_gradient_penalty(
     gradients = grad(D(interpolates), interpolates, ...)[0].view(len(real_samples), -1)
     return ((gradients.norm(2, dim=1) - 1) ** 2).mean()
     """
-    penalty: Tensor = penalties.gradient_penalty(D, real_samples, fake_samples, alpha=alpha)
-    return penalty
+    return penalties.gradient_penalty(D, real_samples, fake_samples, alpha=alpha)
 
 
 def gradient_penalty(
@@ -67,8 +69,7 @@ def gradient_penalty(
 
     The same lines as ``compute_gradient_penalty``'s.
     """
-    penalty: Tensor = penalties.gradient_penalty(critic, real, fake, alpha=alpha)
-    return penalty
+    return penalties.gradient_penalty(critic, real, fake, alpha=alpha)
 
 
 def cal_gradient_penalty(
@@ -136,3 +137,56 @@ def packed_gradient_penalty(
         alpha=alpha,
     )
     return penalty
+
+
+def r1_reg(d_out: Tensor, x_in: Tensor) -> Tensor:
+    """As in clovaai/stargan-v2 and its copies: half the mean squared norm, from scores that exist already.
+
+    ``x_in`` must require grad and ``d_out`` be computed from it. Equivalent to::
+
+        (gradient,) = torch.autograd.grad(d_out.sum(), x_in, create_graph=True)
+        return 0.5 * gradient.pow(2).flatten(1).sum(1).mean()
+
+    The forward pass is over by then, so nothing can be shared with it; ``r1_penalty(critic, x, weight=0.5,
+    return_scores=True)`` gives penalty and scores from one pass.
+    """
+    (gradients,) = torch.autograd.grad(d_out.sum(), x_in, create_graph=True)
+    return gradient_norm_penalty(gradients, target=0.0, weight=0.5)
+
+
+def d_r1_loss(real_pred: Tensor, real_img: Tensor) -> Tensor:
+    """As in rosinality/stylegan2-pytorch: the mean squared norm, as ``r1_reg`` does.
+
+    Its trainer weights it by r1 / 2, and by 16 where it is taken every 16 steps.
+    """
+    (gradients,) = torch.autograd.grad(real_pred.sum(), real_img, create_graph=True)
+    return gradient_norm_penalty(gradients, target=0.0)
+
+
+def zero_centered_gradient_penalty(samples: Tensor, critics: Tensor) -> Tensor:
+    """As in brownvc/R3GAN (``Trainer.py``): one value per sample, unweighted; the trainer takes gamma / 2 of it.
+
+    ``samples`` must require grad and ``critics``, the scores, come from them. Equivalent to::
+
+        (gradient,) = torch.autograd.grad(critics.sum(), samples, create_graph=True)
+        return gradient.square().sum([1, 2, 3])
+
+    ``r1_penalty(critic, samples, reduction="none", return_scores=True)`` gives it with the scores from one pass.
+    """
+    (gradients,) = torch.autograd.grad(critics.sum(), samples, create_graph=True)
+    return gradient_norm_penalty(gradients, target=0.0, reduction="none")
+
+
+def compute_grad_pen(
+    discriminator: penalties.Critic, expert_state: Tensor, expert_next_state: Tensor, lambda_: float = 10.0
+) -> Tensor:
+    """As in AMP_for_hardware and the discriminators that descend from it (amp-rsl-rl): R1 on pairs of states, weighted.
+
+    ``discriminator`` scores (B, 2 D) rows: a state and its successor. Equivalent to::
+
+        expert_data = torch.cat([expert_state, expert_next_state], dim=-1).requires_grad_(True)
+        (grad,) = torch.autograd.grad(discriminator(expert_data), expert_data, ones, create_graph=True)
+        return lambda_ * (grad.norm(2, dim=1) - 0).pow(2).mean()
+    """
+    pairs = torch.cat([expert_state, expert_next_state], dim=-1)
+    return penalties.r1_penalty(discriminator, pairs, weight=lambda_)

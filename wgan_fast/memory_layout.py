@@ -2,7 +2,19 @@
 
 from __future__ import annotations
 
+import torch
 from torch import Tensor
+
+from wgan_fast.dtypes import PLAIN_TYPES
+
+
+def has_addresses(*tensors: Tensor) -> bool:
+    """True where a kernel may look at addresses: not a subclass's, nor under ``torch.func``, nor batched."""
+    return (
+        PLAIN_TYPES.issuperset(map(type, tensors))
+        and not torch._C._are_functorch_transforms_active()
+        and not any(map(torch._C._functorch.is_legacy_batchedtensor, tensors))  # of is_grads_batched
+    )
 
 
 def is_dense(tensor: Tensor) -> bool:
@@ -33,3 +45,19 @@ def has_dense_samples(tensor: Tensor) -> bool:
         return True
     batch = tensor.shape[0]
     return batch > 0 and tensor.stride(0) == tensor.numel() // batch and is_dense(tensor)
+
+
+def dense_alike(first: Tensor, *others: Tensor | None) -> list[Tensor | None]:
+    """The tensors, of one shape, as blocks of memory whose elements correspond: copies of those that lie otherwise."""
+    if first.is_contiguous():
+        return [first, *(other if other is None else other.contiguous() for other in others)]
+    if not is_dense(first):
+        first = first.contiguous()
+    strides = first.stride()
+    return [
+        first,
+        *(
+            other if other is None or other.stride() == strides else torch.empty_like(first).copy_(other)
+            for other in others
+        ),
+    ]

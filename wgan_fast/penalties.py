@@ -25,27 +25,116 @@ Where it is used:
 - DistributedDataParallel: give the wrapped critic, made with ``broadcast_buffers=False`` (two forward passes before
   a backward break otherwise: pytorch/pytorch#175024). Each rank penalises its own samples; the average of the
   gradients over ranks is that of the joined batch.
-- Recurrent layers and attention: the critic's forward pass keeps off cuDNN's and the fused kernels, which have no
-  double backward, and says so once.
+- Recurrent layers and attention: the critic's forward pass avoids cuDNN's and the fused kernels, which have no
+  double backward, and warns once.
 """
 
 from __future__ import annotations
 
-import warnings
 from collections.abc import Callable, Mapping, Sequence
-from contextlib import AbstractContextManager, nullcontext
-from typing import Any, Literal
+from contextlib import nullcontext
+from typing import TYPE_CHECKING, Any, Literal, TypeAlias, TypedDict, overload
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
-from wgan_fast import double_backward
-from wgan_fast.functional import Norm, Reduction, gradient_norm_penalty, interpolate
+from wgan_fast.critic_gradients import (
+    Critic,
+    check_critic,
+    first_output,
+    input_gradient,
+    scored_with_gradient,
+)
+from wgan_fast.first_order import Method, first_order_penalty, refuse_kinked_modules
+from wgan_fast.functional.gradient_norm_penalty import Norm, Reduction, gradient_norm_penalty
+from wgan_fast.penalty_points import Points, penalty_points
 
-Points = Literal["mixed", "real", "fake", "dragan"]
-Critic = Callable[..., Any]
+if TYPE_CHECKING:
+    from typing_extensions import Unpack
+
+__all__ = [
+    "Critic",
+    "Method",
+    "Outputs",
+    "PenaltyOptions",
+    "Points",
+    "check_critic",
+    "dragan_penalty",
+    "first_output",
+    "gradient_penalty",
+    "input_gradient",
+    "lipschitz_penalty",
+    "penalty_points",
+    "r1_penalty",
+    "r2_penalty",
+]
 
 
+Outputs: TypeAlias = Callable[[Any], Tensor]
+"""From what a critic returns to its scores."""
+
+
+class PenaltyOptions(TypedDict, total=False):
+    """The options of ``gradient_penalty`` that do not change what is returned."""
+
+    weight: float
+    target: float
+    one_sided: bool
+    points: Points
+    alpha: Tensor | None
+    norm: Norm
+    critic_args: Sequence[Any]
+    critic_kwargs: Mapping[str, Any] | None
+    reduction: Reduction
+    generator: torch.Generator | None
+    out: Tensor | None
+    outputs: Outputs | None
+    scaler: Any
+    exact_shortcut: bool
+    method: Method
+    backend: str
+
+
+@overload
+def gradient_penalty(
+    critic: Critic,
+    real: Tensor | None,
+    fake: Tensor | None,
+    *,
+    return_norms: Literal[False] = False,
+    return_scores: Literal[False] = False,
+    **options: Unpack[PenaltyOptions],
+) -> Tensor: ...
+@overload
+def gradient_penalty(
+    critic: Critic,
+    real: Tensor | None,
+    fake: Tensor | None,
+    *,
+    return_norms: Literal[True],
+    return_scores: Literal[False] = False,
+    **options: Unpack[PenaltyOptions],
+) -> tuple[Tensor, Tensor]: ...
+@overload
+def gradient_penalty(
+    critic: Critic,
+    real: Tensor | None,
+    fake: Tensor | None,
+    *,
+    return_norms: Literal[False] = False,
+    return_scores: Literal[True],
+    **options: Unpack[PenaltyOptions],
+) -> tuple[Tensor, Tensor]: ...
+@overload
+def gradient_penalty(
+    critic: Critic,
+    real: Tensor | None,
+    fake: Tensor | None,
+    *,
+    return_norms: Literal[True],
+    return_scores: Literal[True],
+    **options: Unpack[PenaltyOptions],
+) -> tuple[Tensor, Tensor, Tensor]: ...
 def gradient_penalty(
     critic: Critic,
     real: Tensor | None,
@@ -62,9 +151,12 @@ def gradient_penalty(
     reduction: Reduction = "mean",
     generator: torch.Generator | None = None,
     out: Tensor | None = None,
+    outputs: Outputs | None = None,
     scaler: Any = None,
     return_norms: bool = False,
+    return_scores: bool = False,
     exact_shortcut: bool = True,
+    method: Method = "exact",
     backend: str = "auto",
 ) -> Any:
     """The gradient penalty of WGAN-GP and its relatives, ready to add to a critic's loss.
@@ -91,44 +183,112 @@ def gradient_penalty(
             (around real).
         alpha: the position of the mixed points, (B,) or (B, 1, ..., 1); drawn uniformly when absent.
         norm, reduction, return_norms, backend: see ``gradient_norm_penalty``.
+        return_scores: also return the critic's scores at the points, differentiable. A loss that contains both costs
+            four units of matrix work per layer instead of six where the critic allows it: see ``score_and_gradient``.
         critic_args, critic_kwargs: passed on after x (labels, conditions).
         generator: where random points come from; the device's default generator when absent.
         out: written with the random points ("mixed", "dragan") instead of a new tensor; the shape, dtype and device
             of real. In a batch [real; fake; x] laid out beforehand, x is so put straight into its place.
+        outputs: from what the critic returns to its scores, for critics of several outputs: their weighted sum, one
+            number per sample, is what is differentiated.
         scaler: a ``torch.amp.GradScaler``: scores are scaled before the input gradient is taken and the
             gradient unscaled after it, so that fp16 does not underflow in between. The penalty itself comes
             unscaled: scale the whole loss as usual.
         exact_shortcut: skip the arithmetic on exact zeros in the double backward of piecewise-linear
             activations; the numbers are the same to rounding. See ``wgan_fast.double_backward.exact_shortcut``.
+        method: "exact" differentiates twice. "forward" and "difference" need no double backward of the critic, for
+            compiled or sharded critics and fused kernels: forward-mode differentiation, exact as well; or a central
+            difference, within 1e-4 of the exact gradient in fp32 for smooth critics (SiLU, GELU, tanh), 1e-2 for ELU
+            and CELU, and refused for critics with kinks. The value is exact in any case. See ``wgan_fast.first_order``.
 
     Returns:
-        The penalty, 0-dimensional, fp32 (fp64 for fp64); with ``return_norms`` the pair (penalty, norms).
+        The penalty, 0-dimensional, fp32 (fp64 for fp64); with ``return_norms`` (penalty, norms), with
+        ``return_scores`` (penalty, scores), with both (penalty, norms, scores).
 
     Raises:
         TypeError, ValueError: an argument is not as above, or the scores do not depend on the input.
-        RuntimeError: the critic is a compiled module, which has no double backward; it is welcome under no_grad.
+        RuntimeError: the critic is a compiled module, which has no double backward; under no_grad it may be.
     """
-    check_critic(critic)
-    gradients = input_gradient(
-        critic,
-        penalty_points(points, real, fake, alpha, generator, backend, out),
-        critic_args,
-        critic_kwargs,
-        scaler=scaler,
-        exact_shortcut=exact_shortcut,
-    )
-    return gradient_norm_penalty(
-        gradients,
-        target=target,
-        one_sided=one_sided,
-        norm=norm,
-        reduction=reduction,
-        weight=weight,
-        return_norms=return_norms,
-        backend=backend,
-    )
+    with nullcontext() if method == "exact" else torch.no_grad():
+        check_critic(critic)
+    if method == "difference":
+        refuse_kinked_modules(critic)
+    x = penalty_points(points, real, fake, alpha, generator, backend, out)
+    scored = critic if outputs is None else _composed(critic, outputs)
+    passed = (critic_args, critic_kwargs or {})
+
+    def penalty_of(gradients: Tensor) -> tuple[Tensor, Tensor]:
+        return gradient_norm_penalty(
+            gradients,
+            target=target,
+            one_sided=one_sided,
+            norm=norm,
+            reduction=reduction,
+            weight=weight,
+            return_norms=True,
+            backend=backend,
+        )
+
+    scores = None
+    if method != "exact":
+        if return_scores:
+            raise ValueError(f"return_scores=True: method={method!r} has no scores to share, expected method='exact'")
+        penalty, norms = first_order_penalty(scored, x.detach(), *passed, method, penalty_of, scaler)
+    elif return_scores:
+        scores, gradients = scored_with_gradient(
+            scored, x.detach(), *passed, scaler=scaler, exact_shortcut=exact_shortcut
+        )
+        penalty, norms = penalty_of(gradients)
+    else:
+        penalty, norms = penalty_of(input_gradient(scored, x, *passed, scaler=scaler, exact_shortcut=exact_shortcut))
+    results = (penalty, *([norms] if return_norms else []), *([] if scores is None else [scores]))
+    return results if len(results) > 1 else penalty
 
 
+def _composed(critic: Critic, outputs: Outputs) -> Critic:
+    return lambda *args, **kwargs: outputs(critic(*args, **kwargs))
+
+
+@overload
+def lipschitz_penalty(
+    critic: Critic,
+    real: Tensor,
+    fake: Tensor,
+    *,
+    return_norms: Literal[False] = False,
+    return_scores: Literal[False] = False,
+    **options: Unpack[PenaltyOptions],
+) -> Tensor: ...
+@overload
+def lipschitz_penalty(
+    critic: Critic,
+    real: Tensor,
+    fake: Tensor,
+    *,
+    return_norms: Literal[True],
+    return_scores: Literal[False] = False,
+    **options: Unpack[PenaltyOptions],
+) -> tuple[Tensor, Tensor]: ...
+@overload
+def lipschitz_penalty(
+    critic: Critic,
+    real: Tensor,
+    fake: Tensor,
+    *,
+    return_norms: Literal[False] = False,
+    return_scores: Literal[True],
+    **options: Unpack[PenaltyOptions],
+) -> tuple[Tensor, Tensor]: ...
+@overload
+def lipschitz_penalty(
+    critic: Critic,
+    real: Tensor,
+    fake: Tensor,
+    *,
+    return_norms: Literal[True],
+    return_scores: Literal[True],
+    **options: Unpack[PenaltyOptions],
+) -> tuple[Tensor, Tensor, Tensor]: ...
 def lipschitz_penalty(critic: Critic, real: Tensor, fake: Tensor, **options: Any) -> Any:
     """The one-sided penalty of WGAN-LP: mean_b max(0, ‖g_b‖ - 1)² at mixed points.
 
@@ -138,6 +298,42 @@ def lipschitz_penalty(critic: Critic, real: Tensor, fake: Tensor, **options: Any
     return gradient_penalty(critic, real, fake, one_sided=True, **options)
 
 
+@overload
+def r1_penalty(
+    critic: Critic,
+    real: Tensor,
+    *,
+    return_norms: Literal[False] = False,
+    return_scores: Literal[False] = False,
+    **options: Unpack[PenaltyOptions],
+) -> Tensor: ...
+@overload
+def r1_penalty(
+    critic: Critic,
+    real: Tensor,
+    *,
+    return_norms: Literal[True],
+    return_scores: Literal[False] = False,
+    **options: Unpack[PenaltyOptions],
+) -> tuple[Tensor, Tensor]: ...
+@overload
+def r1_penalty(
+    critic: Critic,
+    real: Tensor,
+    *,
+    return_norms: Literal[False] = False,
+    return_scores: Literal[True],
+    **options: Unpack[PenaltyOptions],
+) -> tuple[Tensor, Tensor]: ...
+@overload
+def r1_penalty(
+    critic: Critic,
+    real: Tensor,
+    *,
+    return_norms: Literal[True],
+    return_scores: Literal[True],
+    **options: Unpack[PenaltyOptions],
+) -> tuple[Tensor, Tensor, Tensor]: ...
 def r1_penalty(critic: Critic, real: Tensor, **options: Any) -> Any:
     """mean_b ‖g_b‖² at real samples. Mescheder et al. 2018, equation 9, is gamma / 2 times this: weight=gamma / 2.
 
@@ -146,6 +342,42 @@ def r1_penalty(critic: Critic, real: Tensor, **options: Any) -> Any:
     return gradient_penalty(critic, real, None, points="real", target=0.0, **options)
 
 
+@overload
+def r2_penalty(
+    critic: Critic,
+    fake: Tensor,
+    *,
+    return_norms: Literal[False] = False,
+    return_scores: Literal[False] = False,
+    **options: Unpack[PenaltyOptions],
+) -> Tensor: ...
+@overload
+def r2_penalty(
+    critic: Critic,
+    fake: Tensor,
+    *,
+    return_norms: Literal[True],
+    return_scores: Literal[False] = False,
+    **options: Unpack[PenaltyOptions],
+) -> tuple[Tensor, Tensor]: ...
+@overload
+def r2_penalty(
+    critic: Critic,
+    fake: Tensor,
+    *,
+    return_norms: Literal[False] = False,
+    return_scores: Literal[True],
+    **options: Unpack[PenaltyOptions],
+) -> tuple[Tensor, Tensor]: ...
+@overload
+def r2_penalty(
+    critic: Critic,
+    fake: Tensor,
+    *,
+    return_norms: Literal[True],
+    return_scores: Literal[True],
+    **options: Unpack[PenaltyOptions],
+) -> tuple[Tensor, Tensor, Tensor]: ...
 def r2_penalty(critic: Critic, fake: Tensor, **options: Any) -> Any:
     """mean_b ‖g_b‖² at generated samples. Mescheder et al. 2018, equation 10, is gamma / 2 times this.
 
@@ -154,6 +386,42 @@ def r2_penalty(critic: Critic, fake: Tensor, **options: Any) -> Any:
     return gradient_penalty(critic, None, fake, points="fake", target=0.0, **options)
 
 
+@overload
+def dragan_penalty(
+    critic: Critic,
+    real: Tensor,
+    *,
+    return_norms: Literal[False] = False,
+    return_scores: Literal[False] = False,
+    **options: Unpack[PenaltyOptions],
+) -> Tensor: ...
+@overload
+def dragan_penalty(
+    critic: Critic,
+    real: Tensor,
+    *,
+    return_norms: Literal[True],
+    return_scores: Literal[False] = False,
+    **options: Unpack[PenaltyOptions],
+) -> tuple[Tensor, Tensor]: ...
+@overload
+def dragan_penalty(
+    critic: Critic,
+    real: Tensor,
+    *,
+    return_norms: Literal[False] = False,
+    return_scores: Literal[True],
+    **options: Unpack[PenaltyOptions],
+) -> tuple[Tensor, Tensor]: ...
+@overload
+def dragan_penalty(
+    critic: Critic,
+    real: Tensor,
+    *,
+    return_norms: Literal[True],
+    return_scores: Literal[True],
+    **options: Unpack[PenaltyOptions],
+) -> tuple[Tensor, Tensor, Tensor]: ...
 def dragan_penalty(critic: Critic, real: Tensor, **options: Any) -> Any:
     """mean_b (‖g_b‖ - 1)² around real samples: x = real + alpha * 0.5 * std(real) * u, u uniform in [0, 1).
 
@@ -161,136 +429,3 @@ def dragan_penalty(critic: Critic, real: Tensor, **options: Any) -> Any:
     number a sample, u one a value. Equivalent to ``gradient_penalty(critic, real, None, points="dragan", **options)``.
     """
     return gradient_penalty(critic, real, None, points="dragan", **options)
-
-
-def penalty_points(
-    points: str,
-    real: Tensor | None,
-    fake: Tensor | None,
-    alpha: Tensor | None,
-    generator: torch.Generator | None,
-    backend: str,
-    out: Tensor | None = None,
-) -> Tensor:
-    """Where the critic's gradient is penalised: see ``points`` and ``out`` of ``gradient_penalty``."""
-    needed = {"mixed": ("real", "fake"), "real": ("real",), "fake": ("fake",), "dragan": ("real",)}.get(points)
-    if needed is None:
-        raise ValueError(f"points={points!r}: expected 'mixed', 'real', 'fake' or 'dragan'")
-    given = {"real": real, "fake": fake}
-    for name in needed:
-        tensor = given[name]
-        if not isinstance(tensor, Tensor):
-            raise TypeError(f"{name}: expected a tensor for points={points!r}, got {type(tensor).__name__}")
-        if not tensor.is_floating_point() or tensor.dim() < 2:
-            raise ValueError(
-                f"{name}: expected floating-point samples of shape (B, ...) with at least 2 dimensions, "
-                f"got {tuple(tensor.shape)} {tensor.dtype}"
-            )
-    if out is not None and points in ("real", "fake"):
-        raise ValueError(f"out: expected None for points={points!r}, which are not computed but given")
-    if points == "fake" or real is None:
-        assert fake is not None
-        return fake
-    if points == "real":
-        return real
-    real = real.detach()
-    if points == "dragan":
-        noise = torch.rand(real.shape, dtype=real.dtype, device=real.device, generator=generator)
-        fake = real + 0.5 * real.std() * noise
-        return interpolate(fake, real, alpha, generator=generator, out=out, backend=backend)
-    assert fake is not None
-    return interpolate(real, fake.detach().to(real.dtype), alpha, generator=generator, out=out, backend=backend)
-
-
-def first_output(scores: Any) -> Tensor:
-    """The scores of a critic that may return more than them: the first entry of a tuple, list or dict."""
-    while not isinstance(scores, Tensor):
-        if isinstance(scores, Mapping) and scores:
-            scores = next(iter(scores.values()))
-        elif isinstance(scores, Sequence) and scores and not isinstance(scores, str):
-            scores = scores[0]
-        else:
-            raise TypeError(f"critic: expected scores as a tensor (or first in a tuple or dict), got {type(scores)}")
-    return scores
-
-
-def input_gradient(
-    critic: Critic,
-    x: Tensor,
-    critic_args: Sequence[Any] = (),
-    critic_kwargs: Mapping[str, Any] | None = None,
-    *,
-    scaler: Any = None,
-    exact_shortcut: bool = True,
-) -> Tensor:
-    """d sum(critic(x)) / dx, in the shape of x; it can be differentiated again if gradients are being recorded."""
-    recording = torch.is_grad_enabled()
-    with torch.enable_grad():
-        x = x.detach().requires_grad_(True)
-        with _critic_context(exact_shortcut, recording):
-            scores = first_output(critic(x, *critic_args, **(critic_kwargs or {})))
-        if scores.shape[:1] != x.shape[:1]:
-            raise ValueError(
-                f"critic: expected one score (or map of scores) a sample, shape ({x.shape[0]}, ...), "
-                f"got {tuple(scores.shape)}"
-            )
-        if not scores.requires_grad:
-            raise ValueError(_IGNORES_INPUT)
-        seed = torch.ones_like(scores)
-        scale = None if scaler is None else _seed_scale(scores, scaler)
-        if scale is not None:
-            seed = seed * scale
-        (gradients,) = torch.autograd.grad(scores, x, seed, create_graph=recording, allow_unused=True)
-        if gradients is None:
-            raise ValueError(_IGNORES_INPUT)
-        return gradients if scale is None else gradients / scale
-
-
-def _critic_context(exact_shortcut: bool, recording: bool) -> AbstractContextManager[Any]:
-    """How the critic's forward pass runs, if its gradient is to be differentiated again."""
-    if not recording:
-        return nullcontext()
-    return double_backward.exact_shortcut() if exact_shortcut else double_backward.twice_differentiable()
-
-
-def _seed_scale(scores: Tensor, scaler: Any) -> Tensor:
-    """The scale of the seeds, on the device and without a host sync.
-
-    The scaler's scale is made for the mean over the batch: a mean's seeds are smaller by the number of samples.
-    The bare scale, 2**16 at first, is infinite in fp16. By a power of two, which rounds nothing.
-    """
-    scale: Tensor = scaler.scale(torch.ones((), device=scores.device)) / (1 << (len(scores) - 1).bit_length())
-    return scale.clamp(max=torch.finfo(scores.dtype).max / 2)
-
-
-_IGNORES_INPUT = (
-    "critic: the scores do not depend on the input, so there is no gradient to penalise; expected a critic that "
-    "computes its scores from its first argument, without detach() or no_grad() in between"
-)
-
-
-_COMPILED = (
-    "critic: what torch.compile made has no double backward; pass the critic as it was before compilation "
-    "(compiled._orig_mod), or compile the whole critic step with this penalty in it"
-)
-
-
-def check_critic(critic: Critic) -> None:
-    """Refuse compiled critics where their gradient is to be differentiated again, warn of batch statistics."""
-    if torch.compiler.is_compiling():
-        return
-    twice = torch.is_grad_enabled()
-    if not isinstance(critic, nn.Module):
-        if twice and hasattr(critic, "_torchdynamo_orig_callable"):
-            raise RuntimeError(_COMPILED)
-        return
-    for module in critic.modules():
-        # By name: importing torch._dynamo to ask for the class would take a second.
-        if twice and (type(module).__name__ == "OptimizedModule" or module._compiled_call_impl is not None):
-            raise RuntimeError(_COMPILED)
-        if module.training and isinstance(module, nn.modules.batchnorm._BatchNorm):
-            warnings.warn(
-                "critic: BatchNorm couples the samples of a batch, but the gradient penalty is defined per sample; "
-                "LayerNorm, InstanceNorm or no normalisation is what WGAN-GP expects (Gulrajani et al. 2017, sec. 4)",
-                stacklevel=3,
-            )

@@ -12,6 +12,7 @@ Conventions shared by all backends
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 
 import torch
@@ -152,3 +153,153 @@ def adam_step_(lists: Sequence[Sequence[Tensor]], options: AdamOptions) -> list[
         p = p - lr / (1 - beta1**count) * m / denominator
         param.copy_(p).clamp_(lo, hi)
     return []
+
+
+# ---------------------------------------------------------------------------------- activation_double_backward
+
+
+def activation_double_backward(
+    saved: Tensor,
+    grad_output: Tensor | None,
+    grad_grad_input: Tensor,
+    *,
+    activation: str,
+    options: Sequence[float],
+    needed: tuple[bool, bool],
+) -> tuple[Tensor | None, Tensor | None]:
+    """The gradients of an activation's backward, grad_output f(saved), where grad_grad_input arrives at it:
+
+        to grad_output   grad_grad_input f(saved)
+        to saved         grad_grad_input grad_output f'(saved)
+
+    f is the activation's slope as a function of what its forward pass saved: the input, or the output where the
+    name ends in ``_result``. Those that are not ``needed`` are None; ``grad_output`` is not read for the first.
+    Differentiable in the ordinary way here, to any order.
+    """
+    wide = accumulation_dtype(saved.dtype)
+    slope, curvature = activation_slope(saved.to(wide), activation, options)
+    v = grad_grad_input.to(wide)
+    to_saved = None
+    if needed[1]:
+        assert grad_output is not None
+        to_saved = (v * grad_output.to(wide) * curvature).to(saved.dtype)
+    return (v * slope).to(saved.dtype) if needed[0] else None, to_saved
+
+
+def activation_slope(s: Tensor, activation: str, options: Sequence[float] = ()) -> tuple[Tensor, Tensor]:
+    """f(s) and f'(s). Finite for every finite s; infinities and NaN go where autograd's formulas send them.
+
+    Products are taken from the factor that vanishes outwards, so that none overflows before it is multiplied by 0.
+    """
+    match activation:
+        case "silu":
+            p, q = s.sigmoid(), (-s).sigmoid()
+            return p + s * p * q, 2 * p * q + s * (p * q) * (q - p)
+        case "gelu":
+            density = (-0.5 * s * s).exp() * (1 / math.sqrt(2 * math.pi))
+            return 0.5 * (-s * math.sqrt(0.5)).erfc() + s * density, 2 * density - s * (s * density)
+        case "gelu_tanh":
+            k, c = math.sqrt(2 / math.pi), 0.044715
+            u = k * s * (1 + c * s * s)
+            half, other = (2 * u).sigmoid(), (-2 * u).sigmoid()
+            m = 4 * half * other  # 1 - tanh² u
+            mu = k * (m + 3 * c * s * (s * m))  # m u'
+            muu = k * (mu + 3 * c * s * (s * mu))  # m u'²
+            return half + 0.5 * s * mu, mu + s * (3 * k * c * (s * m) - (half - other) * muu)
+        case "elu":
+            alpha, scale, input_scale = options
+            e = (torch.where(s >= 0, 0.0, s) * input_scale).exp() * (alpha * scale * input_scale)
+            return torch.where(s > 0, scale, e), torch.where(s >= 0, 0.0, e * input_scale)
+        case "elu_result":
+            alpha, scale, input_scale = options
+            slope = torch.where(s > 0, scale, (torch.where(s >= 0, 0.0, s) + alpha * scale) * input_scale)
+            return slope, (~(s >= 0)).to(s.dtype) * input_scale
+        case "softplus":
+            beta, threshold = options
+            z = s * beta
+            # At the threshold itself torch has the curve's slope, and no derivative of it.
+            curve = torch.where(z >= threshold, threshold, z)
+            p, q = curve.sigmoid(), (-curve).sigmoid()
+            return torch.where(z > threshold, 1.0, p), torch.where(z >= threshold, 0.0, beta * p * q)
+        case "tanh_result":
+            return 1 - s * s, -2 * s
+        case "sigmoid_result":
+            return s * (1 - s), 1 - 2 * s
+        case "mish":
+            p, q, softplus = s.sigmoid(), (-s).sigmoid(), torch.nn.functional.softplus(s)
+            t = softplus.tanh()
+            mp = 4 * (2 * softplus).sigmoid() * (-2 * softplus).sigmoid() * p  # (1 - t²) p
+            return t + s * mp, 2 * mp + s * mp * (q - 2 * t * p)
+        case "hardswish":
+            low, high = s <= -3, s >= 3
+            slope = torch.where(low, 0.0, torch.where(high, 1.0, s / 3 + 0.5))
+            return slope, ((s > -3) & (s < 3)).to(s.dtype) / 3
+        case "softsign":
+            r = 1 / (1 + s.abs())
+            undefined = s - s  # NaN at the infinities, as s / (1 + |s|) is
+            return r * r + undefined, -2 * s.sgn() * r * r * r + undefined
+        case "logsigmoid":
+            p, q = s.sigmoid(), (-s).sigmoid()
+            return q, -p * q
+    raise ValueError(f"activation={activation!r}: no such activation")
+
+
+# ----------------------------------------------------------------------------------------- norm_double_backward
+
+
+def norm_double_backward(
+    x: Tensor,
+    mean: Tensor | None,
+    rstd: Tensor,
+    weight: Tensor | None,
+    grad_output: Tensor | None,
+    grad_grad_input: Tensor,
+    *,
+    num_groups: int,
+    needed: tuple[bool, bool, bool],
+) -> tuple[Tensor | None, Tensor | None, Tensor | None]:
+    """The gradients of a norm's backward where v = grad_grad_input arrives at it, with g = grad_output.
+
+    x is (B, C, ...), one row per sample and group of channels, mean and rstd (1 / sqrt(variance + eps)) have one value
+    per row, weight one per channel. For a row, with x̂ = (x - mean) rstd and ĝ = g weight, the backward is
+    dx = rstd (ĝ - m1 - x̂ m2), m1 = mean ĝ, m2 = mean ĝ x̂. With c = mean v, d = mean v x̂, e = mean v ĝ and
+    k = rstd (v - c - x̂ d):
+
+        to grad_output   weight k
+        to x             -rstd² ((v - c) m2 + (ĝ - m1) d + x̂ (e - c m1 - 3 d m2))
+        to weight        Σ g k over samples and positions
+
+    Without a mean (rms norm) x̂ = x rstd, and c and m1 are 0. Those that are not ``needed`` are None; the first does
+    not read ``grad_output``. Derivatives of the results here hold mean and rstd fixed, unless these have a graph.
+    """
+    wide = accumulation_dtype(x.dtype)
+
+    samples, channels = x.shape[:2]
+    size = channels // num_groups * x.shape[2:].numel()
+
+    def rows(values: Tensor) -> Tensor:
+        return values.reshape(-1, num_groups, size).to(wide)
+
+    r = rstd.reshape(samples, num_groups, 1).to(wide)
+    normalized = rows(x) if mean is None else rows(x) - mean.reshape(r.shape).to(wide)
+    normalized, v = normalized * r, rows(grad_grad_input)
+    w: Tensor | float = 1.0
+    if weight is not None:
+        w = rows(weight.reshape(-1, *[1] * (x.dim() - 2)).expand(x.shape[1:]))
+    c = v.mean(2, keepdim=True) if mean is not None else 0.0
+    d = (v * normalized).mean(2, keepdim=True)
+    k = r * (v - c - normalized * d)
+    to_output = (w * k).reshape(x.shape).to(x.dtype) if needed[0] else None
+    if grad_output is None:
+        return to_output, None, None
+    g = rows(grad_output)
+    to_x = to_weight = None
+    if needed[1]:
+        weighted = g * w
+        m1 = weighted.mean(2, keepdim=True) if mean is not None else 0.0
+        m2 = (weighted * normalized).mean(2, keepdim=True)
+        along = (v * weighted).mean(2, keepdim=True) - c * m1 - 3 * d * m2
+        to_x = (-r * r * ((v - c) * m2 + (weighted - m1) * d + normalized * along)).reshape(x.shape).to(x.dtype)
+    if needed[2] and weight is not None:
+        to_weight = (g * k).reshape(samples, channels, size * num_groups // channels).sum((0, 2)).to(weight.dtype)
+    return to_output, to_x, to_weight

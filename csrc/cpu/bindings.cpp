@@ -28,6 +28,22 @@ PYBIND11_MODULE(_cpu, module) {
         gradient_norm_penalty(gradients, slope, norms, value, batch, total, code, options, how, threads);
       });
 
+  module.def("activation_double_backward", [](int64_t saved, int64_t g, int64_t v, int64_t to_g,
+                                              int64_t to_saved, int64_t size, int code, int activation,
+                                              double a, double b, double c, int threads) {
+    py::gil_scoped_release release;
+    activation_double_backward(saved, g, v, to_g, to_saved, size, code, activation, {a, b, c}, threads);
+  });
+
+  module.def("norm_double_backward",
+             [](int64_t x, int64_t mean, int64_t rstd, int64_t weight, int64_t g, int64_t v, int64_t to_g,
+                int64_t to_x, int64_t to_weight, int64_t batch, int64_t channels, int64_t positions,
+                int64_t groups, int code, int threads) {
+               py::gil_scoped_release release;
+               norm_double_backward({x, mean, rstd, weight, g, v, to_g, to_x, to_weight}, code,
+                                    {batch, channels, positions, groups}, threads);
+             });
+
   module.def("rmsprop_step", [](const py::list& codes, const py::list& columns, bool centered,
                                 bool with_momentum, const py::tuple& options, int threads) {
     const auto rows = step_rows(columns, size_t(3 + centered + with_momentum));

@@ -6,7 +6,9 @@
 #include <cstdint>
 #include <vector>
 
+#include "activation_rules.h"
 #include "dtypes.h"
+#include "norm_rules.h"
 #include "rules.h"
 
 namespace wgan_fast {
@@ -24,6 +26,17 @@ void interpolate(int64_t real, int64_t fake, int64_t alpha, int64_t out, int64_t
 // unless its address is 0, the gradient of value. norms and value are fp32 (fp64 for fp64).
 void gradient_norm_penalty(int64_t gradients, int64_t slope, int64_t norms, int64_t value, int64_t batch,
                            int64_t total, int code, PenaltyOptions options, Reduction reduction, int threads);
+
+// The gradients of an activation's backward, g f(saved), where v arrives at it: to_g = v f(saved) and
+// to_saved = v g f'(saved), over `size` elements. A null output is not wanted; g may be null where to_saved
+// is.
+void activation_double_backward(int64_t saved, int64_t g, int64_t v, int64_t to_g, int64_t to_saved,
+                                int64_t size, int code, int activation, const ActivationOptions& options,
+                                int threads);
+
+// The gradients of a norm's backward where v arrives at it, with respect to g and x, in the dtype of the
+// code, and to the weight; mean, rstd, weight and to_weight are fp32 (fp64 for fp64).
+void norm_double_backward(const NormAddresses& at, int code, const NormShape& shape, int threads);
 
 // One update of every row, of dtype codes[row]; the step counts are advanced here.
 // Blocks: parameter, gradient, square_avg, then grad_avg if centred, then momentum_buffer if there is

@@ -71,6 +71,24 @@ PYBIND11_MODULE(_cuda, module) {
                                      on_device("gradient_norm_penalty", device, stream));
              });
 
+  module.def("activation_double_backward",
+             [](int device, int64_t stream, int64_t saved, int64_t g, int64_t v, int64_t to_g,
+                int64_t to_saved, int64_t size, int code, int activation, double a, double b, double c) {
+               activation_double_backward(saved, g, v, to_g, to_saved, size, code, activation, {a, b, c},
+                                          on_device("activation_double_backward", device, stream));
+             });
+
+  module.def("norm_workspace", &norm_workspace);
+  module.def(
+      "norm_double_backward",
+      [](int device, int64_t stream, int64_t x, int64_t mean, int64_t rstd, int64_t weight, int64_t g,
+         int64_t v, int64_t to_g, int64_t to_x, int64_t to_weight, int64_t partials, int64_t workspace,
+         int64_t chunks, int64_t batch, int64_t channels, int64_t positions, int64_t groups, int code) {
+        norm_double_backward({x, mean, rstd, weight, g, v, to_g, to_x, to_weight}, partials, workspace,
+                             chunks, code, {batch, channels, positions, groups},
+                             on_device("norm_double_backward", device, stream));
+      });
+
   module.def("rmsprop_step", [](int device, int64_t stream, const py::list& columns, int code,
                                 bool steps_on_device, bool centered, bool with_momentum, int64_t lr_address,
                                 bool lr_is_double, const py::tuple& options) {

@@ -7,7 +7,9 @@
 #include <cstdint>
 #include <vector>
 
+#include "activation_rules.h"
 #include "dtypes.h"
+#include "norm_rules.h"
 #include "rules.h"
 
 namespace wgan_fast {
@@ -29,6 +31,23 @@ int64_t penalty_workspace(int64_t batch, int64_t row_size, int code);
 void gradient_norm_penalty(int64_t gradients, int64_t slope, int64_t norms, int64_t value, int64_t workspace,
                            int64_t batch, int64_t total, int code, PenaltyOptions options,
                            Reduction reduction, void* stream);
+
+// The gradients of an activation's backward, g f(saved), where v arrives at it: to_g = v f(saved) and
+// to_saved = v g f'(saved), over `size` elements. A null output is not wanted; g may be null where to_saved
+// is.
+void activation_double_backward(int64_t saved, int64_t g, int64_t v, int64_t to_g, int64_t to_saved,
+                                int64_t size, int code, int activation, const ActivationOptions& options,
+                                void* stream);
+
+// How many values of workspace, in the accumulation dtype, norm_double_backward needs for rows of this size.
+int64_t norm_workspace(int64_t rows, int64_t size, int code);
+
+// The gradients of a norm's backward where v arrives at it, with respect to g and x, in the dtype of the
+// code, and to the weight; mean, rstd, weight, to_weight, partials and workspace are fp32 (fp64 for fp64).
+// Weight and to_weight have a value for each of a sample; the latter is computed where partials, of `chunks`
+// times that, is not null. The samples are worked on in that many chunks, none of them empty.
+void norm_double_backward(const NormAddresses& addresses, int64_t partials, int64_t workspace, int64_t chunks,
+                          int code, const NormShape& shape, void* stream);
 
 // A learning rate on the device, read by the kernel at every launch and every replay; without one it is
 // options.lr.

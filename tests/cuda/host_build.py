@@ -19,7 +19,14 @@ from typing import NamedTuple
 ROOT = Path(__file__).resolve().parents[2]
 HOST = Path(__file__).resolve().parent / "host"
 CACHE = ROOT / "build" / "host-cuda"
-KERNELS = ("clip_weights", "interpolate", "gradient_norm_penalty", "optimizer_step")
+KERNELS = (
+    "activation_double_backward",
+    "clip_weights",
+    "interpolate",
+    "gradient_norm_penalty",
+    "norm_double_backward",
+    "optimizer_step",
+)
 FLAGS = (
     "-std=c++17",
     "-g",

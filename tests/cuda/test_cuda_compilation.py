@@ -73,11 +73,15 @@ def test_no_kernel_spills_or_uses_a_stack(source: str, architecture: str) -> Non
 
 # Accesses of 16 bytes that each dtype's kernels make at the least: loads and stores.
 PACKS = {
+    # One pack of each of three tensors, one of each of two.
+    "activation_double_backward": (3, 2),
     # Four packs are loaded before the first is stored.
     "clip_weights": (4, 4),
     "interpolate": (8, 4),
     # fp64 holds four packs of a row, the others eight; a loop over parts does the same.
     "gradient_norm_penalty": (4, 4),
+    # 16-bit values: one pack of each of three tensors, one of each of two; the others two.
+    "norm_double_backward": (3, 2),
     # Two packs of each of three arrays are loaded, two of two stored.
     "optimizer_step": (6, 4),
 }

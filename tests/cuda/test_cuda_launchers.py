@@ -171,9 +171,15 @@ def failing_calls(backend: str) -> dict[str, object]:
     weight, grad, moment = torch.ones(3), torch.ones(3), torch.ones(3)
     step, pair = torch.tensor(1.0), torch.ones(2, 3)
     return {
+        "activation_double_backward": lambda: functional.activation_double_backward(
+            pair, pair, pair, "silu", backend=backend
+        ),
         "clip_weights_": lambda: wgan_fast.clip_weights_(weight, 0.5, backend=backend),
         "interpolate": lambda: wgan_fast.interpolate(pair, pair, backend=backend),
         "gradient_norm_penalty": lambda: wgan_fast.gradient_norm_penalty(pair, backend=backend),
+        "norm_double_backward": lambda: functional.norm_double_backward(
+            pair, moment[:2], moment[:2], weight, pair, pair, backend=backend
+        ),
         "rmsprop_step_": lambda: functional.rmsprop_step_(
             [weight], [grad], [moment], [], [], [step], lr=0.1, backend=backend
         ),
@@ -184,7 +190,18 @@ def failing_calls(backend: str) -> dict[str, object]:
     }
 
 
-@pytest.mark.parametrize("op", ["clip_weights_", "interpolate", "gradient_norm_penalty", "rmsprop_step_", "adam_step_"])
+@pytest.mark.parametrize(
+    "op",
+    [
+        "activation_double_backward",
+        "clip_weights_",
+        "interpolate",
+        "gradient_norm_penalty",
+        "norm_double_backward",
+        "rmsprop_step_",
+        "adam_step_",
+    ],
+)
 def test_a_failing_launch_is_a_sentence_with_the_ops_name(op: str, runtime: Runtime, backend: str) -> None:
     calls = failing_calls(backend)
     runtime.fail(of_launch=NOT_LAUNCHED)

@@ -13,9 +13,9 @@ import torch
 from torch import Tensor, nn
 
 from wgan_fast.training import Config, Trainer
-from wgan_fast.training.data import split
-from wgan_fast.training.points import eight_gaussians
-from wgan_fast.training.runs import build_trainer
+from wgan_fast.training.data.points import eight_gaussians
+from wgan_fast.training.data.sets import split
+from wgan_fast.training.loop.build import build_trainer
 
 SMALL: dict[str, Any] = {"width": 64, "batch_size": 32, "n_critic": 3, "critic_burst": False, "device": "cuda"}
 CASES: dict[str, dict[str, Any]] = {
@@ -37,24 +37,24 @@ def _deterministic(cuda: torch.device, monkeypatch: pytest.MonkeyPatch) -> Itera
 
 
 def _weights(trainer: Trainer) -> dict[str, Tensor]:
-    networks = {"critic": trainer.critic, "generator": trainer.generator, "average": trainer.average}
+    networks = {"critic": trainer.critic, "generator": trainer.generator, "average": trainer.average.module}
     return {f"{n}.{key}": v.clone() for n, module in networks.items() for key, v in module.state_dict().items()}
 
 
 @pytest.mark.parametrize("case", CASES)
 def test_200_captured_iterations_equal_200_eager(case: str, cuda: torch.device) -> None:
     """Same seeds, same losses and weights to rounding, same random numbers afterwards."""
-    config = Config(**{**SMALL, **CASES[case], "iterations": 200})
+    config = Config(**{**SMALL, **CASES[case], "iterations": 200, "log_every": 1})
     results, draws = [], []
     for mode in ("off", "on"):
         trainer = build_trainer(dataclasses.replace(config, graph=mode))
         torch.manual_seed(7)
         with warnings.catch_warnings():
             warnings.simplefilter("error")
-            losses = [trainer.algorithm.iterate()[0].loss.clone() for _ in range(200)]
-        results.append(_weights(trainer) | {"losses": torch.stack(losses)})
+            losses = torch.tensor([(trainer.iterate() or {})["critic_loss"] for _ in range(200)])
+        results.append(_weights(trainer) | {"losses": losses})
         draws.append(torch.rand(4, device=cuda))
-        assert (trainer.algorithm.graphs is None) == (mode == "off")
+        assert (trainer.graphs is None) == (mode == "off")
     assert torch.equal(*draws)
     for name, eager in results[0].items():
         if not name.startswith("average."):
@@ -68,29 +68,28 @@ def test_a_burst_equals_eager(cuda: torch.device) -> None:
         trainer = build_trainer(dataclasses.replace(config, graph=mode))
         torch.manual_seed(7)
         for _ in range(28):
-            trainer.algorithm.iterate()
+            trainer.iterate()
         results.append(_weights(trainer))
     for name, eager in results[0].items():
         torch.testing.assert_close(results[1][name], eager, rtol=1e-3, atol=1e-5)
 
 
 def test_recording_changes_nothing(cuda: torch.device) -> None:
-    trainer = build_trainer(Config(**{**SMALL, "width": 16}, architecture="conv8", graph="on"))
-    algorithm = trainer.algorithm
-    assert algorithm.graphs is not None
-    batches = [tensor for _ in range(3) for tensor in algorithm._batch()]
-    algorithm._set_schedules()
+    trainer = build_trainer(Config(**{**SMALL, "width": 16}, data="digits", architecture="conv8", graph="on"))
+    assert trainer.graphs is not None
+    batches = [tensor for _ in range(3) for tensor in trainer.draws.batch()]
+    trainer._set_schedules()
     torch.manual_seed(5)
     before = _weights(trainer) | {"random": torch.cuda.get_rng_state(cuda)}
     ran: list[str] = []
 
     def spy(*inputs: Tensor) -> Any:
         ran.append("called")
-        return algorithm._whole_iteration(*inputs)
+        return trainer._whole_iteration(*inputs)
 
-    from wgan_fast.training.graphs import CudaCapture, GraphedStep
+    from wgan_fast.training.loop.graphs import CudaCapture, GraphedStep
 
-    GraphedStep(spy, batches, capture=CudaCapture(cuda), rewind=algorithm._rewind())
+    GraphedStep(spy, batches, capture=CudaCapture(cuda), rewind=trainer._rewind())
     assert len(ran) == 4
     after = _weights(trainer) | {"random": torch.cuda.get_rng_state(cuda)}
     assert all(torch.equal(after[name], value) for name, value in before.items())
@@ -109,19 +108,19 @@ def test_the_steady_state_never_waits(place: str, data: str, cuda: torch.device)
     generator = nn.Sequential(nn.Linear(4, 64), nn.ReLU(), nn.Linear(64, torch.Size(shape).numel()))
     generator.append(nn.Unflatten(1, shape))
     critic = nn.Sequential(nn.Flatten(), nn.Linear(torch.Size(shape).numel(), 64), nn.ReLU(), nn.Linear(64, 1))
-    config = Config(**SMALL, latent_dim=4, graph="on", iterations=100, lr_decay=True)
-    algorithm = Trainer(generator, critic, source, config).algorithm
+    config = Config(**SMALL, sample_shape=shape, latent_dim=4, graph="on", iterations=100, lr_decay=True, log_every=100)
+    trainer = Trainer(generator, critic, source, config)
     for _ in range(5):
-        algorithm.iterate()
+        trainer.iterate()
     torch.cuda.synchronize()
     torch.cuda.set_sync_debug_mode("error")
     try:
         for _ in range(20):
-            algorithm.iterate()
+            trainer.iterate()
     finally:
         torch.cuda.set_sync_debug_mode("default")
-    assert algorithm.graphs is not None
-    assert algorithm.graphs.failure is None
+    assert trainer.graphs is not None
+    assert trainer.graphs.failure is None
 
 
 class Impatient(nn.Module):
@@ -148,7 +147,7 @@ def test_what_cannot_be_captured_runs_eagerly_after_one_warning(cuda: torch.devi
         with warnings.catch_warnings(record=True) as caught:
             warnings.simplefilter("always")
             for _ in range(3):
-                trainer.algorithm.iterate()
+                trainer.iterate()
         messages = [str(w.message) for w in caught if "cannot be recorded" in str(w.message)]
         assert len(messages) == (mode == "on")
         weights.append(_weights(trainer))
@@ -158,10 +157,10 @@ def test_what_cannot_be_captured_runs_eagerly_after_one_warning(cuda: torch.devi
 
 
 def test_graphs_do_not_grow(cuda: torch.device) -> None:
-    trainer = build_trainer(Config(**SMALL, data="8gaussians", graph="on", iterations=300))
+    trainer = build_trainer(Config(**SMALL, data="8gaussians", graph="on", iterations=300, log_every=300))
     for _ in range(10):
-        trainer.algorithm.iterate()
+        trainer.iterate()
     before = torch.cuda.memory_allocated()
     for _ in range(100):
-        trainer.algorithm.iterate()
+        trainer.iterate()
     assert torch.cuda.memory_allocated() == before

@@ -9,8 +9,8 @@ from torch import nn
 from wgan_fast.studies.ensemble import CriticEnsemble, jensen_shannon_reading, wasserstein_reading
 from wgan_fast.studies.probes import dual_estimate, input_gradient_norms, lipschitz_constant
 from wgan_fast.studies.toy_runs import ToyRun, make_trainer, watch, wide_modes
-from wgan_fast.training.metrics import mode_coverage
-from wgan_fast.training.trainer import Trainer
+from wgan_fast.training.loop.trainer import Trainer
+from wgan_fast.training.report.metrics import mode_coverage
 
 
 def test_linear_critic_has_the_norm_of_its_weights_everywhere() -> None:

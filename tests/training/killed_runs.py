@@ -22,9 +22,10 @@ import ot  # noqa: F401 - imported once here, not in every child
 import safetensors.torch  # noqa: F401
 import torch
 
-from wgan_fast.training import Config, checkpoint, durable
-from wgan_fast.training.checkpoint import iterations, load_checkpoint
-from wgan_fast.training.runs import read_config, resume_run, start_run
+from wgan_fast.training import Config
+from wgan_fast.training.run import checkpoint
+from wgan_fast.training.run.checkpoint import iterations, load_checkpoint
+from wgan_fast.training.run.folder import Run, read_config
 
 ITERATIONS = 6
 OPERATIONS = ("fsync", "replace", "mkdir", "unlink", "rmdir")
@@ -39,11 +40,11 @@ def train(folder: Path, run: Path) -> None:
     """Start the run, or continue it where a checkpoint exists, as a user would after a crash."""
     random.seed(0)  # a forked Python reseeds it otherwise
     if iterations(run):
-        trainer = resume_run(run, read_config(run))
-        assert trainer.iteration == iterations(run)[-1]
+        resumed = Run.resume(run, read_config(run))
+        assert resumed.trainer.iteration == iterations(run)[-1]
+        resumed.train()
     else:
-        trainer = start_run(run, config(folder), overwrite=True)
-    trainer.train(run)
+        Run.start(run, config(folder), overwrite=True).train()
 
 
 def outcome(run: Path) -> dict[str, Any]:
@@ -76,7 +77,7 @@ class Saboteur:
         self.count, self.fatal, self.late = 0, fatal, late
         for name in OPERATIONS:
             setattr(os, name, self._around(getattr(os, name)))
-        whole = durable.write_through
+        whole = checkpoint.write_through
 
         def write_through(path: Path, content: bytes) -> None:
             if self._is_fatal():
@@ -84,7 +85,7 @@ class Saboteur:
                 die()
             whole(path, content)
 
-        durable.write_through = checkpoint.write_through = write_through  # type: ignore[attr-defined]
+        checkpoint.write_through = write_through
 
     def _is_fatal(self) -> bool:
         self.count += 1

@@ -19,9 +19,9 @@ import torch
 from torch import nn
 
 from wgan_fast.training import UserError
-from wgan_fast.training import checkpoint as module
-from wgan_fast.training.checkpoint import Checkpoint, iterations, load_checkpoint, nested, save_checkpoint, verify
-from wgan_fast.training.snapshot import random_state, restore_random_state
+from wgan_fast.training.run import checkpoint as module
+from wgan_fast.training.run.checkpoint import Checkpoint, iterations, load_checkpoint, nested, save_checkpoint, verify
+from wgan_fast.training.run.state import random_state, restore_random_state
 
 
 def _checkpoint(value: float = 1.0) -> Checkpoint:

@@ -12,8 +12,9 @@ import pytest
 import torch
 from PIL import Image
 
-from wgan_fast.training import Data, TensorData, UserError, images, load_data
-from wgan_fast.training.data import split
+from wgan_fast.training import Data, TensorData, UserError, load_data
+from wgan_fast.training.data import images
+from wgan_fast.training.data.sets import split
 
 
 def _tensor_data(data: Data) -> TensorData:

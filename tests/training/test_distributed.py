@@ -18,11 +18,11 @@ import torch
 
 from tests.training import two_processes
 from wgan_fast.cli import main
-from wgan_fast.training import UserError
-from wgan_fast.training.checkpoint import iterations
-from wgan_fast.training.distributed import Processes, launched
-from wgan_fast.training.metrics_log import read_metrics
-from wgan_fast.training.runs import build_trainer
+from wgan_fast.training import Run, UserError
+from wgan_fast.training.loop.build import build_trainer
+from wgan_fast.training.loop.distributed import Processes, launched
+from wgan_fast.training.run.checkpoint import iterations
+from wgan_fast.training.run.log import read_metrics
 
 ROOT = Path(__file__).parents[2]
 TINY = "--width 16 --batch-size 8 --n-critic 1 --log-every 2 --no-evaluate"
@@ -87,14 +87,15 @@ def runs(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
     usual = torch.get_default_dtype()
     torch.set_default_dtype(torch.float64)
     try:
-        build_trainer(two_processes.config("gp", 10)).train(folder / "by-one")
+        Run(build_trainer(two_processes.config("gp", 10)), folder / "by-one").train()
         with _two([str(ROOT / "tests" / "training" / "two_processes.py"), str(folder)], folder) as both:
             one = {case: two_processes.trained(case, Processes()) for case in two_processes.CASES}
             results = _results(both)
             assert [code for code, _, _ in results] == [0, 0], results
         resumed = build_trainer(two_processes.config("gp"))
-        resumed.load(folder / "by-two")
-        resumed.train(folder / "by-two")
+        run = Run(resumed, folder / "by-two")
+        run.load()
+        run.train()
         one["resumed"] = {"weights": two_processes.weights(resumed)}
     finally:
         torch.set_default_dtype(usual)

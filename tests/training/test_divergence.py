@@ -14,9 +14,10 @@ import torch
 from torch import Tensor, nn
 
 from wgan_fast.training import Config, Trainer, UserError
-from wgan_fast.training.checkpoint import iterations, load_checkpoint
-from wgan_fast.training.health import UNREAD_LIMIT, NonFinite, Watch
-from wgan_fast.training.runs import resume_run, start_run
+from wgan_fast.training.loop.health import UNREAD_LIMIT, NonFinite, Watch
+from wgan_fast.training.loop.trainer import Record
+from wgan_fast.training.run.checkpoint import iterations, load_checkpoint
+from wgan_fast.training.run.folder import Run
 
 
 def _config(**options: Any) -> Config:
@@ -24,18 +25,16 @@ def _config(**options: Any) -> Config:
     return Config(**{"data": "8gaussians", "iterations": 20, **small, **options})
 
 
-def _poison(trainer: Trainer, at: int, change: Callable[[Trainer], None]) -> None:
-    """Do something to the trainer before iteration ``at`` + 1, once."""
-    plain = trainer.algorithm.iterate
+def _poisoned(trainer: Trainer, at: int, change: Callable[[Trainer], None]) -> Callable[[Record], None]:
+    """Called with every record, does something to the trainer after iteration ``at``, once."""
     done: list[int] = []
 
-    def iterate() -> Any:
-        if trainer.iteration == at and not done:
+    def on_record(record: Record) -> None:
+        if record["iteration"] == at and not done:
             done.append(at)
             change(trainer)
-        return plain()
 
-    trainer.algorithm.iterate = iterate  # type: ignore[method-assign]
+    return on_record
 
 
 def _nan_weight(trainer: Trainer) -> None:
@@ -44,11 +43,10 @@ def _nan_weight(trainer: Trainer) -> None:
 
 
 def test_the_first_bad_iteration_is_named_and_the_checkpoint_before_it(tmp_path: Path) -> None:
-    trainer = start_run(tmp_path, _config())
-    _poison(trainer, 10, _nan_weight)
+    run = Run.start(tmp_path, _config())
     expected = "the training diverged: wasserstein_estimate is nan at iteration 11; the last good checkpoint is of "
     with pytest.raises(UserError, match=expected + "iteration 8, and --resume --on-nonfinite restore"):
-        trainer.train(tmp_path)
+        run.train(_poisoned(run.trainer, 10, _nan_weight))
     assert iterations(tmp_path) == [4, 8]
     assert [json.loads(line)["iteration"] for line in (tmp_path / "metrics.jsonl").open()] == [5, 10]
 
@@ -87,30 +85,31 @@ def test_what_the_losses_do_not_show_is_not_saved(tmp_path: Path, where: str) ->
         with torch.no_grad():
             critic.unseen[1] = torch.inf
 
-    _poison(trainer, 10, poison_weight if where == "weight" else _infinite_moment)
+    run = Run(trainer, tmp_path)
+    poisoned = _poisoned(trainer, 10, poison_weight if where == "weight" else _infinite_moment)
     name = "critic.unseen" if where == "weight" else "generator_optimizer.0.exp_avg_sq"
     with pytest.raises(UserError, match=f"{name} holds NaN or infinite values at iteration 12; .* of iteration 8"):
-        trainer.train(tmp_path)
+        run.train(poisoned)
     assert iterations(tmp_path) == [4, 8]
     with pytest.raises(UserError, match=f"nothing was saved: {name} holds"):
-        trainer.save(tmp_path)
+        run.save()
     assert iterations(tmp_path) == [4, 8]
 
 
 def test_networks_that_start_so_are_refused(tmp_path: Path) -> None:
-    trainer = start_run(tmp_path, _config())
-    _nan_weight(trainer)
+    run = Run.start(tmp_path, _config())
+    _nan_weight(run.trainer)
     with pytest.raises(UserError, match=r"cannot be trained: critic.1.weight holds NaN .* iteration 0"):
-        trainer.train(tmp_path)
+        run.train()
     assert iterations(tmp_path) == []
 
 
 def test_restore_goes_back_with_half_the_learning_rate(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     config = _config(on_nonfinite="restore", log_every=1)
-    trainer = start_run(tmp_path, config)
-    _poison(trainer, 10, _nan_weight)
+    run = Run.start(tmp_path, config)
+    trainer = run.trainer
     with caplog.at_level(logging.WARNING, "wgan_fast"):
-        assert not trainer.train(tmp_path).stopped
+        assert not run.train(_poisoned(trainer, 10, _nan_weight)).stopped
     (message,) = caplog.messages
     assert "wasserstein_estimate is nan at iteration 11: back to the checkpoint of iteration 8" in message
     assert "learning rate 0.00025 from there on (restore 1 of at most 3)" in message
@@ -120,24 +119,21 @@ def test_restore_goes_back_with_half_the_learning_rate(tmp_path: Path, caplog: p
     for optimizer in (trainer.critic_optimizer, trainer.generator_optimizer):
         assert optimizer.param_groups[0]["lr"] == 0.00025
     assert all(math.isfinite(value) for r in records for value in r.values())
-    resumed = resume_run(tmp_path, trainer.config)
-    assert resumed.algorithm.restores == 1
+    resumed = Run.resume(tmp_path, trainer.config)
+    assert resumed.trainer.restores == 1
     assert load_checkpoint(tmp_path).state["restores"] == 1
 
 
 def test_restores_are_bounded(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
-    trainer = start_run(tmp_path, _config(on_nonfinite="restore"))
-    plain = trainer.algorithm.iterate
+    run = Run.start(tmp_path, _config(on_nonfinite="restore", log_every=1))
 
-    def iterate() -> Any:
-        if trainer.iteration >= 6:
-            _nan_weight(trainer)
-        return plain()
+    def always(record: Record) -> None:
+        if record["iteration"] >= 6:
+            _nan_weight(run.trainer)
 
-    trainer.algorithm.iterate = iterate  # type: ignore[method-assign]
     expected = "iteration 7, after the learning rate was lowered 3 times; the last good checkpoint is of iteration 4"
     with pytest.raises(UserError, match=expected):
-        trainer.train(tmp_path)
+        run.train(always)
     assert [f"restore {n} of" in message for n, message in enumerate(caplog.messages, 1)] == [True] * 3
     assert iterations(tmp_path) == [0, 4]
 

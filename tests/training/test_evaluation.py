@@ -7,10 +7,12 @@ from pathlib import Path
 import pytest
 import torch
 
-from wgan_fast.training import UserError, features, images, load_data, points
-from wgan_fast.training.data import TensorData, split
-from wgan_fast.training.evaluation import Evaluation, evaluate
-from wgan_fast.training.features import feature_network
+from wgan_fast.training import UserError, load_data
+from wgan_fast.training.data import images, points
+from wgan_fast.training.data.sets import TensorData, split
+from wgan_fast.training.report import features
+from wgan_fast.training.report.evaluation import Evaluation, evaluate
+from wgan_fast.training.report.features import feature_network
 
 
 @pytest.fixture(autouse=True)

@@ -10,12 +10,11 @@ import torch
 from torch import Tensor, nn
 from torch.nn.utils.parametrizations import spectral_norm
 
-from wgan_fast.constraints import GradientPenalty
+from wgan_fast.constraints import Constraint, GradientPenalty, WeightClipping
 from wgan_fast.optim import Adam
-from wgan_fast.training import steps
-from wgan_fast.training.feedforward import critic_gradients, plain_layers
-from wgan_fast.training.models import build_models
-from wgan_fast.training.steps import CriticStep, critic_step
+from wgan_fast.training.models.pairs import build_models
+from wgan_fast.training.step.feedforward import critic_gradients, plain_layers, written_out
+from wgan_fast.training.step.steps import CriticStep, critic_step
 
 BATCH = 6
 
@@ -57,17 +56,25 @@ PENALTIES = {
 
 
 def _both(
-    monkeypatch: pytest.MonkeyPatch, critic: nn.Module, samples: Tensor, constraint: GradientPenalty, **options: Any
+    critic: nn.Module, samples: Tensor, constraint: GradientPenalty, **options: Any
 ) -> list[tuple[CriticStep, list[Tensor]]]:
     """One step by the written-out gradients, one by autograd, from the same state."""
     results = []
     generator = nn.Sequential(nn.Linear(4, samples[0].numel()), nn.Unflatten(1, samples.shape[1:])).to(samples)
-    for plain in (plain_layers, lambda _: None):
-        monkeypatch.setattr(steps, "plain_layers", plain)
+    for choose in (written_out, lambda *_: None):
         mine = copy.deepcopy(critic)
         torch.manual_seed(4)
         latent = torch.randn(len(samples), 4, dtype=samples.dtype)
-        seen = critic_step(mine, generator, Adam(mine.parameters()), constraint, samples, latent, **options)
+        seen = critic_step(
+            mine,
+            generator,
+            Adam(mine.parameters()),
+            constraint,
+            samples,
+            latent,
+            layers=choose(mine, constraint),
+            **options,
+        )
         results.append((seen, [p.grad for p in mine.parameters() if p.grad is not None]))
     return results
 
@@ -84,7 +91,7 @@ def _assert_equal(results: list[tuple[CriticStep, list[Tensor]]], rtol: float, a
 
 @pytest.mark.parametrize("penalty", PENALTIES)
 @pytest.mark.parametrize("name", CRITICS)
-def test_gradients_equal_autograds(name: str, penalty: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_gradients_equal_autograds(name: str, penalty: str) -> None:
     make, shape = CRITICS[name]
     torch.manual_seed(0)
     critic = make().double()
@@ -92,33 +99,33 @@ def test_gradients_equal_autograds(name: str, penalty: str, monkeypatch: pytest.
     samples = torch.randn(BATCH, *shape, dtype=torch.float64)
     for p in critic.parameters():
         p.data += 0.1 * torch.randn_like(p)
-    _assert_equal(_both(monkeypatch, critic, samples, PENALTIES[penalty]), rtol=1e-9, atol=1e-11)
+    _assert_equal(_both(critic, samples, PENALTIES[penalty]), rtol=1e-9, atol=1e-11)
 
 
 @pytest.mark.parametrize("loss", ["gan", "gan-minimax"])
 @pytest.mark.parametrize("batch", [1, 5])
-def test_other_losses_and_batches(loss: Any, batch: int, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_other_losses_and_batches(loss: Any, batch: int) -> None:
     critic, samples = _perceptron().double(), torch.randn(batch, 4, 5, dtype=torch.float64)
-    _assert_equal(_both(monkeypatch, critic, samples, PENALTIES["gp"], loss_name=loss), rtol=1e-9, atol=1e-11)
+    _assert_equal(_both(critic, samples, PENALTIES["gp"], loss_name=loss), rtol=1e-9, atol=1e-11)
 
 
 @pytest.mark.parametrize("name", ["perceptron", "convolutions", "dcgan"])
 @pytest.mark.parametrize("channels_last", [False, True])
-def test_fp32_in_both_layouts(name: str, channels_last: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_fp32_in_both_layouts(name: str, channels_last: bool) -> None:
     make, shape = CRITICS[name]
     critic, samples = make(), torch.randn(BATCH, *shape)
     if channels_last and len(shape) == 3:
         critic, samples = (t.to(memory_format=torch.channels_last) for t in (critic, samples))
-    _assert_equal(_both(monkeypatch, critic, samples, PENALTIES["gp"]), rtol=1e-4, atol=1e-5)
+    _assert_equal(_both(critic, samples, PENALTIES["gp"]), rtol=1e-4, atol=1e-5)
 
 
 @pytest.mark.parametrize("name", ["perceptron", "convolutions"])
-def test_bf16_is_as_near_fp32_as_autocast_is(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_bf16_is_as_near_fp32_as_autocast_is(name: str) -> None:
     make, shape = CRITICS[name]
     torch.manual_seed(0)
     critic, samples = make(), torch.randn(64, *shape)
-    exact = _both(monkeypatch, critic, samples, PENALTIES["gp"])[1][1]
-    (_, mine), (_, autocast) = _both(monkeypatch, critic, samples, PENALTIES["gp"], autocast_dtype=torch.bfloat16)
+    exact = _both(critic, samples, PENALTIES["gp"])[1][1]
+    (_, mine), (_, autocast) = _both(critic, samples, PENALTIES["gp"], autocast_dtype=torch.bfloat16)
     errors = [sum((g - e).square().sum().item() for g, e in zip(gs, exact, strict=True)) for gs in (mine, autocast)]
     assert 0 < errors[0] < 2 * errors[1]
     assert all(g.dtype == torch.float32 for g in mine)
@@ -198,3 +205,31 @@ def test_global_hooks_are_respected() -> None:
     finally:
         handle.remove()
     assert plain_layers(critic) is not None
+
+
+def test_other_constraints_are_left_to_autograd() -> None:
+    class Scaled(GradientPenalty):
+        pass
+
+    assert written_out(_perceptron(), GradientPenalty(10.0)) is not None
+    for constraint in (Constraint(), WeightClipping(), Scaled(10.0)):
+        assert written_out(_perceptron(), constraint) is None
+
+
+def test_layers_with_labels_or_under_another_constraint_are_refused() -> None:
+    critic, samples = _perceptron(), torch.randn(BATCH, 4, 5)
+    generator = nn.Sequential(nn.Linear(4, 20), nn.Unflatten(1, (4, 5)))
+    arguments: Any = (critic, generator, Adam(critic.parameters()))
+    layers, latent = plain_layers(critic), torch.randn(BATCH, 4)
+    with pytest.raises(ValueError, match="layers: expected None"):
+        critic_step(*arguments, WeightClipping(), samples, latent, layers=layers)
+    with pytest.raises(ValueError, match="layers: expected None"):
+        critic_step(*arguments, GradientPenalty(), samples, latent, torch.zeros(BATCH).long(), layers=layers)
+
+
+@pytest.mark.parametrize("name", ["gp", "dragan"])
+def test_points_at_given_positions(name: str) -> None:
+    """As several processes give them."""
+    critic, samples = _perceptron().double(), torch.randn(BATCH, 4, 5, dtype=torch.float64)
+    alpha = torch.rand(BATCH, dtype=torch.float64)
+    _assert_equal(_both(critic, samples, PENALTIES[name], alpha=alpha), rtol=1e-9, atol=1e-11)

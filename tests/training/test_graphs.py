@@ -16,10 +16,10 @@ from torch import Tensor, nn
 
 from wgan_fast import backends
 from wgan_fast.optim import Adam
-from wgan_fast.training import Config, Trainer, UserError, build_models
-from wgan_fast.training.graphs import GraphedStep, Rewind, Upload
-from wgan_fast.training.points import eight_gaussians
-from wgan_fast.training.runs import build_trainer
+from wgan_fast.training import Config, Run, Trainer, UserError, build_models
+from wgan_fast.training.data.points import eight_gaussians
+from wgan_fast.training.loop.build import build_trainer
+from wgan_fast.training.loop.graphs import GraphedStep, Rewind, Upload
 
 SMALL: dict[str, Any] = {"width": 12, "batch_size": 8, "n_critic": 3, "critic_burst": False, "iterations": 6}
 
@@ -32,8 +32,12 @@ def _reference(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def _state(trainer: Trainer) -> dict[str, Tensor]:
     """All that training changes."""
-    state = {"random": torch.get_rng_state(), "order": trainer.algorithm.data_order.get_state()}
-    for name, module in (("critic", trainer.critic), ("generator", trainer.generator), ("average", trainer.average)):
+    state = {"random": torch.get_rng_state(), "order": trainer.draws.order.get_state()}
+    for name, module in (
+        ("critic", trainer.critic),
+        ("generator", trainer.generator),
+        ("average", trainer.average.module),
+    ):
         state |= {f"{name}.{key}": value.clone() for key, value in module.state_dict().items()}
     for name, optimizer in (("D", trainer.critic_optimizer), ("G", trainer.generator_optimizer)):
         for index, values in optimizer.state_dict()["state"].items():
@@ -66,13 +70,12 @@ CASES: dict[str, dict[str, Any]] = {
 def test_replayed_training_equals_eager(case: str, tmp_path: Path) -> None:
     """Same bits: weights, optimizer states, random generators, every line of the log."""
     config = Config(**{**SMALL, **CASES[case]}, log_every=1)
-    eager, replayed = build_trainer(config), build_trainer(config)
     capture = RecordedCalls()
-    replayed.algorithm.use_graphs(capture)
+    eager, replayed = build_trainer(config), build_trainer(config, capture=capture)
     states, logs = [], []
     for trainer in (eager, replayed):
         torch.manual_seed(7)
-        trainer.train(tmp_path / str(len(states)))
+        Run(trainer, tmp_path / str(len(states))).train()
         states.append(_state(trainer))
         logs.append((tmp_path / str(len(logs)) / "metrics.jsonl").read_text())
     _assert_same(states[1], states[0])
@@ -81,34 +84,29 @@ def test_replayed_training_equals_eager(case: str, tmp_path: Path) -> None:
         assert logs[0] == logs[1]  # the others log a gradient norm at points of the average
 
 
-def test_a_burst_replays_the_critic_step(monkeypatch: pytest.MonkeyPatch) -> None:
-    from wgan_fast.training import iteration
-
-    monkeypatch.setattr(iteration, "BURST_ITERATIONS", 2)
-    monkeypatch.setattr(iteration, "BURST_STEPS", 10)
-    config = Config(**{**SMALL, "critic_burst": True, "iterations": 5}, data="8gaussians", constraint="clip")
-    eager, replayed = build_trainer(config), build_trainer(config)
+def test_a_burst_replays_the_critic_step() -> None:
+    """The 25th iteration is the last of the first burst."""
+    config = Config(**{**SMALL, "critic_burst": True, "iterations": 28}, data="8gaussians", constraint="clip")
     capture = RecordedCalls()
-    replayed.algorithm.use_graphs(capture)
+    eager, replayed = build_trainer(config), build_trainer(config, capture=capture)
     states = []
     for trainer in (eager, replayed):
         torch.manual_seed(7)
+        trainer.iteration = 24
         trainer.train()
         states.append(_state(trainer))
     _assert_same(states[1], states[0])
     assert capture.recordings == 3  # a critic step, a generator step, an iteration
-    assert capture.replays == 2 * (10 + 1) + 3
+    assert capture.replays == (100 + 1) + 3
 
 
 def test_recording_changes_nothing() -> None:
     """Not even running statistics, step counts, averages or random states; a state that was not there is zeros."""
-    trainer = build_trainer(Config(**SMALL, architecture="conv8"))
-    trainer.algorithm.use_graphs(RecordedCalls())
-    algorithm = trainer.algorithm
-    batches = [tensor for _ in range(3) for tensor in algorithm._batch()]
-    algorithm._set_schedules()
+    trainer = build_trainer(Config(**SMALL, data="digits", architecture="conv8"), capture=RecordedCalls())
+    batches = [tensor for _ in range(3) for tensor in trainer.draws.batch()]
+    trainer._set_schedules()
     before = _state(trainer)
-    step = GraphedStep(algorithm._whole_iteration, batches, capture=RecordedCalls(), rewind=algorithm._rewind())
+    step = GraphedStep(trainer._whole_iteration, batches, capture=RecordedCalls(), rewind=trainer._rewind())
     after = _state(trainer)
     assert all(torch.equal(after[name], value) for name, value in before.items())
     made = after.keys() - before.keys()
@@ -142,11 +140,10 @@ def test_a_smaller_batch_takes_the_eager_step(n_critic: int) -> None:
     states = []
     for graphs in (False, True):
         torch.manual_seed(0)
-        trainer = Trainer(*build_models("mlp", (2,), 2, 8), Shrinking(), config)
-        if graphs:
-            trainer.algorithm.use_graphs(capture)
+        pair = build_models("mlp", (2,), 2, 8)
+        trainer = Trainer(*pair, Shrinking(), config, capture=capture if graphs else None)
         for _ in range(6):
-            trainer.algorithm.iterate()
+            trainer.iterate()
         states.append(_state(trainer))
     _assert_same(states[1], states[0])
     assert capture.recordings == 1
@@ -170,13 +167,12 @@ def test_what_cannot_be_recorded_runs_eagerly_after_one_warning() -> None:
     states = []
     for graphs in (False, True):
         torch.manual_seed(0)
-        trainer = Trainer(nn.Linear(2, 2), Impatient(), eight_gaussians(), config)
+        capture = RecordedCalls() if graphs else None
+        trainer = Trainer(nn.Linear(2, 2), Impatient(), eight_gaussians(), config, capture=capture)
         with warnings.catch_warnings(record=True) as caught:
             warnings.simplefilter("always")
-            if graphs:
-                trainer.algorithm.use_graphs(RecordedCalls())
             for _ in range(2):
-                trainer.algorithm.iterate()
+                trainer.iterate()
         messages = [str(w.message) for w in caught]
         expected = (
             "the critic step cannot be recorded as a CUDA graph, training goes on eagerly: "
@@ -188,39 +184,37 @@ def test_what_cannot_be_recorded_runs_eagerly_after_one_warning() -> None:
 
 
 def test_changed_numbers_are_recorded_anew() -> None:
-    trainer = build_trainer(Config(**SMALL, data="8gaussians"))
     capture = RecordedCalls()
-    trainer.algorithm.use_graphs(capture)
-    trainer.algorithm.iterate()
+    trainer = build_trainer(Config(**SMALL, data="8gaussians"), capture=capture)
+    trainer.iterate()
     trainer.critic_optimizer.param_groups[0]["lr"].fill_(0.0)  # a scalar of the device: no new recording
     frozen = copy.deepcopy(trainer.critic.state_dict())
-    trainer.algorithm.iterate()
+    trainer.iterate()
     assert capture.recordings == 1
     assert all(torch.equal(frozen[name], value) for name, value in trainer.critic.state_dict().items())
     for number, value in (("betas", (0.0, 0.5)), ("clip_value", 1e-3)):
         trainer.critic_optimizer.param_groups[0][number] = value
-        trainer.algorithm.iterate()
+        trainer.iterate()
     assert capture.recordings == 3
     assert max(p.abs().max().item() for p in trainer.critic.parameters()) <= 1.001e-3
-    assert len(trainer.algorithm.graphs._steps) == 1  # type: ignore[union-attr]
+    assert len(trainer.graphs._steps) == 1  # type: ignore[union-attr]
 
 
 def test_a_resumed_run_is_recorded_anew(tmp_path: Path) -> None:
     """A checkpoint replaces the optimizers' tensors, which the old recording knew."""
     config = Config(**SMALL, data="8gaussians", log_every=1, lr_decay=True)
     whole = build_trainer(config)
-    whole.train(tmp_path / "whole")
-    part = build_trainer(config)
-    part.algorithm.use_graphs(RecordedCalls())
-    part.train(tmp_path / "part", lambda record: part.stop() if record["iteration"] == 3 else None)
+    Run(whole, tmp_path / "whole").train()
+    part = build_trainer(config, capture=RecordedCalls())
+    Run(part, tmp_path / "part").train(lambda record: part.stop() if record["iteration"] == 3 else None)
     for _ in range(2):  # the second load finds a trainer that has recorded already
-        part.load(tmp_path / "part", 3)
+        Run(part, tmp_path / "part").load(3)
         part.train()
         mine, other = _state(part), _state(whole)
         other["random"] = mine["random"]
         _assert_same(mine, other)
     eager = build_trainer(config)
-    eager.load(tmp_path / "part", 3)
+    Run(eager, tmp_path / "part").load(3)
     eager.train()
     _assert_same({k: v for k, v in _state(eager).items() if "." in k}, {k: v for k, v in mine.items() if "." in k})
 
@@ -273,13 +267,12 @@ def test_rewind_puts_back_what_was_there_and_zeroes_what_was_not() -> None:
 
 def test_gradients_keep_their_addresses() -> None:
     """The step kernels know gradients by address."""
-    trainer = build_trainer(Config(**SMALL, data="8gaussians"))
-    trainer.algorithm.use_graphs(RecordedCalls())
-    trainer.algorithm.graphs.failure = "eager"  # type: ignore[union-attr]
-    trainer.algorithm.iterate()
+    trainer = build_trainer(Config(**SMALL, data="8gaussians"), capture=RecordedCalls())
+    trainer.graphs.failure = "eager"  # type: ignore[union-attr]
+    trainer.iterate()
     networks = (trainer.critic, trainer.generator)
     before = [p.grad.data_ptr() for network in networks for p in network.parameters() if p.grad is not None]
-    trainer.algorithm.iterate()
+    trainer.iterate()
     assert before == [p.grad.data_ptr() for network in networks for p in network.parameters() if p.grad is not None]
 
 
@@ -289,7 +282,7 @@ def test_graph_option() -> None:
     with pytest.raises(UserError, match="--graph must be one of auto, on, off"):
         build_trainer(Config(graph="yes"))  # type: ignore[arg-type]
     for mode in ("auto", "off"):
-        assert build_trainer(dataclasses.replace(Config(**SMALL), graph=mode)).algorithm.graphs is None
+        assert build_trainer(dataclasses.replace(Config(**SMALL, data="digits"), graph=mode)).graphs is None
 
 
 def test_without_a_device_nothing_is_uploaded() -> None:

@@ -8,7 +8,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from wgan_fast.training.losses import critic_loss, generator_loss
+from wgan_fast.training.step.losses import critic_loss, generator_loss
 
 REAL, FAKE = torch.tensor([0.3, -1.2, 2.0]).double(), torch.tensor([-0.4, 0.9]).double()
 

@@ -8,7 +8,8 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from wgan_fast.training import metrics, points
+from wgan_fast.training.data import points
+from wgan_fast.training.report import metrics
 
 
 class Identity(nn.Module):

@@ -6,8 +6,8 @@ import pytest
 import torch
 
 from wgan_fast.training import UserError, build_models
-from wgan_fast.training.models import Architecture, default_architecture, default_width
-from wgan_fast.training.steps import has_batch_statistics
+from wgan_fast.training.models.pairs import Architecture, default_architecture, default_width
+from wgan_fast.training.step.steps import has_batch_statistics
 
 
 @pytest.mark.parametrize(

@@ -6,7 +6,7 @@ import pytest
 import torch
 from sklearn.datasets import make_swiss_roll
 
-from wgan_fast.training import points
+from wgan_fast.training.data import points
 
 
 def _draw(stream: points.PointStream, size: int = 20_000) -> torch.Tensor:

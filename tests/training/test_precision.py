@@ -3,7 +3,12 @@
 from __future__ import annotations
 
 import copy
+import dataclasses
+import logging
+import platform
+from functools import partial
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -12,13 +17,19 @@ from torch import Tensor, nn
 
 from wgan_fast.constraints import Constraint, GradientPenalty, WeightClipping
 from wgan_fast.optim import Adam, RMSprop
-from wgan_fast.training import Config, UserError
-from wgan_fast.training.config import resolve
-from wgan_fast.training.precision import float32_products
-from wgan_fast.training.runs import build_trainer, open_run
-from wgan_fast.training.steps import critic_step, generator_step
+from wgan_fast.training import Config, Run, UserError
+from wgan_fast.training.loop.build import build_trainer
+from wgan_fast.training.step.precision import float32_products
+from wgan_fast.training.step.steps import critic_step, generator_step
 
-SMALL: dict[str, Any] = {"width": 32, "batch_size": 16, "n_critic": 2, "critic_burst": False, "iterations": 6}
+SMALL: dict[str, Any] = {
+    "data": "digits",
+    "width": 32,
+    "batch_size": 16,
+    "n_critic": 2,
+    "critic_burst": False,
+    "iterations": 6,
+}
 
 
 class Plain(nn.Module):
@@ -98,13 +109,18 @@ def test_bf16_generator_step_is_near_fp32() -> None:
 def test_bf16_resumes_bit_for_bit_and_keeps_fp32_state(tmp_path: Path, architecture: Any) -> None:
     config = Config(**SMALL, architecture=architecture, precision="bf16", channels_last=True, log_every=1)
     whole = build_trainer(config)
-    whole.train(tmp_path / "whole")
+    Run(whole, tmp_path / "whole").train()
     first = build_trainer(config)
-    first.train(tmp_path / "parts", lambda record: first.stop() if record["iteration"] == 3 else None)
+    Run(first, tmp_path / "parts").train(lambda record: first.stop() if record["iteration"] == 3 else None)
     second = build_trainer(config)
-    second.load(tmp_path / "parts")
-    second.train(tmp_path / "parts")
-    for a, b in ((whole.critic, second.critic), (whole.generator, second.generator), (whole.average, second.average)):
+    run = Run(second, tmp_path / "parts")
+    run.load()
+    run.train()
+    for a, b in (
+        (whole.critic, second.critic),
+        (whole.generator, second.generator),
+        (whole.average.module, second.average.module),
+    ):
         for mine, theirs in zip(a.state_dict().values(), b.state_dict().values(), strict=True):
             assert torch.equal(mine, theirs)
             assert mine.dtype in (torch.float32, torch.int64)
@@ -114,7 +130,8 @@ def test_bf16_resumes_bit_for_bit_and_keeps_fp32_state(tmp_path: Path, architect
 
 
 def test_channels_last_changes_the_layout_and_not_the_numbers() -> None:
-    runs = [build_trainer(Config(**SMALL, architecture="conv8", channels_last=last)) for last in (False, True)]
+    options: dict[str, Any] = {**SMALL, "architecture": "conv8", "log_every": 1}
+    runs = [build_trainer(Config(**options, channels_last=last)) for last in (False, True)]
     weights = [p for p in runs[1].critic.parameters() if p.dim() == 4 and p.shape[1] > 1 and p.shape[2] > 1]
     assert weights
     assert all(p.is_contiguous(memory_format=torch.channels_last) for p in weights)
@@ -123,20 +140,21 @@ def test_channels_last_changes_the_layout_and_not_the_numbers() -> None:
     losses = []
     for trainer in runs:
         torch.manual_seed(0)
-        losses.append(trainer.algorithm.iterate()[0].loss.item())
+        losses.append((trainer.iterate() or {})["critic_loss"])
     assert losses[0] == pytest.approx(losses[1], rel=1e-4)
     assert all(x.is_contiguous(memory_format=torch.channels_last) for x in seen)
 
 
 def test_a_run_in_a_16_bit_type_is_opened_anywhere(tmp_path: Path) -> None:
-    from wgan_fast.training.runs import start_run
 
-    start_run(tmp_path, Config(**SMALL, precision="bf16")).train(tmp_path)
+    Run.start(tmp_path, Config(**SMALL, precision="bf16")).train()
     path = tmp_path / "config.json"
-    path.write_text(path.read_text().replace('"bf16"', '"fp16"').replace('"cpu"', '"cuda"').replace('"auto"', '"on"'))
-    trainer = open_run(tmp_path, "cpu")
-    assert trainer.config.precision == "fp32"
-    assert trainer.sample(3).isfinite().all()
+    written = path.read_text().replace('"cpu"', '"cuda"')
+    for elsewhere in (written.replace('"bf16"', '"fp16"'), written.replace('"auto"', '"on"')):
+        path.write_text(elsewhere)
+        trainer = Run.open(tmp_path, "cpu").trainer
+        assert trainer.config.precision == "fp32"
+        assert trainer.sample(3).isfinite().all()
 
 
 @pytest.mark.parametrize(
@@ -144,7 +162,7 @@ def test_a_run_in_a_16_bit_type_is_opened_anywhere(tmp_path: Path) -> None:
     [
         ({"precision": "tf32"}, "--precision tf32 needs --device cuda, got --device cpu"),
         ({"precision": "fp16"}, "--precision fp16 needs --device cuda, got --device cpu: a CPU multiplies"),
-        ({"precision": "int8"}, "--precision must be one of fp32, tf32, bf16, fp16, got int8"),
+        ({"precision": "int8"}, "--precision must be one of auto, fp32, tf32, bf16, fp16, got int8"),
         ({"data": "8gaussians", "channels_last": True}, r"--channels-last is for images; .* shape \(2,\)"),
     ],
 )
@@ -161,26 +179,62 @@ def test_settings_of_cuda_products_are_restored() -> None:
         with float32_products(name, torch.device("cuda")):  # type: ignore[arg-type]
             assert [place.fp32_precision for place in places] == [expected] * 3
         assert [place.fp32_precision for place in places] == before
-    with float32_products("fp32", torch.device("cpu")):
-        assert [place.fp32_precision for place in places] == before
+    for name, device in (("fp32", "cpu"), ("auto", "cuda")):
+        with float32_products(name, torch.device(device)):  # type: ignore[arg-type]
+            assert [place.fp32_precision for place in places] == before
+
+
+def test_settings_of_torch_before_2_9(monkeypatch: pytest.MonkeyPatch) -> None:
+    matmul, cudnn = SimpleNamespace(allow_tf32=False), SimpleNamespace(allow_tf32=True)
+    monkeypatch.setattr(torch.backends.cuda, "matmul", matmul)
+    monkeypatch.setattr(torch.backends, "cudnn", cudnn)
+    for name, expected in (("tf32", (True, True)), ("fp32", (False, False)), ("auto", (False, True))):
+        with float32_products(name, torch.device("cuda")):  # type: ignore[arg-type]
+            assert (matmul.allow_tf32, cudnn.allow_tf32) == expected
+        assert (matmul.allow_tf32, cudnn.allow_tf32) == (False, True)
+
+
+@pytest.mark.parametrize(
+    ("machine", "bf16", "amx", "slow"),
+    [
+        ("x86_64", lambda: False, lambda: False, True),
+        ("AMD64", lambda: False, lambda: False, True),
+        ("x86_64", lambda: True, lambda: False, False),
+        ("x86_64", lambda: False, lambda: True, False),
+        ("aarch64", lambda: False, lambda: False, False),
+        ("x86_64", None, lambda: False, False),  # a torch that cannot tell
+    ],
+)
+def test_emulated_bf16_is_told_once(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture, machine: str, bf16: Any, amx: Any, slow: bool
+) -> None:
+    monkeypatch.setattr(platform, "machine", lambda: machine)
+    monkeypatch.setattr(torch.cpu, "_is_avx512_bf16_supported", bf16)
+    monkeypatch.setattr(torch.cpu, "_is_amx_tile_supported", amx)
+    config = Config(**{**SMALL, "iterations": 1, "data": "8gaussians"}, precision="bf16")
+    with caplog.at_level(logging.WARNING, "wgan_fast"):
+        build_trainer(config).train()
+        build_trainer(dataclasses.replace(config, precision="auto")).train()
+    expected = "--precision bf16 will be some 20 times slower than fp32: this CPU has no instructions for it"
+    assert caplog.messages == [expected] * slow
 
 
 def test_channels_last_is_the_default_where_it_is_faster() -> None:
-    shape = (3, 32, 32)
-    assert resolve(Config(), shape).channels_last
-    assert not resolve(Config(channels_last=False), shape).channels_last
-    assert not resolve(Config(device="cuda"), shape).channels_last
-    assert resolve(Config(device="cuda", precision="bf16"), shape).channels_last
-    assert not resolve(Config(architecture="mlp"), shape).channels_last
-    assert not resolve(Config(), (2,)).channels_last
+    images = partial(Config, sample_shape=(3, 32, 32))
+    assert images().channels_last
+    assert not images(channels_last=False).channels_last
+    assert not images(device="cuda").channels_last
+    assert images(device="cuda", precision="bf16").channels_last
+    assert not images(architecture="mlp").channels_last
+    assert not Config().channels_last
 
 
 def test_a_resumed_optimizer_walks_over_weights_and_moments_together(tmp_path: Path) -> None:
     """Of one layout, or the step falls back to a slower path."""
     config = Config(**SMALL, architecture="conv8")
-    build_trainer(config).train(tmp_path)
+    Run(build_trainer(config), tmp_path).train()
     trainer = build_trainer(config)
-    trainer.load(tmp_path)
+    Run(trainer, tmp_path).load()
     for optimizer in (trainer.critic_optimizer, trainer.generator_optimizer):
         for parameter, state in optimizer.state.items():
             moments = [value for name, value in state.items() if name != "step"]

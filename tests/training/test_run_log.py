@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 import sys
 from pathlib import Path
 from typing import Any
@@ -13,10 +14,10 @@ import torch
 from PIL import Image
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
-from wgan_fast.training import Config, Trainer, UserError, build_models
-from wgan_fast.training.data import split
-from wgan_fast.training.metrics_log import read_metrics
-from wgan_fast.training.runs import build_trainer, start_run
+from wgan_fast.training import Config, Run, Trainer, UserError, build_models
+from wgan_fast.training.data.sets import split
+from wgan_fast.training.loop.build import build_trainer
+from wgan_fast.training.run.log import read_metrics
 
 SMALL: dict[str, Any] = {"width": 16, "batch_size": 8, "n_critic": 1, "critic_burst": False, "log_every": 2}
 
@@ -40,7 +41,7 @@ def test_pictures_do_not_change_the_training(tmp_path: Path, options: dict[str, 
     trainers = [build_trainer(_config(sample_every=n, tensorboard=n > 0, **options)) for n in (0, 3)]
     for trainer in trainers:
         torch.manual_seed(3)
-        trainer.train(tmp_path / str(trainer.config.sample_every))
+        Run(trainer, tmp_path / str(trainer.config.sample_every)).train()
     for part in ("generator", "critic", "average"):
         states = [getattr(trainer, part).state_dict().values() for trainer in trainers]
         assert all(torch.equal(a, b) for a, b in zip(*states, strict=True))
@@ -54,7 +55,7 @@ def test_pictures_do_not_change_the_training(tmp_path: Path, options: dict[str, 
 def test_pictures_are_of_the_same_latents(tmp_path: Path) -> None:
     """A generator that is not trained draws the same picture every time."""
     trainer = build_trainer(_config(sample_every=4, learning_rate=1e-30))
-    trainer.train(tmp_path)
+    Run(trainer, tmp_path).train()
     first, second = (np.asarray(Image.open(tmp_path / "samples" / f"0000000{n}.png")) for n in (4, 8))
     assert np.array_equal(first, second)
     assert first.std() > 10
@@ -69,16 +70,14 @@ def test_data_that_cannot_be_drawn_is_left_out(tmp_path: Path) -> None:
 def test_tensorboard_holds_every_record_once_after_a_resume(tmp_path: Path) -> None:
     config = _config(tensorboard=True, sample_every=2, checkpoint_every=3)
     first = build_trainer(config)
-    first.train(tmp_path, lambda record: first.stop() if record["iteration"] == 6 else None)
+    Run(first, tmp_path).train(lambda record: first.stop() if record["iteration"] == 6 else None)
     assert first.iteration == 6
-    for name in ("00000006",):  # as if the process had died between the last records and their checkpoint
-        for file in (tmp_path / "checkpoints" / name).iterdir():
-            file.unlink()
-        (tmp_path / "checkpoints" / name).rmdir()
+    # As if the process had died between the last records and their checkpoint:
+    shutil.rmtree(tmp_path / "checkpoints" / "00000006")
     second = build_trainer(config)
-    second.load(tmp_path)
+    Run(second, tmp_path).load()
     assert second.iteration == 3
-    second.train(tmp_path)
+    Run(second, tmp_path).train()
     records = read_metrics(tmp_path / "metrics.jsonl")
     assert [record["iteration"] for record in records] == [2, 4, 6, 8]
     scalars = _scalars(tmp_path / "tensorboard")
@@ -93,15 +92,15 @@ def test_pictures_of_iterations_that_are_run_again_go_first(tmp_path: Path) -> N
     (tmp_path / "samples").mkdir()
     for name in ("00000009.png", "notes.png"):
         (tmp_path / "samples" / name).write_bytes(b"")
-    trainer.train(tmp_path)
+    Run(trainer, tmp_path).train()
     names = sorted(p.name for p in (tmp_path / "samples").iterdir())
     assert names == ["00000001.png", "00000002.png", "notes.png"]
 
 
 def test_overwriting_removes_pictures_and_event_files(tmp_path: Path) -> None:
     config = _config(tensorboard=True, sample_every=4)
-    start_run(tmp_path, config).train(tmp_path)
-    start_run(tmp_path, _config(sample_every=0), overwrite=True)
+    Run.start(tmp_path, config).train()
+    Run.start(tmp_path, _config(sample_every=0), overwrite=True)
     assert [p.name for p in tmp_path.iterdir()] == ["config.json"]
     assert json.loads((tmp_path / "config.json").read_text())["tensorboard"] is False
 
@@ -110,10 +109,10 @@ def test_an_absent_tensorboard_is_one_sentence(tmp_path: Path, monkeypatch: pyte
     monkeypatch.setitem(sys.modules, "tensorboard", None)
     message = r'--tensorboard needs tensorboard, which cannot be imported: pip install "wgan-fast\[tensorboard\]"'
     with pytest.raises(UserError, match=message):
-        start_run(tmp_path / "run", _config(tensorboard=True))
+        Run.start(tmp_path / "run", _config(tensorboard=True))
     assert not (tmp_path / "run").exists()
     trainer = Trainer(*build_models("mlp", (5,), 3, 8), split("rows", torch.randn(50, 5)), _config(latent_dim=3))
-    assert trainer.train(tmp_path / "without").iterations == 8
+    assert Run(trainer, tmp_path / "without").train().iterations == 8
 
 
 def test_bad_values_are_named() -> None:

@@ -9,8 +9,8 @@ import torch
 from torch import nn
 
 from wgan_fast.training import Config
-from wgan_fast.training.runs import build_trainer
-from wgan_fast.training.sampling import draw_latent, generate, slerp
+from wgan_fast.training.loop.build import build_trainer
+from wgan_fast.training.models.sampling import draw_latent, generate, slerp
 
 
 def test_slerp_walks_the_circle_at_constant_speed() -> None:
@@ -54,7 +54,7 @@ def test_generate_keeps_the_mode_and_does_not_depend_on_the_batch_size() -> None
 
 @pytest.mark.parametrize("conditional", [False, True])
 def test_paths_start_and_end_at_samples(conditional: bool) -> None:
-    trainer = build_trainer(Config(width=16, conditional=conditional))
+    trainer = build_trainer(Config(data="digits", width=16, conditional=conditional))
     before = torch.get_rng_state()
     paths = trainer.interpolate(3, 5, labels=4 if conditional else None, seed=2)
     assert paths.shape == (3, 5, 1, 8, 8)

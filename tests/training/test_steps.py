@@ -13,7 +13,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from wgan_fast import gradient_penalty
 from wgan_fast.constraints import Constraint, GradientPenalty, WeightClipping
 from wgan_fast.optim import Adam, RMSprop
-from wgan_fast.training.steps import critic_step, generator_step, has_batch_statistics
+from wgan_fast.training.step.steps import critic_step, generator_step, has_batch_statistics
 
 BATCH, LATENT = 6, 3
 

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import copy
-import dataclasses
 import json
 import math
+import shutil
 from pathlib import Path
 from typing import Any, get_args
 
@@ -13,14 +13,14 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from wgan_fast.training import Config, Trainer, UserError
-from wgan_fast.training.checkpoint import iterations
+from wgan_fast.training import Config, Run, Trainer, UserError
 from wgan_fast.training.config import ConstraintName
-from wgan_fast.training.data import split
-from wgan_fast.training.metrics_log import MetricsLog, read_metrics
-from wgan_fast.training.points import eight_gaussians
-from wgan_fast.training.runs import build_trainer
-from wgan_fast.training.trainer import weight_saturation
+from wgan_fast.training.data.points import eight_gaussians
+from wgan_fast.training.data.sets import split
+from wgan_fast.training.loop.build import build_trainer
+from wgan_fast.training.loop.trainer import weight_saturation
+from wgan_fast.training.run.checkpoint import iterations
+from wgan_fast.training.run.log import RunLog, read_metrics
 
 ALL = get_args(ConstraintName)
 SMALL: dict[str, Any] = {"width": 16, "batch_size": 8, "n_critic": 2, "critic_burst": False, "log_every": 3}
@@ -40,19 +40,20 @@ def test_resumed_equals_uninterrupted(tmp_path: Path, data: str, constraint: Any
     """Bit for bit: weights, optimizer state, averages, random generators, metrics.jsonl."""
     config = _config(data=data, constraint=constraint, precision=precision, iterations=20, checkpoint_every=100)
     whole = build_trainer(config)
-    whole.train(tmp_path / "whole")
+    Run(whole, tmp_path / "whole").train()
     first = build_trainer(config)
-    first.train(tmp_path / "parts", lambda record: first.stop() if record["iteration"] == 6 else None)
+    Run(first, tmp_path / "parts").train(lambda record: first.stop() if record["iteration"] == 6 else None)
     assert first.iteration == 6
     torch.manual_seed(12345)
     second = build_trainer(config)
-    second.load(tmp_path / "parts")
-    second.train(tmp_path / "parts")
+    run = Run(second, tmp_path / "parts")
+    run.load()
+    run.train()
     assert second.iteration == 20
     for a, b in (
         (whole.critic, second.critic),
         (whole.generator, second.generator),
-        (whole.average, second.average),
+        (whole.average.module, second.average.module),
     ):
         for mine, theirs in zip(a.state_dict().values(), b.state_dict().values(), strict=True):
             assert torch.equal(mine, theirs)
@@ -61,39 +62,36 @@ def test_resumed_equals_uninterrupted(tmp_path: Path, data: str, constraint: Any
     for index in mine:
         assert all(torch.equal(mine[index][name], theirs[index][name]) for name in mine[index])
     assert (tmp_path / "whole" / "metrics.jsonl").read_text() == (tmp_path / "parts" / "metrics.jsonl").read_text()
-    upcoming = [trainer.data.batch(4, trainer.algorithm.data_order) for trainer in (whole, second)]
+    upcoming = [trainer.data.batch(4, trainer.draws.order) for trainer in (whole, second)]
     assert torch.equal(*upcoming)
 
 
 def test_metrics_of_iterations_that_are_run_again_are_dropped(tmp_path: Path) -> None:
     config = _config(iterations=12, checkpoint_every=5, log_every=1)
     trainer = build_trainer(config)
-    trainer.train(tmp_path)
+    Run(trainer, tmp_path).train()
     log = tmp_path / "metrics.jsonl"
     complete = log.read_text()
-    for name in ("00000012",):
-        for file in (tmp_path / "checkpoints" / name).iterdir():
-            file.unlink()
-        (tmp_path / "checkpoints" / name).rmdir()
+    shutil.rmtree(tmp_path / "checkpoints" / "00000012")
     log.write_text(complete + '{"iteration": 13, "wass')  # as a crash would leave it
     resumed = build_trainer(config)
-    resumed.load(tmp_path)
+    Run(resumed, tmp_path).load()
     assert resumed.iteration == 10
-    resumed.train(tmp_path)
+    Run(resumed, tmp_path).train()
     assert log.read_text() == complete
     assert [json.loads(line)["iteration"] for line in complete.splitlines()] == list(range(1, 13))
 
 
 def test_the_burst_of_the_paper() -> None:
     trainer = build_trainer(Config(data="8gaussians", constraint="clip", width=4))
-    steps = [trainer.algorithm.critic_steps(i) for i in range(1001)]
+    steps = [trainer.critic_steps(i) for i in range(1001)]
     assert [i for i, count in enumerate(steps) if count == 100] == [*range(25), 500, 1000]
     assert set(steps) == {5, 100}
     gp = build_trainer(Config(data="8gaussians", width=4))
-    assert gp.algorithm.critic_steps(0) == 5
+    assert gp.critic_steps(0) == 5
 
 
-def test_every_iteration_takes_its_steps(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_every_iteration_takes_its_steps() -> None:
     trainer = build_trainer(_config(iterations=4, n_critic=3))
     before = copy.deepcopy(trainer.critic.state_dict())
     trainer.train()
@@ -107,7 +105,7 @@ def test_every_iteration_takes_its_steps(monkeypatch: pytest.MonkeyPatch) -> Non
 
 def test_weight_clipping_holds_and_is_logged(tmp_path: Path) -> None:
     trainer = build_trainer(_config(constraint="clip", iterations=6, clip_value=0.02))
-    trainer.train(tmp_path)
+    Run(trainer, tmp_path).train()
     assert all(p.abs().max() <= torch.tensor(0.02) for p in trainer.critic.parameters())
     record = read_metrics(tmp_path / "metrics.jsonl")[-1]
     assert 0 < record["weight_saturation"] <= 1
@@ -126,18 +124,11 @@ def test_logging_does_not_change_the_training(constraint: Any) -> None:
 
 
 def test_learning_rate_falls_linearly_to_zero() -> None:
-    trainer = build_trainer(_config(iterations=4, lr_decay=True, learning_rate=0.1))
+    trainer = build_trainer(_config(iterations=4, lr_decay=True, learning_rate=0.1, log_every=1))
+    optimizers = (trainer.critic_optimizer, trainer.generator_optimizer)
     seen: list[float] = []
-    plain = trainer.algorithm.average.update
-
-    def spy() -> None:
-        seen.append(trainer.critic_optimizer.param_groups[0]["lr"])
-        assert trainer.generator_optimizer.param_groups[0]["lr"] == seen[-1]
-        plain()
-
-    trainer.algorithm.average.update = spy  # type: ignore[method-assign]
-    trainer.train()
-    assert seen == pytest.approx([0.1, 0.075, 0.05, 0.025])
+    trainer.train(lambda _: seen.extend(optimizer.param_groups[0]["lr"] for optimizer in optimizers))
+    assert seen == pytest.approx([0.1, 0.1, 0.075, 0.075, 0.05, 0.05, 0.025, 0.025])
 
 
 def test_average_follows_weights_and_running_statistics() -> None:
@@ -148,10 +139,10 @@ def test_average_follows_weights_and_running_statistics() -> None:
     decay = min(0.9, 1 / 10)
     trainer.train()
     for name, value in generator.state_dict().items():
-        start, average = expected[name], trainer.average.state_dict()[name]
+        start, average = expected[name], trainer.average.module.state_dict()[name]
         wanted = torch.lerp(start, value, 1 - decay) if value.is_floating_point() else value
         assert torch.allclose(average, wanted, rtol=1e-6)
-    assert not any(p.requires_grad for p in trainer.average.parameters())
+    assert not any(p.requires_grad for p in trainer.average.module.parameters())
     assert generator.training
     trainer.sample(3)
     assert generator.training
@@ -163,15 +154,15 @@ def test_tied_weights_are_averaged_once_and_saved(tmp_path: Path) -> None:
     config = _config(data="8gaussians", ema_decay=0.9, iterations=1)
     start = first.weight.detach().clone()
     trainer = Trainer(nn.Sequential(first, second), nn.Linear(2, 1), eight_gaussians(), config)
-    trainer.train(tmp_path)
-    average = trainer.average[0].weight  # type: ignore[index, union-attr]
+    Run(trainer, tmp_path).train()
+    average = trainer.average.module[0].weight  # type: ignore[index, union-attr]
     assert torch.allclose(average, torch.lerp(start, first.weight.detach(), 1 - 1 / 10))
-    trainer.load(tmp_path)
+    Run(trainer, tmp_path).load()
 
 
 def test_without_an_average_samples_come_from_the_generator() -> None:
     trainer = build_trainer(_config(ema_decay=0.0, iterations=1))
-    assert trainer.average is trainer.generator
+    assert trainer.average.module is trainer.generator
     samples = trainer.sample(10, seed=4, batch_size=3)
     assert samples.shape == (10, 1, 8, 8)
     assert torch.allclose(samples, trainer.sample(10, seed=4), atol=1e-6)
@@ -192,14 +183,13 @@ class PatchCritic(nn.Module):
 
 def test_networks_and_data_of_ones_own(tmp_path: Path) -> None:
     generator = nn.Sequential(nn.Linear(5, 36), nn.Unflatten(1, (1, 6, 6)))
-    trainer = Trainer(
-        generator, PatchCritic(), torch.randn(30, 1, 6, 6), Config(latent_dim=5, iterations=3, batch_size=4)
-    )
-    result = trainer.train(tmp_path)
+    config = Config(sample_shape=(1, 6, 6), latent_dim=5, iterations=3, batch_size=4)
+    trainer = Trainer(generator, PatchCritic(), torch.randn(30, 1, 6, 6), config)
+    result = Run(trainer, tmp_path).train()
     assert result.iterations == 3
     assert math.isfinite(result.last["wasserstein_estimate"])
     other = Trainer(copy.deepcopy(generator), PatchCritic(), trainer.data, trainer.config)
-    other.load(tmp_path)
+    Run(other, tmp_path).load()
     assert torch.equal(other.sample(2), trainer.sample(2))
 
 
@@ -214,49 +204,48 @@ def test_wgan_gp_learns_where_the_data_is() -> None:
     assert torch.allclose(trainer.sample(500).mean(dim=0), torch.tensor([1.0, -1.0]), atol=0.25)
 
 
-def test_a_checkpoint_of_other_networks_is_refused(tmp_path: Path) -> None:
-    trainer = build_trainer(_config(iterations=1))
-    trainer.train(tmp_path)
-    for options in ({"width": 17}, {"constraint": "clip"}):
-        other = build_trainer(dataclasses.replace(_config(iterations=1), **options))  # type: ignore[arg-type]
-        if "width" in options:
-            with pytest.raises(UserError, match="its checkpoint belongs to other networks"):
-                other.load(tmp_path)
+@pytest.mark.parametrize("options", [{"width": 17}, {"latent_dim": 5}, {"constraint": "spectral"}])
+def test_a_checkpoint_of_other_networks_is_refused(tmp_path: Path, options: dict[str, Any]) -> None:
+    Run(build_trainer(_config(iterations=1)), tmp_path).train()
+    other = build_trainer(_config(iterations=1, **options))
+    with pytest.raises(UserError, match="its checkpoint belongs to other networks"):
+        Run(other, tmp_path).load()
 
 
 def test_a_folder_that_holds_more_of_a_run_is_left_alone(tmp_path: Path) -> None:
     trainer = build_trainer(_config(iterations=6, checkpoint_every=3))
-    trainer.train(tmp_path)
+    Run(trainer, tmp_path).train()
     log = (tmp_path / "metrics.jsonl").read_bytes()
     other = build_trainer(_config(iterations=6))
     with pytest.raises(UserError, match="holds a checkpoint of iteration 6, and this trainer has done 0: load"):
-        other.train(tmp_path)
+        Run(other, tmp_path).train()
     assert (tmp_path / "metrics.jsonl").read_bytes() == log
-    other.load(tmp_path, 3)
+    Run(other, tmp_path).load(3)
     with pytest.raises(UserError, match="holds a checkpoint of iteration 6, and this trainer has done 3"):
-        other.train(tmp_path)
+        Run(other, tmp_path).train()
 
 
 def test_the_nearest_to_held_out_samples_is_the_best(tmp_path: Path) -> None:
     trainer = build_trainer(_config(data="8gaussians", iterations=5, checkpoint_every=1, keep_checkpoints=1))
     distances: list[float] = []
 
-    def distance() -> float:
+    def distance(generated: Tensor, real: Tensor) -> float:
+        assert generated.shape == real.shape == (512, 2)
         distances.append({1: 3.0, 2: 1.0}.get(trainer.iteration, 2.0))
         return distances[-1]
 
-    trainer._distance = distance  # type: ignore[method-assign]
-    trainer.train(tmp_path)
+    run = Run(trainer, tmp_path, distance=distance)
+    run.train()
     assert distances == [3.0, 1.0, 2.0, 2.0, 2.0]
     assert iterations(tmp_path) == [2, 5]
-    trainer.load(tmp_path, "best")
+    run.load("best")
     assert trainer.iteration == 2
 
 
 def test_comparing_with_held_out_samples_does_not_change_the_training(tmp_path: Path) -> None:
     config = _config(data="8gaussians", iterations=6, checkpoint_every=2)
     trainers = [build_trainer(config), build_trainer(config)]
-    trainers[0].train(tmp_path)
+    Run(trainers[0], tmp_path).train()
     torch.manual_seed(config.seed)
     trainers[1] = build_trainer(config)
     trainers[1].train()
@@ -270,16 +259,16 @@ def test_an_unwritable_folder_is_one_sentence_and_keeps_what_there_is(tmp_path: 
     trainer = build_trainer(_config(iterations=4, checkpoint_every=2))
     (tmp_path / "file").write_text("")
     with pytest.raises(UserError, match=r"file/run/metrics.jsonl cannot be written \(Not a directory\)"):
-        trainer.train(tmp_path / "file" / "run")
+        Run(trainer, tmp_path / "file" / "run").train()
     run = tmp_path / "run"
     run.mkdir()
     (run / "checkpoints").write_text("")
     with pytest.raises(UserError, match=r"00000000: the checkpoint cannot be written .*no intact one beside it"):
-        trainer.train(run)
+        Run(trainer, run).train()
     log = tmp_path / "metrics.jsonl"
     log.symlink_to("/dev/full")
     with pytest.raises(UserError, match=r"metrics.jsonl cannot be written \(No space left on device\)"):
-        MetricsLog(log).append({"iteration": 1})
+        RunLog(tmp_path, tensorboard=False).append({"iteration": 1})
 
 
 def test_batch_normalised_critics_are_scored_apart() -> None:
@@ -288,9 +277,10 @@ def test_batch_normalised_critics_are_scored_apart() -> None:
     trainer = Trainer(nn.Linear(2, 2), critic, eight_gaussians(), config)
     sizes: list[int] = []
     critic.register_forward_pre_hook(lambda _, inputs: sizes.append(len(inputs[0])))
-    trainer.train()
+    last = trainer.train().last
     assert set(sizes) == {8}
-    assert "gradient_norm" not in trainer.train().last
+    assert "wasserstein_estimate" in last
+    assert "gradient_norm" not in last
 
 
 def test_weight_saturation_counts_weights_at_the_bound() -> None:
@@ -303,10 +293,10 @@ def test_weight_saturation_counts_weights_at_the_bound() -> None:
 
 
 def test_metrics_log_starts_anew_without_a_file(tmp_path: Path) -> None:
-    log = MetricsLog(tmp_path / "metrics.jsonl")
+    log = RunLog(tmp_path, tensorboard=False)
     log.resume_after(0)
     log.append({"iteration": 1, "a": 0.5})
-    assert read_metrics(log.path) == [{"iteration": 1, "a": 0.5}]
+    assert read_metrics(tmp_path / "metrics.jsonl") == [{"iteration": 1, "a": 0.5}]
 
 
 def test_a_critic_that_a_constraint_does_not_fit_is_one_sentence() -> None:

@@ -15,10 +15,11 @@ import torch
 from torch import Tensor, nn
 
 from wgan_fast.penalties import gradient_penalty
-from wgan_fast.training import Config
-from wgan_fast.training.data import TensorData
-from wgan_fast.training.distributed import Processes, launched
-from wgan_fast.training.runs import build_trainer
+from wgan_fast.training import Config, Run, Trainer, build_models
+from wgan_fast.training.data.points import eight_gaussians
+from wgan_fast.training.data.sets import TensorData
+from wgan_fast.training.loop.build import build_trainer
+from wgan_fast.training.loop.distributed import Processes, launched
 
 SMALL: dict[str, Any] = {"width": 16, "batch_size": 32, "n_critic": 2, "critic_burst": False, "log_every": 5}
 
@@ -47,25 +48,36 @@ def trained(case: str, processes: Processes) -> dict[str, Any]:
 
 
 def weights(trainer: Any) -> list[Tensor]:
-    networks = (trainer.generator, trainer.critic, trainer.average)
+    networks = (trainer.generator, trainer.critic, trainer.average.module)
     return [tensor.clone() for network in networks for tensor in network.state_dict().values()]
+
+
+class Poisoned:
+    """Points whose ``fatal``-th batch turns the critic's weights NaN."""
+
+    name, sample_shape = "8gaussians", (2,)
+
+    def __init__(self, critic: nn.Module, fatal: int) -> None:
+        self.points, self.critic, self.left = eight_gaussians(), critic, fatal
+
+    def batch(self, size: int, generator: torch.Generator) -> Tensor:
+        self.left -= 1
+        if self.left == 0:
+            next(self.critic.parameters()).data.fill_(torch.nan)
+        return self.points.batch(size, generator)
+
+    def held_out(self, size: int, generator: torch.Generator) -> Tensor:
+        return self.points.batch(size, generator)
 
 
 def restored(folder: Path, processes: Processes) -> dict[str, Any]:
     """One process's weights turn NaN in iteration 7; both go back to the checkpoint of iteration 4."""
     options = dataclasses.replace(config("gp", 12), checkpoint_every=4, on_nonfinite="restore")
-    trainer = build_trainer(options, processes)
-    plain, done = trainer.algorithm.iterate, []
-
-    def iterate() -> Any:
-        if trainer.iteration == 6 and processes.rank == 1 and not done:
-            done.append(True)
-            next(trainer.critic.parameters()).data.fill_(torch.nan)
-        return plain()
-
-    trainer.algorithm.iterate = iterate  # type: ignore[method-assign]
-    trainer.train(folder / "restored")
-    return {"weights": weights(trainer), "restores": trainer.algorithm.restores}
+    generator, critic = build_models("mlp", (2,), 2, 16)
+    data = Poisoned(critic, 6 * SMALL["n_critic"] + 1 if processes.rank == 1 else 0)
+    trainer = Trainer(generator, critic, data, options, processes=processes)
+    Run(trainer, folder / "restored").train()
+    return {"weights": weights(trainer), "restores": trainer.restores}
 
 
 def largest_difference_from_ddp(processes: Processes) -> float:
@@ -107,10 +119,11 @@ def main(folder: Path) -> None:
     with launched("cpu") as processes:
         found: dict[str, Any] = {case: trained(case, processes) for case in CASES}
         written = build_trainer(config("gp", 10), processes)
-        written.train(folder / "by-two")
+        Run(written, folder / "by-two").train()
         resumed = build_trainer(config("gp"), processes)
-        resumed.load(folder / "by-one")
-        resumed.train(folder / "by-one")
+        run = Run(resumed, folder / "by-one")
+        run.load()
+        run.train()
         found["resumed"] = {"weights": weights(resumed)}
         torch.manual_seed(processes.rank)
         unlike = build_trainer(config("gp", 2), processes)

@@ -55,12 +55,22 @@ def large_tiles(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def _set_tiles(patch: pytest.MonkeyPatch, elements: int, step: int, row_limit: int, programs: int) -> None:
-    from wgan_fast.backends.triton import clip_weights, gradient_norm_penalty, interpolate, optimizer_step
+    from wgan_fast.backends.triton import (
+        activation_double_backward,
+        clip_weights,
+        gradient_norm_penalty,
+        interpolate,
+        norm_double_backward,
+        optimizer_step,
+    )
 
-    for module in (clip_weights, interpolate, optimizer_step):
+    for module in (activation_double_backward, clip_weights, interpolate, optimizer_step):
         patch.setattr(module, "BLOCK", elements)
     patch.setattr(optimizer_step, "COUNT_BLOCK", elements // 8)
+    patch.setattr(norm_double_backward, "TOTAL_BLOCK", elements)
+    patch.setattr(norm_double_backward, "TILE", elements)
+    for module in (gradient_norm_penalty, norm_double_backward):
+        patch.setattr(module, "STEP", step)
+        patch.setattr(module, "ROW_LIMIT", row_limit)
+        patch.setattr(module, "SPLIT_PROGRAMS", programs)
     patch.setattr(gradient_norm_penalty, "SHORT_TILE", elements)
-    patch.setattr(gradient_norm_penalty, "STEP", step)
-    patch.setattr(gradient_norm_penalty, "ROW_LIMIT", row_limit)
-    patch.setattr(gradient_norm_penalty, "SPLIT_PROGRAMS", programs)

@@ -12,8 +12,10 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
+from wgan_fast.activation_table import ACTIVATION_CODES, three_numbers
 from wgan_fast.dtypes import CODES, PLAIN_TYPES, accumulation_dtype
-from wgan_fast.memory_layout import has_dense_samples, is_dense
+from wgan_fast.memory_layout import dense_alike, has_dense_samples, is_dense
+from wgan_fast.norm_arguments import as_given, norm_inputs, norm_results, norm_shape
 from wgan_fast.optimizer_options import AdamOptions, RMSpropOptions
 
 try:
@@ -89,6 +91,52 @@ def gradient_norm_penalty(
         torch.get_num_threads(),
     )
     return value, norms, slope
+
+
+def activation_double_backward(
+    saved: Tensor,
+    grad_output: Tensor | None,
+    grad_grad_input: Tensor,
+    *,
+    activation: str,
+    options: Sequence[float],
+    needed: tuple[bool, bool],
+) -> tuple[Tensor | None, Tensor | None]:
+    saved, g, v = dense_alike(saved, grad_output if needed[1] else None, grad_grad_input)
+    results = [torch.empty_like(saved) if wanted else None for wanted in needed]
+    _cpu.activation_double_backward(
+        saved.data_ptr(),
+        *(0 if tensor is None else tensor.data_ptr() for tensor in (g, v, *results)),
+        saved.numel(),
+        CODES[saved.dtype],
+        ACTIVATION_CODES[activation],
+        *three_numbers(options),
+        torch.get_num_threads(),
+    )
+    return results[0], results[1]
+
+
+def norm_double_backward(
+    x: Tensor,
+    mean: Tensor | None,
+    rstd: Tensor,
+    weight: Tensor | None,
+    grad_output: Tensor | None,
+    grad_grad_input: Tensor,
+    *,
+    num_groups: int,
+    needed: tuple[bool, bool, bool],
+) -> tuple[Tensor | None, Tensor | None, Tensor | None]:
+    inputs = norm_inputs(x, mean, rstd, weight, grad_output, grad_grad_input)
+    results = norm_results(inputs, needed)
+    _cpu.norm_double_backward(
+        *(0 if tensor is None else tensor.data_ptr() for tensor in (*inputs, *results)),
+        *norm_shape(x),
+        num_groups,
+        CODES[x.dtype],
+        torch.get_num_threads(),
+    )
+    return as_given(results, x, weight)
 
 
 def _all_contiguous(lists: list[Sequence[Tensor]], steps: Sequence[Tensor]) -> bool:

@@ -15,8 +15,18 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from wgan_fast.activation_table import ACTIVATION_CODES, three_numbers
 from wgan_fast.dtypes import CODES, PLAIN_TYPES, accumulation_dtype
-from wgan_fast.memory_layout import has_dense_samples, is_dense
+from wgan_fast.memory_layout import dense_alike, has_dense_samples, is_dense
+from wgan_fast.norm_arguments import (
+    as_given,
+    chunks_of,
+    folded,
+    norm_inputs,
+    norm_results,
+    norm_shape,
+    repeated,
+)
 from wgan_fast.optimizer_options import AdamOptions, RMSpropOptions
 
 try:
@@ -122,6 +132,61 @@ def gradient_norm_penalty(
         reduction,
     )
     return value, norms, slope
+
+
+def activation_double_backward(
+    saved: Tensor,
+    grad_output: Tensor | None,
+    grad_grad_input: Tensor,
+    *,
+    activation: str,
+    options: Sequence[float],
+    needed: tuple[bool, bool],
+) -> tuple[Tensor | None, Tensor | None]:
+    saved, g, v = dense_alike(saved, grad_output if needed[1] else None, grad_grad_input)
+    results = [torch.empty_like(saved) if wanted else None for wanted in needed]
+    _launch(
+        _cuda.activation_double_backward,
+        saved.get_device(),
+        saved.data_ptr(),
+        *(0 if tensor is None else tensor.data_ptr() for tensor in (g, v, *results)),
+        saved.numel(),
+        CODES[saved.dtype],
+        ACTIVATION_CODES[activation],
+        *three_numbers(options),
+    )
+    return results[0], results[1]
+
+
+def norm_double_backward(
+    x: Tensor,
+    mean: Tensor | None,
+    rstd: Tensor,
+    weight: Tensor | None,
+    grad_output: Tensor | None,
+    grad_grad_input: Tensor,
+    *,
+    num_groups: int,
+    needed: tuple[bool, bool, bool],
+) -> tuple[Tensor | None, Tensor | None, Tensor | None]:
+    inputs = norm_inputs(x, mean, rstd, weight, grad_output, grad_grad_input)
+    to_output, to_x, to_weight = norm_results(inputs, needed)
+    batch, channels, positions = norm_shape(x)
+    if x.numel() == 0:
+        return as_given((to_output, to_x, None if to_weight is None else to_weight.zero_()), x, weight)
+    size, code, wide = channels // num_groups * positions, CODES[x.dtype], inputs[2]
+    # Two blocks per multiprocessor of an H100, of several workers each where rows are short.
+    programs = 264 * max(1, 1024 // size)
+    chunks, _ = chunks_of(batch, num_groups, size, to_weight is not None, programs)
+    values = partials = None
+    if to_weight is not None:
+        values, partials = wide.new_empty(channels * positions), wide.new_empty(chunks * channels * positions)
+    workspace = wide.new_empty(_cuda.norm_workspace(batch * num_groups, size, code))
+    tensors = (*inputs[:3], repeated(inputs[3], positions), *inputs[4:], to_output, to_x, values, partials, workspace)
+    addresses = (0 if tensor is None else tensor.data_ptr() for tensor in tensors)
+    shape = (batch, channels, positions, num_groups)
+    _launch(_cuda.norm_double_backward, x.get_device(), *addresses, chunks, *shape, code)
+    return as_given((to_output, to_x, None if values is None else folded(values, positions)), x, weight)
 
 
 def _takes(param: Tensor, companions: tuple[Tensor, ...], step: Tensor) -> bool:

@@ -13,7 +13,8 @@ where the order of operations is.
 ``piecewise_linear`` has the autograd Function, ``activations`` and ``pooling`` say which calls it stands in
 for, ``zero_gradients`` keeps what the zeros meant to the parameters, ``convolution`` has the weight gradient
 in its direct form, ``linear`` the products of linear layers, ``fused_kernels`` the kernels that cannot be
-differentiated twice.
+differentiated twice. ``smooth`` has the activations whose second derivative is real: nothing can be left out
+there, but one kernel computes it.
 """
 
 from __future__ import annotations
@@ -25,49 +26,60 @@ import torch
 from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
-from wgan_fast.double_backward import activations, convolution, fused_kernels, linear, pooling
+from wgan_fast.double_backward import activations, convolution, fused_kernels, linear, norms, pooling, smooth
 from wgan_fast.double_backward.plain_autograd import plain_autograd
 
 __all__ = ["exact_shortcut", "twice_differentiable"]
 
 
 def exact_shortcut(
-    *, direct_convolution: bool | None = None, fast_linear: bool | None = None
+    *, direct_convolution: bool | None = None, fast_linear: bool = True, fused_second_order: bool = True
 ) -> AbstractContextManager[Any]:
-    """Within this context, what a critic computes has a cheaper double backward, equal to eager's.
+    """Within this context, what a critic computes has a cheaper double backward with the same derivatives.
 
-    For those who write their own penalty; ``gradient_penalty`` enters it by itself. The forward pass is what
-    has to lie inside::
+    Piecewise-linear activations, poolings and paddings are bit-identical to eager. Equal to rounding are smooth
+    activations, whose double backward is fused, convolutions' weight gradients on the CPU and on CUDA, and large fp32
+    linear layers on processors where oneDNN is the faster library; ``fused_second_order=False,
+    direct_convolution=False, fast_linear=False`` makes everything bit-identical.
+
+    ``gradient_penalty`` and ``score_and_gradient`` enter this context by themselves. For a penalty of your own, put
+    the critic's forward pass inside::
 
         with exact_shortcut():
             scores = critic(x)
         (g,) = torch.autograd.grad(scores.sum(), x, create_graph=True)
         ((g.flatten(1).norm(dim=1) - 1) ** 2).mean().backward()
 
-    Critics need no change: modules, functional calls, in-place activations, hooks, parametrizations and
-    shared weights are seen as they run. Replaced are relu, leaky_relu, relu6, hardtanh, threshold,
-    hardshrink, softshrink, abs, prelu, rrelu, the max and average poolings, reflection and replication
-    padding. All else keeps autograd's own second order, and so do, entirely: calls inside
-    ``torch.compile``, ``torch.func`` transforms and forward-mode differentiation, inside saved-tensor hooks
-    (checkpointed segments), on tensor subclasses, and all that follows a ``register_hook`` or
-    ``retain_grad`` within the context.
+    Critics need no change: modules, functional calls, in-place activations, hooks, parametrizations and shared
+    weights are seen as they run. Two kinds of operations are replaced:
 
-    Parameters have gradients where eager gives them some: a hidden bias, which the penalty does not depend
-    on, gets zeros and not None. Derivatives of any order are right. Two things differ: where eager
-    multiplies its zeros by an infinite or NaN value and so spreads NaN, the short cut does not; and an
-    intermediate tensor (no leaf) that only zeros would reach is unused for ``torch.autograd.grad``.
+    - *skipped* is the second derivative, which is zero, of relu, leaky_relu, relu6, hardtanh, threshold,
+      hardshrink, softshrink, abs, prelu, rrelu, the max and average poolings, reflection and replication padding;
+    - *fused* into one kernel, where autograd runs a chain, is that of silu, gelu, elu, celu, selu, softplus, tanh,
+      sigmoid, mish, hardswish, softsign and logsigmoid, where it is finite for every finite input (the chain
+      overflows to NaN for some), and of layer_norm, group_norm, rms_norm and instance_norm without running statistics.
+
+    Everything else keeps autograd's own second order, and so do all calls inside ``torch.compile``, ``torch.func``
+    transforms and forward-mode differentiation, inside saved-tensor hooks (checkpointed segments), on tensor
+    subclasses, and everything that follows a ``register_hook`` or ``retain_grad`` within the context.
+
+    Parameters have gradients where eager gives them some: a hidden bias, which the penalty does not depend on, gets
+    zeros and not None. Derivatives of any order are right. Two things differ: where eager multiplies its zeros by
+    an infinite or NaN value and so spreads NaN, the short cut does not; and an intermediate tensor (no leaf) that
+    only zeros would reach is unused for ``torch.autograd.grad``.
 
     Args:
-        direct_convolution: whether the convolutions' weight gradients in the double backward are computed in
-            the direct form, which is faster and rounds differently, or in ATen's, which makes all bit-identical
-            to eager. None chooses by device: direct on the CPU and on CUDA.
-        fast_linear: whether large fp32 linear layers on a CPU are multiplied by oneDNN, which is twice as fast as
-            torch's own way on some processors and rounds differently; False makes all bit-identical to eager. None
-            chooses by processor.
+        direct_convolution: whether the weight gradients of convolutions are computed in the direct form in the
+            double backward, which is faster and rounds differently, or in ATen's. None: the direct form on the CPU
+            and on CUDA.
+        fast_linear: whether large fp32 linear layers on a CPU may be multiplied by oneDNN, on processors where
+            it is twice as fast as torch's own way; it rounds differently.
+        fused_second_order: whether the double backward of smooth activations and norms is one kernel, which
+            rounds differently, or autograd's chain of operations.
     """
     if torch.compiler.is_compiling():
         return nullcontext()
-    return _DoubleBackward(shortcut=True, direct_convolution=direct_convolution, fast_linear=fast_linear is not False)
+    return _DoubleBackward(True, direct_convolution, fast_linear, fused_second_order)
 
 
 def twice_differentiable() -> AbstractContextManager[Any]:
@@ -78,15 +90,18 @@ def twice_differentiable() -> AbstractContextManager[Any]:
     """
     if torch.compiler.is_compiling():
         return nullcontext()
-    return _DoubleBackward(shortcut=False, direct_convolution=None, fast_linear=False)
+    return _DoubleBackward(False, None, False, False)
 
 
 class _DoubleBackward(TorchFunctionMode):
-    def __init__(self, shortcut: bool, direct_convolution: bool | None, fast_linear: bool) -> None:
+    def __init__(
+        self, shortcut: bool, direct_convolution: bool | None, fast_linear: bool, fused_second_order: bool
+    ) -> None:
         super().__init__()
         self.replacements = _REPLACEMENTS if shortcut else {}
         self.direct_convolution = direct_convolution
         self.fast_linear = fast_linear
+        self.fused_second_order = fused_second_order
         self.observed = False
 
     def __enter__(self) -> _DoubleBackward:
@@ -117,7 +132,7 @@ class _DoubleBackward(TorchFunctionMode):
         x = _first(args, kwargs)
         if type(x) not in (Tensor, nn.Parameter) or not x.requires_grad or not torch.is_grad_enabled():
             return False
-        if func in linear.REPLACEMENTS and not self.fast_linear:
+        if (func in linear.REPLACEMENTS and not self.fast_linear) or (func in _FUSED and not self.fused_second_order):
             return False
         if func in convolution.REPLACEMENTS:
             direct = self.direct_convolution
@@ -135,6 +150,10 @@ def _first(args: Any, kwargs: Any) -> Any:
     return args[0] if args else kwargs.get("input", kwargs.get("query"))
 
 
-_REPLACEMENTS = activations.REPLACEMENTS | pooling.REPLACEMENTS | convolution.REPLACEMENTS | linear.REPLACEMENTS
+# Operations whose second derivative is real, and is one kernel here where autograd runs a chain.
+_FUSED = smooth.REPLACEMENTS | norms.REPLACEMENTS
+_REPLACEMENTS = (
+    activations.REPLACEMENTS | pooling.REPLACEMENTS | convolution.REPLACEMENTS | linear.REPLACEMENTS | _FUSED
+)
 _CAST_BY_AUTOCAST = activations.CAST_BY_AUTOCAST | pooling.CAST_BY_AUTOCAST
 _OBSERVERS = frozenset({Tensor.register_hook, Tensor.retain_grad})

@@ -20,6 +20,8 @@ import torch.nn.functional as F
 from torch import Tensor
 from torch.autograd import Function
 
+from wgan_fast.double_backward.entries import bias_gradient
+from wgan_fast.double_backward.shared_pass import SharedPass, with_slopes
 from wgan_fast.double_backward.zero_gradients import wanted
 
 # The whole penalty with the direct form against ATen's, on a CPU (oneDNN): 13 % less time for a DCGAN-64 critic,
@@ -30,7 +32,7 @@ DIRECT_DEVICES = frozenset({"cpu", "cuda"})
 Size: TypeAlias = int | Sequence[int]
 
 
-class _Geometry(NamedTuple):
+class Geometry(NamedTuple):
     """What aten::convolution and convolution_backward take between the bias (sizes) and the output mask."""
 
     stride: list[int]
@@ -43,60 +45,73 @@ class _Geometry(NamedTuple):
 
 class _Convolution(Function):
     @staticmethod
-    def forward(ctx: Any, x: Tensor, weight: Tensor, bias: Tensor | None, geometry: _Geometry) -> Tensor:
+    def forward(
+        ctx: Any, x: Tensor, weight: Tensor, bias: Tensor | None, geometry: Geometry, shared: SharedPass | None
+    ) -> Tensor:
         ctx.set_materialize_grads(False)
-        ctx.geometry = geometry
-        ctx.bias_sizes = None if bias is None else list(bias.shape)
+        ctx.geometry, ctx.shared = geometry, shared
+        ctx.bias = bias
         ctx.save_for_backward(x, weight)
         return torch.convolution(x, weight, bias, *geometry)
 
     @staticmethod
     def backward(ctx: Any, grad: Tensor | None) -> Any:
         if grad is None:
-            return None, None, None, None
+            return None, None, None, None, None
         x, weight = ctx.saved_tensors
+        if ctx.shared is not None and ctx.shared.capturing:
+            return _input_gradient(grad, weight, ctx.bias, x.detach(), ctx.geometry, ctx.shared), *[None] * 4
         mask = [wanted(node) for node, _ in ctx.next_functions]
         mask += [False] * (3 - len(mask))
         grad_x = None
         if torch.is_grad_enabled() and mask[0]:
-            grad_x = _input_gradient(grad, weight, x.detach(), ctx.geometry)
+            grad_x = _input_gradient(grad, weight, None, x.detach(), ctx.geometry, None)
             mask[0] = False
         rest = (None, None, None)
         if any(mask):
-            args = (ctx.bias_sizes, *ctx.geometry, mask)
+            bias_sizes = None if ctx.bias is None else list(ctx.bias.shape)
+            args = (bias_sizes, *ctx.geometry, mask)
             rest = torch.ops.aten.convolution_backward.default(grad, x, weight, *args)
-        return rest[0] if grad_x is None else grad_x, rest[1], rest[2], None
+        return rest[0] if grad_x is None else grad_x, rest[1], rest[2], None, None
 
 
 class _InputGradient(Function):
-    """The input gradient of a convolution; of x only shape and memory format are read."""
+    """The input gradient of a convolution; of x only shape and memory format are read, except for a shared pass."""
 
     @staticmethod
-    def forward(ctx: Any, grad: Tensor, weight: Tensor, x: Tensor, geometry: _Geometry) -> Tensor:
+    def forward(
+        ctx: Any,
+        grad: Tensor,
+        weight: Tensor,
+        bias: Tensor | None,
+        x: Tensor,
+        geometry: Geometry,
+        shared: SharedPass | None,
+    ) -> Tensor:
         ctx.set_materialize_grads(False)
-        ctx.geometry = geometry
-        ctx.save_for_backward(grad, weight)
+        ctx.geometry, ctx.shared, ctx.bias = geometry, shared, bias
+        ctx.save_for_backward(grad, weight, None if shared is None else x)
         return _convolution_backward(grad, x, weight, geometry, 0)
 
     @staticmethod
     def backward(ctx: Any, tangent: Tensor | None) -> Any:
-        if tangent is None:
-            return None, None, None, None
-        grad, weight = ctx.saved_tensors
-        grad_grad = grad_weight = None
-        grad_wanted, weight_wanted = (wanted(node) for node, _ in ctx.next_functions[:2])
-        if grad_wanted:
+        grad, weight, x = ctx.saved_tensors
+        mask = [wanted(node) for node, _ in ctx.next_functions]
+        grad_grad = grad_weight = grad_bias = None
+        if mask[0] and tangent is not None:
             grad_grad = torch.convolution(tangent, weight, None, *ctx.geometry)
-        if weight_wanted:
-            grad_weight = _convolution_backward(grad, tangent, weight, ctx.geometry, 1)
-        return grad_grad, grad_weight, None, None
+        if mask[1] and (value := tangent if x is None else with_slopes(ctx.shared, tangent, x)) is not None:
+            grad_weight = _convolution_backward(grad, value, weight, ctx.geometry, 1)
+        if ctx.bias is not None and mask[2]:
+            grad_bias = bias_gradient(ctx.shared, grad, ctx.bias, 1)
+        return grad_grad, grad_weight, grad_bias, None, None, None
 
 
-_convolution: Callable[..., Tensor] = _Convolution.apply
+convolution: Callable[..., Tensor] = _Convolution.apply
 _input_gradient: Callable[..., Tensor] = _InputGradient.apply
 
 
-def _convolution_backward(grad: Tensor, x: Tensor, weight: Tensor, geometry: _Geometry, which: int) -> Tensor:
+def _convolution_backward(grad: Tensor, x: Tensor, weight: Tensor, geometry: Geometry, which: int) -> Tensor:
     mask = [which == 0, which == 1, False]
     gradients: list[Tensor] = torch.ops.aten.convolution_backward.default(grad, x, weight, None, *geometry, mask)
     return gradients[which]
@@ -111,19 +126,25 @@ def _conv(
     padding: Size | str = 0,
     dilation: Size = 1,
     groups: int = 1,
+    *,
+    shared: SharedPass | None = None,
 ) -> Any:
     dilations = _sizes(dilation, d)
     if padding == "valid":
         padding = 0
     elif padding == "same":
         total = [a * (k - 1) for a, k in zip(dilations, weight.shape[2:], strict=True)]
-        if any(n % 2 for n in total) or any(n != 1 for n in _sizes(stride, d)):
-            return NotImplemented  # one side padded more, or an error: ATen's to do
+        if any(n != 1 for n in _sizes(stride, d)):
+            return NotImplemented  # an error, which ATen words
+        if any(n % 2 for n in total):
+            if shared is None:
+                return NotImplemented
+            input = F.pad(input, [n % 2 * after for n in reversed(total) for after in (0, 1)])  # as ATen does
         padding = [n // 2 for n in total]
     if isinstance(padding, str):
         return NotImplemented
-    geometry = _Geometry(_sizes(stride, d), _sizes(padding, d), dilations, False, [0] * d, groups)
-    return _convolve(d, input, weight, bias, geometry)
+    geometry = Geometry(_sizes(stride, d), _sizes(padding, d), dilations, False, [0] * d, groups)
+    return _convolve(d, input, weight, bias, geometry, shared)
 
 
 def _conv_transpose(
@@ -136,14 +157,18 @@ def _conv_transpose(
     output_padding: Size = 0,
     groups: int = 1,
     dilation: Size = 1,
+    *,
+    shared: SharedPass | None = None,
 ) -> Any:
-    geometry = _Geometry(
+    geometry = Geometry(
         _sizes(stride, d), _sizes(padding, d), _sizes(dilation, d), True, _sizes(output_padding, d), groups
     )
-    return _convolve(d, input, weight, bias, geometry)
+    return _convolve(d, input, weight, bias, geometry, shared)
 
 
-def _convolve(d: int, x: Tensor, weight: Tensor, bias: Tensor | None, geometry: _Geometry) -> Any:
+def _convolve(
+    d: int, x: Tensor, weight: Tensor, bias: Tensor | None, geometry: Geometry, shared: SharedPass | None
+) -> Any:
     if x.dim() != d + 2 or not isinstance(weight, Tensor) or weight.device != x.device:
         return NotImplemented
     if torch.is_autocast_enabled(x.device.type):
@@ -153,7 +178,7 @@ def _convolve(d: int, x: Tensor, weight: Tensor, bias: Tensor | None, geometry: 
         x, weight, bias = x.to(dtype), weight.to(dtype), None if bias is None else bias.to(dtype)
     if weight.dtype != x.dtype:
         return NotImplemented
-    return _convolution(x, weight, bias, geometry)
+    return convolution(x, weight, bias, geometry, shared)
 
 
 def _sizes(value: Size, d: int) -> list[int]:

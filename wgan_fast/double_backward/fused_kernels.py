@@ -8,8 +8,8 @@ can be differentiated again; each function here maps to the context that selects
 from __future__ import annotations
 
 import warnings
-from collections.abc import Callable
-from contextlib import AbstractContextManager, nullcontext
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from typing import Any
 
 import torch
@@ -26,11 +26,26 @@ def _say_once(message: str) -> None:
         warnings.warn(message, stacklevel=4)
 
 
+@contextmanager
+def _without_cudnn() -> Iterator[None]:
+    """cuDNN off, and nothing else changed.
+
+    ``torch.backends.cudnn.flags`` also reads the legacy TF32 flag, which raises RuntimeError once
+    ``torch.backends.cudnn.conv.fp32_precision`` has been set.
+    """
+    before = torch._C._get_cudnn_enabled()
+    torch._C._set_cudnn_enabled(False)
+    try:
+        yield
+    finally:
+        torch._C._set_cudnn_enabled(before)
+
+
 def _recurrent(x: Any) -> AbstractContextManager[Any]:
     if not isinstance(x, Tensor) or not x.is_cuda or not torch.backends.cudnn.enabled:
         return nullcontext()
     _say_once("the critic's recurrent layers run without cuDNN here, which has no second derivative for them")
-    return torch.backends.cudnn.flags(enabled=False)
+    return _without_cudnn()
 
 
 def _attention(x: Any) -> AbstractContextManager[Any]:

@@ -16,6 +16,7 @@ import torch
 from torch import Tensor
 from torch.autograd import Function
 
+from wgan_fast.double_backward.shared_pass import current_pass
 from wgan_fast.double_backward.zero_gradients import keep_zero_gradients
 
 Forward: TypeAlias = Callable[[Tensor], tuple[Tensor, tuple[Tensor, ...]]]
@@ -31,7 +32,7 @@ class _PiecewiseLinear(Function):
     def forward(ctx: Any, x: Tensor, forward: Forward, backward: Backward) -> Tensor:
         # Otherwise autograd would turn each absent gradient back into zeros, and the pass would take place.
         ctx.set_materialize_grads(False)
-        ctx.visit = None
+        ctx.visit, ctx.shared = None, current_pass.get()
         ctx.formula = backward
         y, saved = forward(x)
         if y is x:

@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-import torch
 from torch import Tensor
 
-from wgan_fast.dtypes import PLAIN_TYPES
+from wgan_fast.memory_layout import has_addresses
 
 
 def needs_reference(*tensors: Tensor) -> bool:
     """True where a kernel must not look at addresses: tensor subclasses and torch.func transforms."""
-    return not PLAIN_TYPES.issuperset(map(type, tensors)) or torch._C._are_functorch_transforms_active()
+    return not has_addresses(*tensors)
 
 
 def describe(tensor: Tensor) -> str:

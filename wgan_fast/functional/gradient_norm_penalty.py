@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from typing import Any, Literal
+from typing import Any, Literal, overload
 
 import torch
 from torch import Tensor
@@ -16,6 +16,30 @@ Reduction = Literal["mean", "sum", "none"]
 Norm = Literal["sample", "channel"]
 
 
+@overload
+def gradient_norm_penalty(
+    gradients: Tensor,
+    *,
+    target: float = 1.0,
+    one_sided: bool = False,
+    norm: Norm = "sample",
+    reduction: Reduction = "mean",
+    weight: float = 1.0,
+    return_norms: Literal[False] = False,
+    backend: str = "auto",
+) -> Tensor: ...
+@overload
+def gradient_norm_penalty(
+    gradients: Tensor,
+    *,
+    target: float = 1.0,
+    one_sided: bool = False,
+    norm: Norm = "sample",
+    reduction: Reduction = "mean",
+    weight: float = 1.0,
+    return_norms: Literal[True],
+    backend: str = "auto",
+) -> tuple[Tensor, Tensor]: ...
 def gradient_norm_penalty(
     gradients: Tensor,
     *,
@@ -40,21 +64,21 @@ def gradient_norm_penalty(
     fp64) and in a fixed order: the same input gives the same bits.
 
     Differentiable once with respect to ``gradients``, which gives the critic's double backward; a further
-    derivative raises a sentence (``backend="reference"`` has them all).
+    derivative raises RuntimeError (``backend="reference"`` has all orders).
 
     Args:
         gradients: (B, ...), at least 2-dimensional: the gradient of the critic's scores with respect to its input.
         target: the norm to hold, >= 0: 1 for WGAN-GP, 0 for R1 and R2.
         one_sided: penalise only norms above the target.
-        norm: "sample": one norm a sample over all other dimensions; "channel": one norm a position over
+        norm: "sample": one norm per sample over all other dimensions; "channel": one norm per position over
             dimension 1 alone, averaged over samples and positions.
-        reduction: "mean", "sum", or "none" for one value a norm.
+        reduction: "mean", "sum", or "none" for one value per norm.
         weight: a factor on the value (lambda_gp), applied inside at no cost.
         return_norms: also return the norms, detached, (B,) or (B, H, W, ...) for "channel".
-        backend: who computes it.
+        backend: which backend to use.
 
     Returns:
-        The penalty, 0-dimensional (or one a norm for "none"), in fp32 (fp64 for fp64); with ``return_norms`` the
+        The penalty, 0-dimensional (or one per norm for "none"), in fp32 (fp64 for fp64); with ``return_norms`` the
         pair (penalty, norms).
 
     Raises:

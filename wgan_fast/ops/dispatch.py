@@ -14,7 +14,7 @@ from wgan_fast.backends import choose
 
 
 def apply_function(function: type[torch.autograd.Function], *arguments: Any) -> Any:
-    return function.apply(*arguments)  # type: ignore[no-untyped-call]  # torch leaves it without types
+    return function.apply(*arguments)
 
 
 def in_place(

@@ -20,9 +20,9 @@ from wgan_fast.optim import Adam, RMSprop
 from wgan_fast.studies.probes import dual_estimate, lipschitz_constant, train_against_fixed
 from wgan_fast.studies.study import Results, draw_band, draw_points, figure, spread
 from wgan_fast.studies.toy_runs import ToyRun, make_trainer, sample_pair
-from wgan_fast.training.data import load_data
+from wgan_fast.training.data.sets import load_data
 from wgan_fast.training.errors import UserError
-from wgan_fast.training.metrics import wasserstein_1
+from wgan_fast.training.report.metrics import wasserstein_1
 
 DEEP_LAYERS = 12
 

@@ -21,12 +21,13 @@ from wgan_fast.studies.probes import dual_estimate, lipschitz_constant
 from wgan_fast.studies.study import Results, figure, spread
 from wgan_fast.studies.toy_runs import CONSTRAINTS, ToyRun, make_trainer, sample_pair, wide_modes
 from wgan_fast.training.config import Config
-from wgan_fast.training.data import load_data
+from wgan_fast.training.data.sets import load_data
 from wgan_fast.training.errors import UserError
-from wgan_fast.training.metrics import mode_coverage, wasserstein_1
-from wgan_fast.training.models import build_models
-from wgan_fast.training.steps import critic_step
-from wgan_fast.training.trainer import Trainer
+from wgan_fast.training.loop.trainer import Trainer
+from wgan_fast.training.models.pairs import build_models
+from wgan_fast.training.report.metrics import mode_coverage, wasserstein_1
+from wgan_fast.training.step.feedforward import written_out
+from wgan_fast.training.step.steps import critic_step
 
 VARIANTS = ("none", *CONSTRAINTS)
 COST = "cost of a critic step"
@@ -108,10 +109,10 @@ def digits_step(variant: str, seed: int, settings: Settings) -> Callable[[], obj
     trainer = Trainer(*build_models("mlp", data.sample_shape, 32, settings.width), data, config)
     batch = trainer.config.batch_size
     real, latent = data.batch(batch, torch.Generator().manual_seed(seed)), torch.randn(batch, 32)
-    optimizer = trainer.critic_optimizer
+    optimizer, layers = trainer.critic_optimizer, written_out(trainer.critic, trainer.constraint)
 
     def step() -> None:
-        critic_step(trainer.critic, trainer.generator, optimizer, trainer.constraint, real, latent)
+        critic_step(trainer.critic, trainer.generator, optimizer, trainer.constraint, real, latent, layers=layers)
         optimizer.zero_grad()
 
     return step

@@ -22,9 +22,9 @@ from wgan_fast.constraints import Constraint, GradientPenalty, WeightClipping
 from wgan_fast.optim import Adam, RMSprop
 from wgan_fast.studies.probes import dual_estimate, input_gradient_norms, lipschitz_constant, train_against_fixed
 from wgan_fast.studies.study import Results, figure, spread
-from wgan_fast.training.data import load_data
+from wgan_fast.training.data.sets import load_data
 from wgan_fast.training.errors import require
-from wgan_fast.training.models import build_models
+from wgan_fast.training.models.pairs import build_models
 
 KINDS = ("clip", "gp", "exact")
 DATA = ("8gaussians", "25gaussians", "swissroll")

@@ -26,7 +26,7 @@ from wgan_fast.studies.ensemble import (
     wasserstein_reading,
 )
 from wgan_fast.studies.study import Results, draw_points, figure, legend_below, spread
-from wgan_fast.training.metrics import wasserstein_1
+from wgan_fast.training.report.metrics import wasserstein_1
 
 SIGMA = 0.5
 LOG_2 = math.log(2)

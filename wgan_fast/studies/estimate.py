@@ -13,8 +13,8 @@ from typing import Any
 from wgan_fast.studies.probes import dual_estimate, lipschitz_constant
 from wgan_fast.studies.study import Results, draw_band, figure, legend_below, spread
 from wgan_fast.studies.toy_runs import CONSTRAINTS, Numbers, ToyRun, make_trainer, sample_pair, watch
-from wgan_fast.training.metrics import wasserstein_1
-from wgan_fast.training.trainer import Trainer
+from wgan_fast.training.loop.trainer import Trainer
+from wgan_fast.training.report.metrics import wasserstein_1
 
 VARIANTS = ("none", *CONSTRAINTS)
 LEAST_W1 = 1e-6

@@ -19,12 +19,12 @@ from wgan_fast.penalties import first_output
 from wgan_fast.studies.study import Array, Results, figure
 from wgan_fast.studies.toy_runs import Numbers, watch
 from wgan_fast.training.config import Config
-from wgan_fast.training.data import TensorData, load_data
-from wgan_fast.training.features import feature_network
-from wgan_fast.training.losses import LossName, critic_loss, generator_loss
-from wgan_fast.training.metrics import frechet_distance, sliced_wasserstein
-from wgan_fast.training.models import build_models
-from wgan_fast.training.trainer import Trainer
+from wgan_fast.training.data.sets import TensorData, load_data
+from wgan_fast.training.loop.trainer import Trainer
+from wgan_fast.training.models.pairs import build_models
+from wgan_fast.training.report.features import feature_network
+from wgan_fast.training.report.metrics import frechet_distance, sliced_wasserstein
+from wgan_fast.training.step.losses import LossName, critic_loss, generator_loss
 
 RESAMPLES = 2000
 BLOCK = 4
@@ -65,7 +65,7 @@ def measure(case: str, seed: int, settings: Settings) -> dict[str, Any]:
         loss=loss,
         iterations=settings.iterations,
         seed=seed,
-        n_critic=1 if case == "gan" else None,
+        n_critic=1 if case == "gan" else 5,
         critic_burst=False,
         ema_decay=0.0,
         log_every=max(1, settings.iterations // settings.looks),

@@ -11,8 +11,8 @@ from typing import Any
 
 from wgan_fast.studies.study import Results, figure, spread
 from wgan_fast.studies.toy_runs import CONSTRAINTS, Numbers, ToyRun, make_trainer, watch, wide_modes
-from wgan_fast.training.metrics import mode_coverage
-from wgan_fast.training.trainer import Trainer
+from wgan_fast.training.loop.trainer import Trainer
+from wgan_fast.training.report.metrics import mode_coverage
 
 VARIANTS = ("gan", "gan-minimax", *CONSTRAINTS)
 TOTALS = {"25gaussians": 25, "8gaussians": 8}

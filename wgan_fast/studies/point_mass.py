@@ -25,7 +25,7 @@ from wgan_fast.studies.ensemble import (
     wasserstein_reading,
 )
 from wgan_fast.studies.study import Array, Results, figure, legend_below, spread
-from wgan_fast.training.metrics import wasserstein_1
+from wgan_fast.training.report.metrics import wasserstein_1
 
 
 @dataclass(frozen=True)

@@ -9,7 +9,8 @@ from torch import Tensor, nn
 
 from wgan_fast.constraints import Constraint
 from wgan_fast.penalties import first_output
-from wgan_fast.training.steps import critic_step
+from wgan_fast.training.step.feedforward import written_out
+from wgan_fast.training.step.steps import critic_step
 
 SEARCH_ROUNDS = 12
 SEARCH_SURVIVORS = 32
@@ -63,7 +64,7 @@ def train_against_fixed(
     steps: int,
 ) -> None:
     """Critic steps on real and generated samples from a generator that does not move."""
-    standing = nn.Identity()
+    standing, layers = nn.Identity(), written_out(critic, constraint)
     for _ in range(steps):
         real, fake = draw()
-        critic_step(critic, standing, optimizer, constraint, real, fake)
+        critic_step(critic, standing, optimizer, constraint, real, fake, layers=layers)

@@ -22,7 +22,7 @@ import torch
 from numpy.typing import NDArray
 
 from wgan_fast.studies import STUDIES
-from wgan_fast.training.errors import UserError, require
+from wgan_fast.training.errors import UserError, did_you_mean, require
 
 Size = Literal["smoke", "default", "full"]
 Array = NDArray[np.float64]
@@ -94,7 +94,8 @@ def run_study(name: str, *, size: Size = "default", seed: int = 0, out: Path = P
         UserError: an unknown name, a negative seed, or a missing package.
     """
     if name not in STUDIES:
-        raise UserError(f"study {name} is unknown; expected one of {', '.join(STUDIES)}")
+        advice = did_you_mean(name, STUDIES) or f"; expected one of {', '.join(STUDIES)}"
+        raise UserError(f"study {name} is unknown{advice}")
     if seed < 0:
         raise UserError(f"--seed must not be negative, got {seed}")
     require("matplotlib", "drawing a study")

@@ -20,11 +20,12 @@ from wgan_fast.constraints import Constraint, GradientPenalty, WeightClipping
 from wgan_fast.optim import Adam, RMSprop
 from wgan_fast.studies.study import Results, draw_band, figure, legend_below, spread
 from wgan_fast.training.config import Config
-from wgan_fast.training.data import load_data
-from wgan_fast.training.losses import LossName, generator_loss
-from wgan_fast.training.models import build_models
-from wgan_fast.training.steps import critic_step
-from wgan_fast.training.trainer import Trainer
+from wgan_fast.training.data.sets import load_data
+from wgan_fast.training.loop.trainer import Trainer
+from wgan_fast.training.models.pairs import build_models
+from wgan_fast.training.step.feedforward import written_out
+from wgan_fast.training.step.losses import LossName, generator_loss
+from wgan_fast.training.step.steps import critic_step
 
 LATENT = 32
 READINGS: dict[str, tuple[LossName, ...]] = {"gan": ("gan-minimax", "gan"), "gp": ("wgan",), "clip": ("wgan",)}
@@ -76,10 +77,11 @@ def measure(case: str, seed: int, settings: Settings) -> dict[str, Any]:
     norms: dict[str, list[float]] = {f"gradient_norm_{name}": [] for name in READINGS[case]}
     accuracy: list[float] = []
     loss_name: LossName = "gan" if case == "gan" else "wgan"
+    layers = written_out(critic, constraint)
     for step in range(1, settings.steps + 1):
         real = data.batch(settings.batch, random)
         latent = torch.randn(settings.batch, LATENT)
-        critic_step(critic, generator, optimizer, constraint, real, latent, loss_name=loss_name)
+        critic_step(critic, generator, optimizer, constraint, real, latent, loss_name=loss_name, layers=layers)
         if step in steps:
             latent = torch.randn(settings.read_batch, LATENT, generator=torch.Generator().manual_seed(seed))
             for name in READINGS[case]:

@@ -9,11 +9,11 @@ from typing import Any
 import torch
 
 from wgan_fast.training.config import Config
-from wgan_fast.training.data import Data, load_data
+from wgan_fast.training.data.points import PointStream, gaussian_mixture
+from wgan_fast.training.data.sets import Data, load_data
 from wgan_fast.training.errors import UserError
-from wgan_fast.training.models import build_models
-from wgan_fast.training.points import PointStream, gaussian_mixture
-from wgan_fast.training.trainer import Trainer
+from wgan_fast.training.loop.trainer import Trainer
+from wgan_fast.training.models.pairs import build_models
 
 CONSTRAINTS = ("clip", "gp", "lp", "r1", "r2", "dragan", "spectral", "orthogonal", "lipschitz")
 Numbers = dict[str, float]
@@ -89,7 +89,7 @@ def watch(trainer: Trainer, look: Look) -> dict[str, Any]:
     iterations = [0, *[i for i in range(1, total + 1) if i % every == 0 or i == total]]
     diverged = 0.0
     try:
-        trainer.train(None, lambda record: seen.append(looked()))
+        trainer.train(lambda record: seen.append(looked()))
     except UserError:
         diverged = 1.0
         seen += [seen[-1]] * (len(iterations) - len(seen))

@@ -14,9 +14,10 @@ from torch import Tensor, nn
 
 from wgan_fast.studies.study import Results, draw_band, figure, spread
 from wgan_fast.training.config import Config
-from wgan_fast.training.data import load_data
-from wgan_fast.training.models import build_models
-from wgan_fast.training.trainer import Trainer, weight_saturation
+from wgan_fast.training.data.sets import load_data
+from wgan_fast.training.loop.health import weight_saturation
+from wgan_fast.training.loop.trainer import Trainer
+from wgan_fast.training.models.pairs import build_models
 
 BINS = 61
 REACH = 1.5
@@ -54,7 +55,7 @@ def measure(case: str, seed: int, settings: Settings) -> dict[str, Any]:
         seed=seed,
         batch_size=settings.batch,
         learning_rate=settings.clip_learning_rate if name == "clip" else settings.gp_learning_rate,
-        clip_value=float(bound) if bound else None,
+        clip_value=float(bound) if bound else 0.01,
         critic_burst=False,
         log_every=max(1, settings.iterations // settings.snapshots),
     )
@@ -67,7 +68,7 @@ def measure(case: str, seed: int, settings: Settings) -> dict[str, Any]:
         weights.append(_flat(models.critic))
         shares.append(_share_at_bound(models.critic, bound))
 
-    trainer.train(None, look)
+    trainer.train(look)
     scale = float(bound) if bound else float(weights[-1].abs().max())
     edges = torch.linspace(-REACH, REACH, BINS + 1)
     density = [torch.histogram(w / scale, edges, density=True).hist for w in weights]

@@ -8,17 +8,19 @@ Needs the extra ``wgan-fast[train]``.
 from __future__ import annotations
 
 from wgan_fast.training.config import Config
-from wgan_fast.training.data import Data, TensorData, load_data, split
-from wgan_fast.training.distributed import launched
+from wgan_fast.training.data.sets import Data, TensorData, load_data, split
 from wgan_fast.training.errors import UserError
-from wgan_fast.training.models import build_models
-from wgan_fast.training.steps import CriticStep, critic_step, generator_step
-from wgan_fast.training.trainer import Trainer, TrainResult
+from wgan_fast.training.loop.distributed import launched
+from wgan_fast.training.loop.trainer import Trainer, TrainResult
+from wgan_fast.training.models.pairs import build_models
+from wgan_fast.training.run.folder import Run
+from wgan_fast.training.step.steps import CriticStep, critic_step, generator_step
 
 __all__ = [
     "Config",
     "CriticStep",
     "Data",
+    "Run",
     "TensorData",
     "TrainResult",
     "Trainer",

@@ -1,148 +1,245 @@
-"""Every option of a training run. The command line and config.json are made from this dataclass."""
+"""Every option of a training run, once: its name, type, default, help text and what a resumed run may do with it.
+
+The command line, ``--config`` files, config.json and what a run prints are all made from the fields of `Config`.
+"""
 
 from __future__ import annotations
 
 import dataclasses
-import math
+from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, Literal, get_args
+from typing import Any, Literal
 
 from wgan_fast.nn.orthogonal_regularization import Form
 from wgan_fast.nn.spectral_norm import Convolution
+from wgan_fast.training.data.sets import Data, class_count, sample_shape_of
 from wgan_fast.training.errors import UserError
-from wgan_fast.training.losses import LossName
-from wgan_fast.training.models import Architecture, CriticNorm, default_architecture, default_width
-from wgan_fast.training.precision import AUTOCAST, NEEDS_CUDA, PrecisionName
+from wgan_fast.training.models.pairs import Architecture, CriticNorm, default_architecture, default_width
+from wgan_fast.training.option import (
+    AT_LEAST_0,
+    AT_LEAST_1,
+    LEFT_OUT,
+    NOT_NEGATIVE,
+    POSITIVE,
+    check_each,
+    flag,
+    option,
+)
+from wgan_fast.training.step.losses import LossName
+from wgan_fast.training.step.precision import AUTOCAST, NEEDS_CUDA, PrecisionName
 
 ConstraintName = Literal["none", "clip", "gp", "lp", "r1", "r2", "dragan", "spectral", "orthogonal", "lipschitz"]
 OptimizerName = Literal["rmsprop", "adam"]
 GraphMode = Literal["auto", "on", "off"]
 OnNonfinite = Literal["stop", "restore"]
-
-
-@dataclass(frozen=True)
-class Config:
-    """How to train. None means the default for this data and constraint, which config.json then holds."""
-
-    data: str = "digits"
-    """digits, photos, 8gaussians, 25gaussians, swissroll, mnist, cifar10, folder:PATH or npz:PATH."""
-    constraint: ConstraintName = "gp"
-    """none, clip (of weights), gp (gradient penalty), lp (its one-sided form), r1, r2, dragan, spectral,
-    orthogonal, or lipschitz (layers that are so by construction)."""
-    loss: LossName | None = None
-    """wgan, or the standard GAN's: gan (non-saturating), gan-minimax (saturating)."""
-    conditional: bool = False
-    """Train on classes, to sample each of them: labelled data alone."""
-    iterations: int | None = None
-    """Generator iterations, each after n_critic critic steps."""
-    seed: int = 0
-    """Of the initial weights, the order of the data and the noise."""
-
-    architecture: Architecture | None = None
-    """mlp, pyramid, conv8 (8x8), dcgan (32x32, 64x64) or resnet (32x32)."""
-    width: int | None = None
-    """Hidden units of the mlp, base channels of the others."""
-    latent_dim: int | None = None
-    """Size of the noise that a sample is made from."""
-    critic_norm: CriticNorm | None = None
-    """none, or batch (normalisation) in DCGAN's critic."""
-
-    optimizer: OptimizerName | None = None
-    """rmsprop or adam."""
-    learning_rate: float | None = None
-    """Step size of both optimizers."""
-    betas: tuple[float, float] | None = None
-    """Adam's decay rates."""
-    lr_decay: bool | None = None
-    """Lower the learning rate linearly to 0 over the run."""
-    batch_size: int | None = None
-    """Real samples in a critic step, and as many generated ones."""
-    n_critic: int | None = None
-    """Critic steps in a generator iteration."""
-    critic_burst: bool | None = None
-    """100 critic steps in the first 25 iterations and every 500th."""
-    clip_value: float | None = None
-    """Of clip: every weight of the critic is clipped to [-c, c]."""
-    lambda_gp: float | None = None
-    """Weight of the penalty of gp, lp and dragan."""
-    gamma: float | None = None
-    """Twice the weight of the penalty of r1 and r2."""
-    lambda_orthogonal: float | None = None
-    """Weight of the penalty of orthogonal."""
-    orthogonal_form: Form = "full"
-    """full: orthonormal weights; off-diagonal: their filters' angles alone."""
-    spectral_convolution: Convolution = "matrix"
-    """Normalise a convolution as the matrix of its kernel, or as an operator."""
-    ema_decay: float | None = None
-    """Of the moving average that samples are drawn from; 0: none."""
-
-    precision: PrecisionName = "fp32"
-    """fp32, tf32, bf16 or fp16: arithmetic of products; weights stay fp32."""
-    channels_last: bool | None = None
-    """Keep the channels innermost; the default where it is faster: on a CPU, and in bf16 and fp16."""
-    graph: GraphMode = "auto"
-    """Replay iterations as CUDA graphs: auto (if possible), on or off."""
-
-    image_size: int = 32
-    """Side in pixels of the images of photos and folder:PATH."""
-    data_root: str | None = None
-    """Where torchvision keeps mnist and cifar10."""
-    device: str = "cpu"
-    """Where to train."""
-    log_every: int = 10
-    """Iterations between two lines of metrics.jsonl."""
-    checkpoint_every: int = 500
-    """Iterations between two checkpoints."""
-    sample_every: int = 500
-    """Iterations between two pictures in samples/; 0: none."""
-    tensorboard: bool = False
-    """Write TensorBoard's files into the run folder, too."""
-    keep_checkpoints: int = 2
-    """Newest checkpoints to keep, besides the best one."""
-    on_nonfinite: OnNonfinite = "stop"
-    """At NaN: stop, or restore a checkpoint and halve the learning rate."""
+RecipeName = Literal["tuned", "wgan", "wgan-gp", "sn-gan"]
 
 
 @dataclass(frozen=True, kw_only=True)
-class Resolved(Config):
-    """A Config whose every option has a value, as `resolve` makes it and config.json keeps it.
+class Config:
+    """How to train; every option has a value once the config is built.
 
-    ``num_classes`` is the number of classes of a conditional run, 0 of another.
+    What is left out gets the default for what is given: `defaults_for` says which, and why. The data is part of that:
+    ``Config(data="digits")`` suits the digits, and without ``data`` and ``sample_shape`` the config is for samples of
+    the caller's own that are points in the plane. For other samples of one's own, say their shape:
+
+        Config(constraint="gp", iterations=20, latent_dim=8)
+        Config(constraint="clip", sample_shape=(3, 32, 32))
+
+    ``dataclasses.replace`` changes the options it is given and no others, even if their defaults would differ.
+
+    Raises:
+        UserError: a value out of range, or options that contradict one another; the message names the option.
     """
 
-    num_classes: int = 0
-    iterations: int
-    loss: LossName
-    architecture: Architecture
-    width: int
-    latent_dim: int
-    critic_norm: CriticNorm
-    optimizer: OptimizerName
-    learning_rate: float
-    betas: tuple[float, float]
-    lr_decay: bool
-    batch_size: int
-    n_critic: int
-    critic_burst: bool
-    clip_value: float
-    lambda_gp: float
-    gamma: float
-    lambda_orthogonal: float
-    ema_decay: float
-    channels_last: bool
+    data: str = option(
+        "samples",
+        "digits, photos, 8gaussians, 25gaussians, swissroll, mnist, cifar10, folder:PATH or npz:PATH.",
+        group="data",
+    )
+    conditional: bool = option(False, "Train on classes, to sample from each of them; needs labelled data.")
+    image_size: int = option(32, "Side of the images in pixels.", check=AT_LEAST_1, only=("data", "photos", "folder"))
+    data_root: str | None = option(
+        None, "Folder where torchvision keeps its data sets.", only=("data", "mnist", "cifar10"), resumable=True
+    )
+    sample_shape: tuple[int, ...] = option(LEFT_OUT, "Shape of one sample.", hidden=True)
+    num_classes: int = option(0, "Number of classes of a conditional run, set when the data is loaded.", hidden=True)
+
+    recipe: RecipeName = option(
+        "tuned",
+        "Where defaults come from: tuned (to the data), or the numbers of a paper whatever the data: wgan, wgan-gp, "
+        "sn-gan.",
+        group="constraint",
+    )
+    constraint: ConstraintName = option(
+        LEFT_OUT,
+        "none, clip (weight clipping), gp (gradient penalty), lp (one-sided gradient penalty), r1, r2, dragan, "
+        "spectral (spectral normalization), orthogonal (regularization), or lipschitz (1-Lipschitz layers).",
+    )
+    clip_value: float = option(
+        LEFT_OUT,
+        "Bound c: every weight of the critic is clipped to [-c, c].",
+        check=POSITIVE,
+        only=("constraint", "clip"),
+    )
+    lambda_gp: float = option(
+        LEFT_OUT, "Weight of the penalty.", check=NOT_NEGATIVE, only=("constraint", "gp", "lp", "dragan")
+    )
+    gamma: float = option(
+        LEFT_OUT, "Twice the weight of the penalty.", check=NOT_NEGATIVE, only=("constraint", "r1", "r2")
+    )
+    lambda_orthogonal: float = option(
+        LEFT_OUT, "Weight of the regularization.", check=NOT_NEGATIVE, only=("constraint", "orthogonal")
+    )
+    orthogonal_form: Form = option(
+        "full",
+        "full (orthonormal weights) or off-diagonal (only the angles between filters).",
+        only=("constraint", "orthogonal"),
+    )
+    spectral_convolution: Convolution = option(
+        "matrix",
+        "Norm of a convolution: of its kernel as a matrix, or of the operator.",
+        only=("constraint", "spectral"),
+    )
+    loss: LossName = option(LEFT_OUT, "wgan, or the standard GAN's: gan (non-saturating), gan-minimax (saturating).")
+
+    architecture: Architecture = option(
+        LEFT_OUT, "mlp, pyramid, conv8 (8x8 images), dcgan (32x32 or 64x64), or resnet (32x32).", group="networks"
+    )
+    width: int = option(LEFT_OUT, "Hidden units of the mlp and pyramid, base channels of the others.", check=AT_LEAST_1)
+    latent_dim: int = option(LEFT_OUT, "Dimension of the generator's noise.", check=AT_LEAST_1)
+    critic_norm: CriticNorm = option(
+        LEFT_OUT, "Normalization in the critic of dcgan: none or batch.", only=("architecture", "dcgan")
+    )
+
+    iterations: int = option(
+        LEFT_OUT,
+        "Generator iterations, each after n_critic critic steps.",
+        group="optimization",
+        check=AT_LEAST_1,
+        resumable=True,
+    )
+    seed: int = option(0, "Seed of the initial weights, the order of the data and the noise.")
+    optimizer: OptimizerName = option(LEFT_OUT, "rmsprop or adam.")
+    learning_rate: float = option(LEFT_OUT, "Learning rate of both networks.", check=POSITIVE)
+    betas: tuple[float, float] = option(
+        LEFT_OUT,
+        "Decay rates of Adam's averages.",
+        check=(lambda betas: all(0 <= beta < 1 for beta in betas), "two numbers in [0, 1)"),
+        only=("optimizer", "adam"),
+    )
+    lr_decay: bool = option(LEFT_OUT, "Lower the learning rate linearly to 0 over the run.")
+    batch_size: int = option(LEFT_OUT, "Real samples per critic step, and as many generated ones.", check=AT_LEAST_1)
+    n_critic: int = option(LEFT_OUT, "Critic steps per generator iteration.", check=AT_LEAST_1)
+    critic_burst: bool = option(LEFT_OUT, "Take 100 critic steps in the first 25 iterations and in every 500th.")
+    ema_decay: float = option(
+        LEFT_OUT,
+        "Decay of the generator's moving average, which samples are drawn from; 0 for none.",
+        check=(lambda decay: 0 <= decay < 1, "in [0, 1)"),
+    )
+
+    device: str = option("cpu", "Where to train: cpu, cuda or cuda:INDEX.", group="machine", resumable=True)
+    precision: PrecisionName = option(
+        "auto",
+        "Matrix products: auto (torch's own settings: on CUDA, TF32 in convolutions), fp32 (IEEE throughout, on CUDA "
+        "slower than stock PyTorch), tf32, bf16 or fp16; weights stay in fp32.",
+    )
+    channels_last: bool = option(
+        LEFT_OUT, "Store images with the channels innermost; the default wherever it is faster."
+    )
+    graph: GraphMode = option(
+        "auto", "Replay iterations as CUDA graphs: auto (where possible), on or off.", resumable=True
+    )
+
+    log_every: int = option(
+        10, "Iterations between two lines of metrics.jsonl.", group="files", check=AT_LEAST_1, resumable=True
+    )
+    checkpoint_every: int = option(500, "Iterations between two checkpoints.", check=AT_LEAST_1, resumable=True)
+    sample_every: int = option(
+        500, "Iterations between two pictures in samples/; 0 for none.", check=AT_LEAST_0, resumable=True
+    )
+    tensorboard: bool = option(False, "Also write TensorBoard's event files.", resumable=True)
+    keep_checkpoints: int = option(
+        2, "Newest checkpoints to keep, besides the best one.", check=AT_LEAST_1, resumable=True
+    )
+    on_nonfinite: OnNonfinite = option(
+        "stop", "At NaN: stop, or restore a checkpoint and halve the learning rate.", resumable=True
+    )
+
+    def __post_init__(self) -> None:
+        given = {name: value for name, value in vars(self).items() if value is not LEFT_OUT}
+        check_each(Config, given)
+        for name, value in defaults_for(given).items():
+            object.__setattr__(self, name, value)
+        _check_together(self)
+
+    def matched_with(self, data: Data) -> Config:
+        """The config with the name and the number of classes of the data that is to be trained on.
+
+        Raises:
+            UserError: it was made for data of another shape or with other classes.
+        """
+        classes = class_count(data) if self.conditional else 0
+        if self.conditional and classes < 2:
+            raise UserError(f"--conditional: {data.name} has no labels of at least 2 classes to train on")
+        if self.num_classes not in (0, classes):
+            raise UserError(f"{data.name} has {classes} classes now, and the run was made for {self.num_classes}")
+        if self.sample_shape != data.sample_shape:
+            raise UserError(
+                f"the config is for samples of shape {self.sample_shape}, and those of {data.name} are of shape "
+                f"{data.sample_shape}: Config(sample_shape={data.sample_shape}) has the defaults for them"
+            )
+        return dataclasses.replace(self, data=data.name, num_classes=classes)
 
 
-def resolve(config: Config, sample_shape: tuple[int, ...], num_classes: int = 0) -> Resolved:
-    """Fill every None with the default for this data and constraint, and check every value.
+RECIPES: dict[RecipeName, dict[str, Any]] = {
+    "tuned": {},
+    "wgan": {
+        "constraint": "clip",
+        "loss": "wgan",
+        "clip_value": 0.01,
+        "optimizer": "rmsprop",
+        "learning_rate": 5e-5,
+        "batch_size": 64,
+        "n_critic": 5,
+        "critic_burst": True,
+    },
+    "wgan-gp": {
+        "constraint": "gp",
+        "loss": "wgan",
+        "lambda_gp": 10.0,
+        "optimizer": "adam",
+        "learning_rate": 1e-4,
+        "betas": (0.0, 0.9),
+        "batch_size": 64,
+        "n_critic": 5,
+    },
+    "sn-gan": {
+        "constraint": "spectral",
+        "loss": "gan",
+        "optimizer": "adam",
+        "learning_rate": 2e-4,
+        "betas": (0.5, 0.999),
+        "batch_size": 64,
+        "n_critic": 1,
+    },
+}
+"""The defaults that each recipe sets: Arjovsky et al. 2017, algorithm 1; Gulrajani et al. 2017, algorithm 1; Miyato
+et al. 2018, table 1, setting C."""
+
+
+def defaults_for(given: Mapping[str, Any]) -> dict[str, Any]:
+    """All options: those given, then those of the recipe, then the defaults for this data and constraint.
 
     The defaults are the papers'. Arjovsky et al. 2017, algorithm 1: RMSprop 5e-5, c = 0.01, n_critic 5, batch
     64, the burst. Gulrajani et al. 2017, algorithm 1: Adam 1e-4 with betas (0, 0.9), lambda 10, n_critic 5,
     batch 64; on 2-D data betas (0.5, 0.9), lambda 0.1, batch 256, three hidden layers of 512, latent_dim 2;
     for the ResNet 2e-4, falling linearly to 0.
 
-    Mescheder et al. 2018, section 5: gamma 10, with the standard GAN's loss, as DRAGAN has it, and no constraint at
-    all. Brock et al. 2019, section 3.1: orthogonal regularisation of 1e-4 with the standard GAN's loss; under the
-    Wasserstein loss, which grows with the critic's scale without a bound, 1e-4 holds nothing, and 1 is taken.
+    Mescheder et al. 2018, section 5: gamma 10, with the standard GAN's loss, which is also the default for DRAGAN and
+    for no constraint at all. Brock et al. 2019, section 3.1: orthogonal regularization of 1e-4 with the standard GAN's
+    loss; under the Wasserstein loss, which grows with the critic's scale without a bound, 1e-4 has no effect, and the
+    default is 1.
 
     They depart from the papers for the built-in data, where 100 000 iterations become the minute or two that a
     newcomer waits on two cores:
@@ -157,35 +254,22 @@ def resolve(config: Config, sample_shape: tuple[int, ...], num_classes: int = 0)
     - Samples are drawn from the moving average of the generator (Karras et al. 2018), which neither paper has.
 
     Args:
-        config: what was asked for.
-        sample_shape: shape of one real sample.
-        num_classes: classes of the data, 0 without labels.
-
-    Returns:
-        A config that resolves to itself.
-
-    Raises:
-        UserError: a value out of range, or options that contradict one another; the message names the option.
+        given: the options given, and those of a fixed default.
     """
-    architecture = config.architecture or default_architecture(sample_shape)
-    preset = _preset(config, architecture, sample_shape)
-    chosen = {name: value for name, value in dataclasses.asdict(config).items() if value is not None}
-    resolved = Resolved(**{**preset, **chosen, "num_classes": num_classes if config.conditional else 0})
-    _check(resolved, sample_shape)
-    if config.conditional and num_classes < 2:
-        raise UserError(f"--conditional: {config.data} has no labels of at least 2 classes to train on")
-    if isinstance(config, Resolved) and config.num_classes != resolved.num_classes:
-        raise UserError(f"{config.data} has {num_classes} classes now, and the run was made for {config.num_classes}")
-    return resolved
+    known = {"constraint": "gp", **RECIPES[given["recipe"]], **given}
+    if "sample_shape" not in known:
+        known["sample_shape"] = sample_shape_of(known["data"], known["image_size"])
+    known.setdefault("architecture", default_architecture(known["sample_shape"]))
+    known.setdefault("loss", "gan" if known["constraint"] in ("none", "r1", "r2", "dragan") else "wgan")
+    return {**_tuned(known), **known}
 
 
-def _preset(config: Config, architecture: Architecture, sample_shape: tuple[int, ...]) -> dict[str, Any]:
-    clip = config.constraint == "clip"
-    loss = config.loss or ("gan" if config.constraint in ("none", "r1", "r2", "dragan") else "wgan")
-    preset: dict[str, Any] = {
-        "loss": loss,
+def _tuned(known: Mapping[str, Any]) -> dict[str, Any]:
+    clip = known["constraint"] == "clip"
+    architecture, shape = known["architecture"], known["sample_shape"]
+    faster_channels_last = known["precision"] in AUTOCAST or not known["device"].startswith("cuda")
+    values: dict[str, Any] = {
         "iterations": 20_000,
-        "architecture": architecture,
         "width": default_width(architecture),
         "latent_dim": 128 if architecture == "resnet" else 100,
         "critic_norm": "batch" if clip and architecture == "dcgan" else "none",
@@ -199,67 +283,30 @@ def _preset(config: Config, architecture: Architecture, sample_shape: tuple[int,
         "clip_value": 0.01,
         "lambda_gp": 10.0,
         "gamma": 10.0,
-        "lambda_orthogonal": 1.0 if loss == "wgan" else 1e-4,
+        "lambda_orthogonal": 1.0 if known["loss"] == "wgan" else 1e-4,
         "ema_decay": 0.999,
-        "channels_last": len(sample_shape) == 3
-        and architecture not in ("mlp", "pyramid")
-        and (config.precision in AUTOCAST or not config.device.startswith("cuda")),
+        "channels_last": len(shape) == 3 and architecture not in ("mlp", "pyramid") and faster_channels_last,
     }
     if architecture == "resnet" and not clip:
-        preset |= {"learning_rate": 2e-4, "lr_decay": True}
-    if sample_shape == (2,):
-        preset |= {"latent_dim": 2, "betas": (0.5, 0.9), "lambda_gp": 0.1, "batch_size": 256}
-        preset |= {"iterations": 500, "learning_rate": 5e-5 if clip else 5e-4, "ema_decay": 0.99}
-    elif config.data == "digits":
-        preset |= {"iterations": 1500, "latent_dim": 32, "betas": (0.5, 0.9), "ema_decay": 0.99}
-        preset |= {"width": 384, "learning_rate": 5e-4}
+        values |= {"learning_rate": 2e-4, "lr_decay": True}
+    if shape == (2,):
+        values |= {"latent_dim": 2, "betas": (0.5, 0.9), "lambda_gp": 0.1, "batch_size": 256}
+        values |= {"iterations": 500, "learning_rate": 5e-5 if clip else 5e-4, "ema_decay": 0.99}
+    elif known["data"] == "digits":
+        values |= {"iterations": 1500, "latent_dim": 32, "betas": (0.5, 0.9), "ema_decay": 0.99}
+        values |= {"width": 384, "learning_rate": 5e-4}
         if clip:
-            preset |= {"width": 256, "learning_rate": 1e-3, "clip_value": 0.05}
-    elif config.data == "photos":
-        preset |= {"iterations": 2000}
-    return preset
+            values |= {"width": 256, "learning_rate": 1e-3, "clip_value": 0.05}
+    elif known["data"] == "photos":
+        values |= {"iterations": 2000}
+    return values
 
 
-def _check(config: Resolved, sample_shape: tuple[int, ...]) -> None:
-    for name, kind in {
-        "constraint": ConstraintName,
-        "loss": LossName,
-        "precision": PrecisionName,
-        "graph": GraphMode,
-    }.items():
-        if getattr(config, name) not in get_args(kind):
-            raise UserError(f"{option(name)} must be one of {', '.join(get_args(kind))}, got {getattr(config, name)}")
-    at_least_one = (
-        "iterations",
-        "width",
-        "latent_dim",
-        "batch_size",
-        "n_critic",
-        "log_every",
-        "checkpoint_every",
-        "keep_checkpoints",
-    )
-    for name in at_least_one:
-        if getattr(config, name) < 1:
-            raise UserError(f"{option(name)} must be at least 1, got {getattr(config, name)}")
-    if config.sample_every < 0:
-        raise UserError(f"--sample-every must not be negative, got {config.sample_every}")
-    for name in ("learning_rate", "clip_value"):
-        value = getattr(config, name)
-        if not (value > 0 and math.isfinite(value)):
-            raise UserError(f"{option(name)} must be positive and finite, got {value}")
-    for name in ("lambda_gp", "gamma", "lambda_orthogonal"):
-        value = getattr(config, name)
-        if not (value >= 0 and math.isfinite(value)):
-            raise UserError(f"{option(name)} must be finite and not negative, got {value}")
-    if not all(0 <= beta < 1 for beta in config.betas):
-        raise UserError(f"--betas must be two numbers in [0, 1), got {config.betas}")
-    if not 0 <= config.ema_decay < 1:
-        raise UserError(f"--ema-decay must be in [0, 1), got {config.ema_decay}")
+def _check_together(config: Config) -> None:
     if config.constraint not in ("none", "clip", "orthogonal") and config.critic_norm == "batch":
         raise UserError(
             f"--critic-norm batch contradicts --constraint {config.constraint}: "
-            "the constraint is defined for single samples, and batch normalisation mixes them"
+            "the constraint is defined for single samples, and batch normalization mixes them"
         )
     if config.precision in NEEDS_CUDA and not config.device.startswith("cuda"):
         reason = NEEDS_CUDA[config.precision]
@@ -268,17 +315,20 @@ def _check(config: Resolved, sample_shape: tuple[int, ...]) -> None:
         raise UserError(f"--graph on needs --device cuda, got --device {config.device}: graphs are NVIDIA's")
     if config.graph == "on" and config.precision == "fp16":
         raise UserError("--graph on contradicts --precision fp16: loss scaling waits for the device in every step")
-    if config.channels_last and len(sample_shape) != 3:
-        raise UserError(f"--channels-last is for images; these samples are of shape {sample_shape}")
+    if config.channels_last and len(config.sample_shape) != 3:
+        raise UserError(f"--channels-last is for images; these samples are of shape {config.sample_shape}")
 
 
-def option(name: str) -> str:
-    """The command line's spelling of a field."""
-    return "--" + name.replace("_", "-")
+def check_resumable(saved: Config, wanted: Config) -> None:
+    """Compare a run's config with what it is to go on with.
 
-
-def spelled(name: str, value: Any) -> str:
-    """The field with its value as the command line has them."""
-    if isinstance(value, bool):
-        return option(name) if value else option(f"no_{name}")
-    return f"{option(name)} {value}"
+    Raises:
+        UserError: they differ in an option that a resumed run cannot change.
+    """
+    for field in dataclasses.fields(Config):
+        had, value = getattr(saved, field.name), getattr(wanted, field.name)
+        if value != had and not field.metadata["resumable"]:
+            told = f"{flag(field.name)} {value}"
+            if isinstance(value, bool):
+                told = flag(field.name if value else f"no_{field.name}")
+            raise UserError(f"{told} cannot change in a resumed run, which has {had}")

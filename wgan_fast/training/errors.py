@@ -2,12 +2,18 @@
 
 from __future__ import annotations
 
+import difflib
 import importlib
+from collections.abc import Iterable
 from types import ModuleType
 
 
 class UserError(ValueError):
     """A mistake in what was asked for; its message is one sentence, fit for the command line."""
+
+
+class MissingPackage(UserError):
+    """An optional package is not installed; the message says what needs it and how to install it."""
 
 
 def require(module: str, purpose: str) -> ModuleType:
@@ -18,7 +24,7 @@ def require(module: str, purpose: str) -> ModuleType:
         purpose: what needs it, as the subject of a sentence ("drawing the curves").
 
     Raises:
-        UserError: the package is absent; the message says what needs it and how to install it.
+        MissingPackage: it cannot be imported.
     """
     try:
         return importlib.import_module(module)
@@ -27,4 +33,10 @@ def require(module: str, purpose: str) -> ModuleType:
         extra = {"torchvision": "torchvision", "tensorboard": '"wgan-fast[tensorboard]"'}.get(
             package, '"wgan-fast[train]"'
         )
-        raise UserError(f"{purpose} needs {package}, which cannot be imported: pip install {extra}") from error
+        raise MissingPackage(f"{purpose} needs {package}, which cannot be imported: pip install {extra}") from error
+
+
+def did_you_mean(word: object, known: Iterable[str]) -> str:
+    """The end of a message: "; did you mean X?" where a known word is close to this one, else nothing."""
+    similar = difflib.get_close_matches(str(word), known, n=1, cutoff=0.65)
+    return f"; did you mean {similar[0]}?" if similar else ""

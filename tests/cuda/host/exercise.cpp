@@ -145,6 +145,128 @@ void exercise_penalty(int64_t offset) {
   }
 }
 
+// f(s) and f'(s) of every activation in fp64, as textbooks have them: no care is taken of large arguments.
+Slope<double> textbook_slope(int activation, double s) {
+  const double e = std::exp(s), p = e / (1 + e), q = 1 - p;
+  const double density = std::exp(-s * s / 2) / std::sqrt(2 * M_PI), k = std::sqrt(2 / M_PI);
+  const double u = k * (s + 0.044715 * s * s * s), du = k * (1 + 0.134145 * s * s), t = std::tanh(u);
+  const double sech = 1 - t * t, m = std::tanh(std::log1p(e)), dm = (1 - m * m) * p;
+  switch (activation) {
+    case 0:
+      return {p * (1 + s * q), p * q * (2 + s * (q - p))};
+    case 1:
+      return {0.5 * std::erfc(-s / std::sqrt(2.0)) + s * density, density * (2 - s * s)};
+    case 2:
+      return {0.5 * (1 + t) + 0.5 * s * sech * du,
+              sech * (du + 0.5 * s * (0.26829 * k * s - 2 * t * du * du))};
+    case 3:
+      return {s > 0 ? 1.5 : 0.7 * 1.5 * 2 * std::exp(2 * s), s >= 0 ? 0 : 0.7 * 1.5 * 4 * std::exp(2 * s)};
+    case 4:
+      return {s > 0 ? 1.5 : (s + 0.7 * 1.5) * 2, s >= 0 ? 0.0 : 2.0};
+    case 5:
+      return {0.7 * s > 1.5 ? 1 : 1 / (1 + std::exp(-0.7 * s)),
+              0.7 * s >= 1.5 ? 0 : 0.7 * std::exp(-0.7 * s) / std::pow(1 + std::exp(-0.7 * s), 2)};
+    case 6:
+      return {1 - s * s, -2 * s};
+    case 7:
+      return {s * (1 - s), 1 - 2 * s};
+    case 8:
+      return {m + s * dm, dm * (2 + s * (q - 2 * m * p))};
+    case 9:
+      return {s <= -3 ? 0 : s >= 3 ? 1 : s / 3 + 0.5, std::abs(s) < 3 ? 1.0 / 3 : 0};
+    case 10:
+      return {1 / std::pow(1 + std::abs(s), 2), (s > 0 ? -2 : s < 0 ? 2 : 0) / std::pow(1 + std::abs(s), 3)};
+    default:
+      return {q, -p * q};
+  }
+}
+
+template <class T>
+void exercise_activation(int64_t offset) {
+  std::vector<int64_t> sizes = {1, 7, 8, 255, 256, 2048, 2049, 4100};
+  if (few) sizes = {8, 2049};
+  for (const int64_t size : sizes) {
+    for (int activation = 0; activation < 12; ++activation) {
+      now += ", activation " + std::to_string(activation);
+      const ActivationOptions options = {0.7, 1.5, 2.0};
+      const auto saved = Buffer<T>::random(size, offset, 2), g = Buffer<T>::random(size, offset, 1);
+      const auto v = Buffer<T>::random(size, offset, 1), to_g = Buffer<T>::poisoned(size, offset);
+      const auto to_saved = Buffer<T>::poisoned(size, offset), alone = Buffer<T>::poisoned(size, offset);
+      const auto run = [&](int64_t signal, int64_t first, int64_t second) {
+        activation_double_backward(saved.address(), signal, v.address(), first, second, size, kCode<T>,
+                                   activation, options, nullptr);
+      };
+      run(g.address(), to_g.address(), to_saved.address());
+      run(0, alone.address(), 0);
+      for (int64_t i = 0; i < size; ++i) {
+        const Slope<double> slope = textbook_slope(activation, saved[i]);
+        check(to_g[i], v[i] * slope.value, tolerance<T>());
+        check(to_saved[i], v[i] * g[i] * slope.derivative, tolerance<T>());
+        check(alone[i], to_g[i], 0);
+      }
+      run(g.address(), 0, alone.address());
+      for (int64_t i = 0; i < size; ++i) check(alone[i], to_saved[i], 0);
+      now = now.substr(0, now.rfind(", activation"));
+    }
+  }
+}
+
+// The results by the formulas of norm_rules.h, value by value in fp64.
+template <class T>
+void exercise_norm(int64_t offset) {
+  std::vector<NormShape> shapes = {{1, 2, 1, 1},    {5, 7, 1, 1},    {40, 16, 1, 1},  {9, 130, 1, 1},
+                                   {3, 1024, 1, 1}, {2, 4096, 1, 1}, {3, 6, 5, 3},    {2, 4, 40, 2},
+                                   {2, 3, 49, 3},   {3, 9001, 1, 1}, {2, 4, 5000, 2}, {1, 8, 16, 1}};
+  if (few) shapes = {{9, 130, 1, 1}, {3, 1024, 1, 1}, {2, 2, 9000, 2}};
+  for (const NormShape& shape : shapes) {
+    const int64_t rows = shape.batch * shape.groups, sample = shape.channels * shape.positions;
+    const int64_t size = sample / shape.groups, total = shape.batch * sample;
+    for (const int64_t chunks : {int64_t{1}, shape.batch}) {
+      const bool rms = chunks == 1 && shape.groups == 1;
+      const auto x = Buffer<T>::random(total, offset, 1), g = Buffer<T>::random(total, offset, 1);
+      const auto v = Buffer<T>::random(total, offset, 1);
+      const auto to_g = Buffer<T>::poisoned(total, offset), to_x = Buffer<T>::poisoned(total, offset);
+      const auto alone = Buffer<T>::poisoned(total, offset);
+      const auto mean = Buffer<Wide<T>>::random(rows, 0, 0.1), weight = Buffer<Wide<T>>::random(sample, 0, 1);
+      const Buffer<Wide<T>> rstd(rows, 0, 1.25);
+      const auto to_weight = Buffer<Wide<T>>::poisoned(sample, 0);
+      const auto partials = Buffer<Wide<T>>::poisoned(chunks * sample, 0);
+      const auto workspace = Buffer<Wide<T>>::poisoned(norm_workspace(rows, size, kCode<T>), 0);
+      NormAddresses at{x.address(), rms ? 0 : mean.address(), rstd.address(), weight.address(),   g.address(),
+                       v.address(), to_g.address(),           to_x.address(), to_weight.address()};
+      norm_double_backward(at, partials.address(), workspace.address(), chunks, kCode<T>, shape, nullptr);
+      at.g = at.to_x = at.to_weight = 0;
+      at.to_g = alone.address();
+      norm_double_backward(at, 0, workspace.address(), chunks, kCode<T>, shape, nullptr);
+      std::vector<double> sums(static_cast<size_t>(sample), 0.0);
+      for (int64_t row = 0; row < rows; ++row) {
+        const int64_t begin = row * size, of_sample = row % shape.groups * size;
+        const double mu = rms ? 0 : mean[row], n = double(size);
+        double m1 = 0, m2 = 0, c = 0, d = 0, e = 0;
+        for (int64_t i = 0; i < size; ++i) {
+          const double hat = (x[begin + i] - mu) * rstd[row], weighted = g[begin + i] * weight[of_sample + i];
+          m1 += rms ? 0 : weighted / n;
+          m2 += weighted * hat / n;
+          c += rms ? 0 : v[begin + i] / n;
+          d += v[begin + i] * hat / n;
+          e += v[begin + i] * weighted / n;
+        }
+        for (int64_t i = 0; i < size; ++i) {
+          const double hat = (x[begin + i] - mu) * rstd[row], r = rstd[row], w = weight[of_sample + i];
+          const double tangent = v[begin + i], signal = g[begin + i], k = r * (tangent - c - hat * d);
+          sums[size_t(of_sample + i)] += signal * k;
+          check(to_g[begin + i], w * k, 4 * tolerance<T>());
+          check(to_x[begin + i],
+                -r * r * ((tangent - c) * m2 + (signal * w - m1) * d + hat * (e - c * m1 - 3 * d * m2)),
+                4 * tolerance<T>());
+          check(alone[begin + i], to_g[begin + i], 0);
+        }
+      }
+      for (int64_t i = 0; i < sample; ++i) check(to_weight[i], sums[size_t(i)], 20 * 1e-5);
+    }
+  }
+}
+
 // The parameter, its gradient and three moments, of odd sizes.
 template <class T>
 std::vector<std::vector<Buffer<T>>> optimizer_buffers(int64_t offset) {
@@ -236,9 +358,11 @@ void exercise(const std::string& op) {
   for (const int64_t offset : {0, 1}) {
     if (few && (offset || kCode<T> != 0)) continue;
     now = op + ", dtype " + std::to_string(kCode<T>) + ", offset " + std::to_string(offset);
+    if (op == "activation_double_backward") exercise_activation<T>(offset);
     if (op == "clip_weights") exercise_clip_weights<T>(offset);
     if (op == "interpolate") exercise_interpolate<T>(offset);
     if (op == "gradient_norm_penalty") exercise_penalty<T>(offset);
+    if (op == "norm_double_backward") exercise_norm<T>(offset);
     if (op == "rmsprop_step") exercise_rmsprop<T>(offset);
     if (op == "adam_step") exercise_adam<T>(offset);
   }
@@ -250,7 +374,8 @@ int main(int count, char** arguments) {
   few = count > 1 && std::string(arguments[1]) == "--few";
   std::vector<std::string> ops(arguments + (few ? 2 : 1), arguments + count);
   if (ops.empty())
-    ops = {"clip_weights", "interpolate", "gradient_norm_penalty", "rmsprop_step", "adam_step"};
+    ops = {"activation_double_backward", "clip_weights", "interpolate", "gradient_norm_penalty",
+           "norm_double_backward",       "rmsprop_step", "adam_step"};
   for (const std::string& op : ops) {
     exercise<float>(op);
     exercise<double>(op);

@@ -11,19 +11,25 @@ import torch
 try:
     import triton
 except ImportError as error:
-    raise ImportError(f"Triton is not installed: pip install 'triton>=3.6' [{error}]") from error
+    raise ImportError(f"Triton is not installed: pip install 'triton>=3.5' [{error}]") from error
+if not hasattr(triton, "knobs"):
+    raise ImportError(f"Triton {triton.__version__} is too old: expected 3.5 or newer")
 
+from wgan_fast.backends.triton.activation_double_backward import activation_double_backward
 from wgan_fast.backends.triton.clip_weights import clip_weights_
 from wgan_fast.backends.triton.gradient_norm_penalty import gradient_norm_penalty
 from wgan_fast.backends.triton.interpolate import interpolate
+from wgan_fast.backends.triton.norm_double_backward import norm_double_backward
 from wgan_fast.backends.triton.optimizer_step import adam_step_, rmsprop_step_
 
 __all__ = [
     "DEVICE_TYPES",
+    "activation_double_backward",
     "adam_step_",
     "clip_weights_",
     "gradient_norm_penalty",
     "interpolate",
+    "norm_double_backward",
     "rmsprop_step_",
 ]
 

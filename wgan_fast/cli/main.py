@@ -1,0 +1,153 @@
+"""``wgan-fast``: carries out its commands. Mistakes are one line on stderr, exit code 2."""
+
+from __future__ import annotations
+
+import contextlib
+import signal
+import sys
+import time
+from collections.abc import Iterator, Sequence
+from types import FrameType
+from typing import Any
+
+from wgan_fast.cli.options import Command, Evaluate, Sample, Study, Train, parse
+from wgan_fast.training.errors import UserError, require
+from wgan_fast.training.loop.distributed import Processes, ProcessLost, is_first, launched
+
+USAGE_ERROR = 2
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run one command; returns the exit code: 0, 2 for a mistake of the caller, 130 or 143 after a signal."""
+    try:
+        command = parse(list(sys.argv[1:] if arguments is None else arguments))
+        require("rich", "the command line")
+        return run(command)
+    except UserError as error:
+        if is_first() or isinstance(error, ProcessLost):
+            print(f"wgan-fast: {' '.join(str(error).split())}", file=sys.stderr)
+        return USAGE_ERROR
+    except OSError as error:
+        print(f"wgan-fast: {error}", file=sys.stderr)
+        return USAGE_ERROR
+    except KeyboardInterrupt:
+        return 128 + signal.SIGINT
+
+
+def run(command: Command) -> int:
+    """Carry out a parsed command; returns the exit code."""
+    from rich.console import Console
+
+    console = Console(quiet=(isinstance(command, Train) and command.quiet) or not is_first())
+    if isinstance(command, Train):
+        with launched(command.options.device) as processes:
+            return _train(command, console, processes)
+    if isinstance(command, Sample):
+        return _sample(command, console)
+    if isinstance(command, Evaluate):
+        return _evaluate(command, console)
+    if isinstance(command, Study):
+        return _study(command, console)
+    from wgan_fast.cli import console as view
+
+    view.print_doctor(console)
+    return 0
+
+
+def _train(command: Train, console: Any, processes: Processes) -> int:
+    from wgan_fast.cli import console as view
+    from wgan_fast.training.run.folder import Run
+
+    start = time.perf_counter()
+    out = command.folder()
+    if command.resume and command.overwrite:
+        raise UserError("--resume and --overwrite contradict one another")
+    if command.checkpoint != "newest" and not command.resume:
+        raise UserError(f"--checkpoint {command.checkpoint} needs --resume")
+    if command.resume:
+        run = Run.resume(out, command.options, command.checkpoint, processes=processes)
+    else:
+        run = Run.start(out, command.options, overwrite=command.overwrite, processes=processes)
+    trainer, config = run.trainer, run.trainer.config
+    view.print_config(console, config)
+    with (
+        view.training_progress(console, trainer.iteration, config.iterations) as progress,
+        _stop_on_signal(trainer.stop, patient=processes.size > 1) as received,
+    ):
+        result = run.train(progress)
+    if received or result.stopped:
+        console.print(f"stopped at iteration {trainer.iteration}; --resume --out {out} continues", highlight=False)
+        return 128 + (received[0] if received else signal.SIGTERM)  # another process received it
+    if not processes.first:
+        return 0
+    files = run.write_pictures()
+    evaluation = None
+    if command.evaluate:
+        evaluation, file = run.evaluate()
+        files.append(file)
+    view.print_summary(console, result, evaluation, files, time.perf_counter() - start)
+    return 0
+
+
+@contextlib.contextmanager
+def _stop_on_signal(stop: Any, *, patient: bool) -> Iterator[list[int]]:
+    """The first SIGINT or SIGTERM asks the loop to end after its iteration, a second has its usual effect.
+
+    Args:
+        patient: not even a second one has: a launcher repeats the signal that the terminal has sent already.
+    """
+    received: list[int] = []
+    usual = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
+
+    def handle(number: int, frame: FrameType | None) -> None:
+        received.append(number)
+        stop()
+        if not patient:
+            for each, handler in usual.items():
+                signal.signal(each, handler)
+
+    for number in usual:
+        signal.signal(number, handle)
+    try:
+        yield received
+    finally:
+        for number, handler in usual.items():
+            signal.signal(number, handler)
+
+
+def _sample(command: Sample, console: Any) -> int:
+    from wgan_fast.training.report import pictures
+    from wgan_fast.training.run.folder import Run
+
+    out = command.file()
+    trainer = Run.open(command.run, command.device, command.checkpoint).trainer
+    drawn = pictures.draw(trainer, command.num, label=command.class_, rows=command.interpolate, seed=command.seed)
+    pictures.write_drawn(trainer, drawn, out)
+    console.print(str(out), highlight=False, soft_wrap=True)
+    return 0
+
+
+def _evaluate(command: Evaluate, console: Any) -> int:
+    from wgan_fast.cli import console as view
+    from wgan_fast.training.run.folder import Run
+
+    evaluation, file = Run.open(command.run, command.device, command.checkpoint).evaluate()
+    view.print_evaluation(console, evaluation)
+    console.print(str(file), highlight=False, soft_wrap=True)
+    return 0
+
+
+def _study(command: Study, console: Any) -> int:
+    from wgan_fast.studies import STUDIES
+    from wgan_fast.studies.study import run_study
+
+    if command.name == "list":
+        for name, claim in STUDIES.items():
+            console.print(f"{name:<22}{claim}", highlight=False, soft_wrap=True)
+        return 0
+    report = run_study(command.name, size=command.size, seed=command.seed, out=command.out)
+    console.print(report.findings, highlight=False, soft_wrap=True)
+    console.print(f"{report.seconds:.1f} s", highlight=False)
+    for file in report.files:
+        console.print(str(file), highlight=False, soft_wrap=True)
+    return 0

@@ -1,0 +1,272 @@
+"""A critic's scores and their gradients with respect to its input, both differentiable.
+
+``score_and_gradient`` is for a loss of the scores and a penalty of the gradients at the same samples::
+
+    scores, gradients = score_and_gradient(critic, real)
+    loss = F.softplus(-scores).mean() + gamma / 2 * gradients.square().flatten(1).sum(1).mean()
+    loss.backward()
+
+``gradient_penalty`` and its relatives take ``return_scores=True`` for the same.
+"""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import AbstractContextManager, nullcontext
+from typing import Any, overload
+
+import torch
+from torch import Tensor, nn
+
+from wgan_fast import double_backward
+from wgan_fast.double_backward.one_pass import scores_and_gradients
+
+Critic = Callable[..., Any]
+
+
+@overload
+def score_and_gradient(
+    critic: Critic,
+    x: Tensor,
+    *,
+    critic_args: Sequence[Any] = (),
+    critic_kwargs: Mapping[str, Any] | None = None,
+    scaler: Any = None,
+) -> tuple[Tensor, Tensor]: ...
+@overload
+def score_and_gradient(
+    critic: Critic,
+    x: tuple[Tensor, ...],
+    *,
+    critic_args: Sequence[Any] = (),
+    critic_kwargs: Mapping[str, Any] | None = None,
+    scaler: Any = None,
+) -> tuple[Tensor, tuple[Tensor | None, ...]]: ...
+@overload
+def score_and_gradient(
+    critic: Critic,
+    x: Mapping[str, Tensor],
+    *,
+    critic_args: Sequence[Any] = (),
+    critic_kwargs: Mapping[str, Any] | None = None,
+    scaler: Any = None,
+) -> tuple[Tensor, dict[str, Tensor | None]]: ...
+def score_and_gradient(
+    critic: Critic,
+    x: Any,
+    *,
+    critic_args: Sequence[Any] = (),
+    critic_kwargs: Mapping[str, Any] | None = None,
+    scaler: Any = None,
+) -> Any:
+    """Scores, and the gradients of their sum with respect to x, both ready to enter one loss.
+
+    Equivalent to::
+
+        x = x.detach().requires_grad_()
+        scores = critic(x, *critic_args, **critic_kwargs)
+        (gradients,) = torch.autograd.grad(scores.sum(), x, create_graph=True)
+
+    but a loss of the scores and a penalty of the gradients, differentiated in one ``backward``, cost four units of
+    matrix work per layer instead of six where the critic allows it: one score per sample, computed by linear layers,
+    convolutions, piecewise-linear activations, poolings, sums, concatenations and views that keep the batch first.
+    Elsewhere (norms, smooth activations, minibatch statistics, score maps, attention, hooks on intermediate tensors,
+    checkpointed segments, torch.compile, torch.func, tensor subclasses) autograd computes both.
+    ``double_backward.explain`` says which layers of a critic are in the way.
+
+    Scores and gradients may be used in any way: either one alone, in several ``backward`` calls, scaled, in terms that
+    join them with other scores, differentiated for some parameters only, or more than once. A parameter that enters
+    the scores has a gradient of zeros, not None, where only the gradients are used and do not depend on it. If x
+    requires grad, the loss can be differentiated with respect to x; otherwise x is detached. Under ``torch.no_grad()``
+    both are plain values.
+
+    Args:
+        critic: a module or function of x, ``critic_args`` and ``critic_kwargs``. Its scores are of shape (B,), (B, 1)
+            or (B, 1, h, w), or the first entry of a tuple, list or dict.
+        x: (B, ...), or a tuple or dict of such tensors, which the critic receives as it is. Tensors that are not of
+            a floating-point type (labels) are passed on.
+        scaler: a ``torch.amp.GradScaler``, see ``gradient_penalty``.
+
+    Returns:
+        The pair (scores, gradients), gradients in the structure of x; None for a tensor of a tuple or dict that the
+        scores do not depend on.
+
+    Raises:
+        TypeError, ValueError: an argument is not as above, or the scores do not depend on the input.
+        RuntimeError: the critic is a compiled module, which has no double backward.
+    """
+    check_critic(critic)
+    return scored_with_gradient(critic, x, critic_args, critic_kwargs, scaler=scaler)
+
+
+def scored_with_gradient(
+    critic: Critic,
+    x: Any,
+    critic_args: Sequence[Any] = (),
+    critic_kwargs: Mapping[str, Any] | None = None,
+    *,
+    scaler: Any = None,
+    exact_shortcut: bool = True,
+) -> tuple[Tensor, Any]:
+    """``score_and_gradient`` without its check of the critic; without ``exact_shortcut``, as autograd does it."""
+    names, values = _parts(x)
+    inputs = {i: v for i, v in enumerate(values) if v.is_floating_point()}
+    if not inputs:
+        raise TypeError(f"x: expected floating-point samples of shape (B, ...), got {[v.dtype for v in values]}")
+
+    def seed(scores: Tensor) -> tuple[Tensor, Tensor | None]:
+        scale = None if scaler is None else _seed_scale(scores, scaler)
+        ones = torch.ones_like(scores)
+        return ones if scale is None else ones * scale, scale
+
+    def score(points: list[Tensor]) -> Tensor:
+        given = list(values)
+        for i, point in zip(inputs, points, strict=True):
+            given[i] = point
+        packed = given[0] if names is None else _packed(x, names, given)
+        scores = first_output(critic(packed, *critic_args, **(critic_kwargs or {})))
+        for point in points:
+            _check_scores(scores, point)
+        return scores
+
+    recording = torch.is_grad_enabled()
+    with torch.enable_grad():
+        if recording:
+            points = [v.view_as(v) if v.requires_grad else v.detach().requires_grad_() for v in inputs.values()]
+            with _critic_context(exact_shortcut):
+                scores, found = scores_and_gradients(score, points, seed, list(inputs.values()), exact_shortcut)
+        else:
+            points = [v.detach().requires_grad_() for v in inputs.values()]
+            scores = score(points)
+            signal, scale = seed(scores)
+            found = list(torch.autograd.grad(scores, points, signal, allow_unused=True))
+            found = [g if g is None or scale is None else g / scale for g in found]
+    if all(g is None for g in found):
+        raise ValueError(_IGNORES_INPUT)
+    gradients: list[Tensor | None] = [None] * len(values)
+    for i, g in zip(inputs, found, strict=True):
+        gradients[i] = g
+    return scores if recording else scores.detach(), gradients[0] if names is None else _packed(x, names, gradients)
+
+
+def _parts(x: Any) -> tuple[list[Any] | None, list[Tensor]]:
+    """The keys of a dict or the indices of a tuple (None for a tensor), and the tensors."""
+    if isinstance(x, Tensor):
+        return None, [x]
+    if isinstance(x, Mapping):
+        names, values = list(x), list(x.values())
+    elif isinstance(x, (tuple, list)):
+        names, values = list(range(len(x))), list(x)
+    else:
+        raise TypeError(f"x: expected a tensor, or a tuple or dict of tensors, got {type(x).__name__}")
+    for name, value in zip(names, values, strict=True):
+        if not isinstance(value, Tensor):
+            raise TypeError(f"x[{name!r}]: expected a tensor, got {type(value).__name__}")
+    return names, values
+
+
+def _packed(x: Any, names: list[Any], values: Sequence[Any]) -> Any:
+    return dict(zip(names, values, strict=True)) if isinstance(x, Mapping) else tuple(values)
+
+
+def input_gradient(
+    critic: Critic,
+    x: Tensor,
+    critic_args: Sequence[Any] = (),
+    critic_kwargs: Mapping[str, Any] | None = None,
+    *,
+    scaler: Any = None,
+    exact_shortcut: bool = True,
+) -> Tensor:
+    """d sum(critic(x)) / dx, in the shape of x; it can be differentiated again if gradients are being recorded."""
+    recording = torch.is_grad_enabled()
+    with torch.enable_grad():
+        x = x.detach().requires_grad_(True)
+        with _critic_context(exact_shortcut) if recording else nullcontext():
+            scores = first_output(critic(x, *critic_args, **(critic_kwargs or {})))
+        _check_scores(scores, x)
+        scale = None if scaler is None else _seed_scale(scores, scaler)
+        seed = torch.ones_like(scores) if scale is None else torch.ones_like(scores) * scale
+        (gradients,) = torch.autograd.grad(scores, x, seed, create_graph=recording, allow_unused=True)
+        if gradients is None:
+            raise ValueError(_IGNORES_INPUT)
+        return gradients if scale is None else gradients / scale
+
+
+def first_output(scores: Any) -> Tensor:
+    """The scores of a critic that may return more than them: the first entry of a tuple, list or dict."""
+    while not isinstance(scores, Tensor):
+        if isinstance(scores, Mapping) and scores:
+            scores = next(iter(scores.values()))
+        elif isinstance(scores, Sequence) and scores and not isinstance(scores, str):
+            scores = scores[0]
+        else:
+            raise TypeError(f"critic: expected scores as a tensor (or first in a tuple or dict), got {type(scores)}")
+    return scores
+
+
+def _check_scores(scores: Tensor, x: Tensor) -> None:
+    if scores.shape[:1] != x.shape[:1]:
+        raise ValueError(
+            f"critic: expected one score (or map of scores) a sample, shape ({x.shape[0]}, ...), "
+            f"got {tuple(scores.shape)}"
+        )
+    if not scores.requires_grad:
+        raise ValueError(_IGNORES_INPUT)
+
+
+def _critic_context(exact_shortcut: bool) -> AbstractContextManager[Any]:
+    """How the critic's forward pass runs, if its gradient is to be differentiated again."""
+    return double_backward.exact_shortcut() if exact_shortcut else double_backward.twice_differentiable()
+
+
+def _seed_scale(scores: Tensor, scaler: Any) -> Tensor:
+    """The scale of the seeds, on the device and without a host sync.
+
+    The scaler's scale is made for the mean over the batch: a mean's seeds are smaller by the number of samples.
+    The bare scale, 2**16 at first, is infinite in fp16. By a power of two, which rounds nothing.
+    """
+    scale: Tensor = scaler.scale(torch.ones((), device=scores.device)) / (1 << (len(scores) - 1).bit_length())
+    return scale.clamp(max=torch.finfo(scores.dtype).max / 2)
+
+
+_IGNORES_INPUT = (
+    "critic: the scores do not depend on the input, so there is no gradient to penalise; expected a critic that "
+    "computes its scores from its first argument, without detach() or no_grad() in between"
+)
+
+
+_COMPILED = (
+    "critic: what torch.compile made has no double backward; pass the critic as it was before compilation "
+    "(compiled._orig_mod), or compile the whole critic step with this penalty in it; method='difference' "
+    "needs no double backward"
+)
+
+_SHARDED = (
+    "critic: a module sharded by fully_shard (FSDP2) has no double backward; method='difference' needs none, for "
+    "critics without kinks"
+)
+
+
+def check_critic(critic: Critic) -> None:
+    """Refuse compiled critics where their gradient is to be differentiated again, warn of batch statistics."""
+    if torch.compiler.is_compiling():
+        return
+    twice = torch.is_grad_enabled()
+    if not isinstance(critic, nn.Module):
+        if twice and hasattr(critic, "_torchdynamo_orig_callable"):
+            raise RuntimeError(_COMPILED)
+        return
+    for module in critic.modules():
+        # By name: importing torch._dynamo to ask for the class would take a second.
+        if twice and (type(module).__name__ == "OptimizedModule" or module._compiled_call_impl is not None):
+            raise RuntimeError(_COMPILED)
+        if twice and any(base.__name__ == "FSDPModule" for base in type(module).__mro__):
+            raise RuntimeError(_SHARDED)
+        if module.training and isinstance(module, nn.modules.batchnorm._BatchNorm):
+            warnings.warn(
+                "critic: BatchNorm couples the samples of a batch, but the gradient penalty is defined per sample; "
+                "LayerNorm, InstanceNorm or no normalisation is what WGAN-GP expects (Gulrajani et al. 2017, sec. 4)",
+                stacklevel=3,
+            )

@@ -1,0 +1,248 @@
+"""Where parameters enter a critic whose loss and penalty share one backward signal (`shared_pass`).
+
+Each node here has a second one, which stands in the input gradients' graph: its forward pass hands the backward signal
+δ on, and its backward pass, to which the tangent t comes, gives the parameters their gradients from δ, t and the
+scores' slopes c. Convolutions have theirs in `convolution`.
+
+A *side* is a tensor that requires grad and does not depend on the critic's inputs: a parameter, or what was computed
+from parameters (a parametrised weight, an embedding of labels). Its gradient continues in its own graph.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+from torch.autograd import Function
+
+from wgan_fast import onednn
+from wgan_fast.double_backward.shared_pass import SharedPass, with_slopes
+from wgan_fast.double_backward.zero_gradients import wanted
+
+aten: Any = torch.ops.aten
+
+
+def bias_gradient(shared: SharedPass, signal: Tensor, bias: Tensor, channel_dim: int) -> Tensor:
+    """Σ_b c_b δ_b, summed over all dimensions but one; zeros if the scores' gradient has not arrived."""
+    c = shared.slopes(signal)
+    if c is None:
+        return torch.zeros_like(bias)
+    if signal.dim() > 2:
+        signal = signal.sum([d for d in range(1, signal.dim()) if d != channel_dim % signal.dim()])
+    return torch.mv(signal.t(), c.flatten()).to(bias.dtype)
+
+
+# ------------------------------------------------------------------------------------------------- linear layers
+
+
+class _Linear(Function):
+    """x Wᵀ + b, where x is (..., K)."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, weight: Tensor, bias: Tensor | None, shared: SharedPass) -> Tensor:
+        ctx.set_materialize_grads(False)
+        ctx.shared, ctx.bias = shared, bias
+        ctx.save_for_backward(x, weight)
+        return onednn.product(x, weight, bias)
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor | None) -> Any:
+        if grad is None:
+            return None, None, None, None
+        x, weight = ctx.saved_tensors
+        if ctx.shared.capturing:
+            return _signal_through_linear(grad, weight, ctx.bias, x.detach(), ctx.shared), None, None, None
+        mask = [wanted(node) for node, _ in ctx.next_functions]
+        grad_x = grad_weight = None
+        if mask[0]:
+            grad_x = F.linear(grad, weight.t()) if torch.is_grad_enabled() else onednn.product(grad, weight.t())
+        if mask[1]:
+            grad_weight = _outer(grad, x)
+        grad_bias = grad.flatten(0, -2).sum(0) if len(mask) > 2 and mask[2] else None
+        return grad_x, grad_weight, grad_bias, None
+
+
+class _SignalThroughLinear(Function):
+    @staticmethod
+    def forward(ctx: Any, signal: Tensor, weight: Tensor, bias: Tensor | None, x: Tensor, shared: SharedPass) -> Tensor:
+        ctx.set_materialize_grads(False)
+        ctx.shared, ctx.bias = shared, bias
+        ctx.save_for_backward(signal, weight, x)
+        return onednn.product(signal, weight.t())
+
+    @staticmethod
+    def backward(ctx: Any, tangent: Tensor | None) -> Any:
+        signal, weight, x = ctx.saved_tensors
+        mask = [wanted(node) for node, _ in ctx.next_functions]
+        grad_signal = grad_weight = grad_bias = None
+        if mask[0] and tangent is not None:
+            grad_signal = F.linear(tangent, weight) if torch.is_grad_enabled() else onednn.product(tangent, weight)
+        if mask[1] and (rows := with_slopes(ctx.shared, tangent, x)) is not None:
+            grad_weight = _outer(signal, rows)
+        if ctx.bias is not None and mask[2]:
+            grad_bias = bias_gradient(ctx.shared, signal, ctx.bias, -1)
+        return grad_signal, grad_weight, grad_bias, None, None
+
+
+_linear: Callable[..., Tensor] = _Linear.apply
+_signal_through_linear: Callable[..., Tensor] = _SignalThroughLinear.apply
+
+
+def _outer(signal: Tensor, x: Tensor) -> Tensor:
+    """Σ over all rows of signal ⊗ x: the gradient of a linear layer's weight."""
+    signal, x = signal.flatten(0, -2), x.flatten(0, -2)
+    if torch.is_grad_enabled():
+        return signal.t() @ x
+    return onednn.product(signal.t(), x.t())
+
+
+def linear(x: Tensor, weight: Tensor, bias: Tensor | None, shared: SharedPass) -> Tensor:
+    """``F.linear``, for x of at least two dimensions."""
+    return _linear(x, weight, bias, shared)
+
+
+# ------------------------------------------------------------------------------------------------- scales
+
+
+class _Scale(Function):
+    """x * scale, both broadcast."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, scale: Tensor, shared: SharedPass) -> Tensor:
+        ctx.set_materialize_grads(False)
+        ctx.shared = shared
+        ctx.save_for_backward(x, scale)
+        return x * scale
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor | None) -> Any:
+        if grad is None:
+            return None, None, None
+        x, scale = ctx.saved_tensors
+        if ctx.shared.capturing:
+            return _signal_through_scale(grad, scale, x.detach(), ctx.shared), None, None
+        mask = [wanted(node) for node, _ in ctx.next_functions]
+        grad_x = (grad * scale).sum_to_size(x.shape) if mask[0] else None
+        return grad_x, (grad * x).sum_to_size(scale.shape) if mask[1] else None, None
+
+
+class _SignalThroughScale(Function):
+    @staticmethod
+    def forward(ctx: Any, signal: Tensor, scale: Tensor, x: Tensor, shared: SharedPass) -> Tensor:
+        ctx.set_materialize_grads(False)
+        ctx.shared = shared
+        ctx.save_for_backward(signal, scale, x)
+        return (signal * scale).sum_to_size(x.shape)
+
+    @staticmethod
+    def backward(ctx: Any, tangent: Tensor | None) -> Any:
+        signal, scale, x = ctx.saved_tensors
+        mask = [wanted(node) for node, _ in ctx.next_functions]
+        rows = with_slopes(ctx.shared, tangent, x) if mask[1] else None
+        return (
+            tangent * scale if mask[0] and tangent is not None else None,
+            None if rows is None else (signal * rows).sum_to_size(scale.shape),
+            None,
+            None,
+        )
+
+
+scale: Callable[[Tensor, Tensor, SharedPass], Tensor] = _Scale.apply
+_signal_through_scale: Callable[..., Tensor] = _SignalThroughScale.apply
+
+
+class _PReLU(Function):
+    """x where x > 0, weight * x elsewhere; the weight broadcasts against x."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, weight: Tensor, shared: SharedPass) -> Tensor:
+        ctx.set_materialize_grads(False)
+        ctx.shared = shared
+        ctx.save_for_backward(x, weight)
+        y: Tensor = aten._prelu_kernel.default(x, weight)
+        return y
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor | None) -> Any:
+        if grad is None:
+            return None, None, None
+        x, weight = ctx.saved_tensors
+        if ctx.shared.capturing:
+            return _signal_through_prelu(grad, weight, x.detach(), ctx.shared), None, None
+        return *aten._prelu_kernel_backward.default(grad, x, weight), None
+
+
+class _SignalThroughPReLU(Function):
+    @staticmethod
+    def forward(ctx: Any, signal: Tensor, weight: Tensor, x: Tensor, shared: SharedPass) -> Tensor:
+        ctx.set_materialize_grads(False)
+        ctx.shared = shared
+        ctx.save_for_backward(signal, weight, x)
+        return torch.where(x > 0, signal, signal * weight)
+
+    @staticmethod
+    def backward(ctx: Any, tangent: Tensor | None) -> Any:
+        signal, weight, x = ctx.saved_tensors
+        mask = [wanted(node) for node, _ in ctx.next_functions]
+        rows = with_slopes(ctx.shared, tangent, x) if mask[1] else None
+        return (
+            torch.where(x > 0, tangent, tangent * weight) if mask[0] and tangent is not None else None,
+            None if rows is None else (signal * rows).masked_fill(x > 0, 0).sum_to_size(weight.shape),
+            None,
+            None,
+        )
+
+
+prelu: Callable[[Tensor, Tensor, SharedPass], Tensor] = _PReLU.apply
+_signal_through_prelu: Callable[..., Tensor] = _SignalThroughPReLU.apply
+
+
+# ------------------------------------------------------------------------------------------------- anything added
+
+
+class _Enter(Function):
+    """The identity on a side with a row for each sample, which from here on may meet what depends on the inputs.
+
+    Its gradient is c_b δ_b. No input gradient passes here, so the second graph is tied to the ticket's gradient.
+    """
+
+    @staticmethod
+    def forward(ctx: Any, side: Tensor, ticket: Tensor, shared: SharedPass) -> Tensor:
+        ctx.set_materialize_grads(False)
+        ctx.shared, ctx.side = shared, side
+        return side.detach()
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor | None) -> Any:
+        if grad is None or not ctx.shared.capturing:
+            return grad, None, None
+        return None, _signal_at_entry(grad, ctx.side, ctx.shared), None
+
+
+class _SignalAtEntry(Function):
+    @staticmethod
+    def forward(ctx: Any, signal: Tensor, side: Tensor, shared: SharedPass) -> Tensor:
+        ctx.set_materialize_grads(False)
+        ctx.shared = shared
+        ctx.save_for_backward(signal)
+        return torch.zeros_like(shared.draw_ticket())
+
+    @staticmethod
+    def backward(ctx: Any, tangent: Tensor | None) -> Any:
+        if tangent is None:
+            return None, None, None
+        (signal,) = ctx.saved_tensors
+        c = ctx.shared.slopes(signal)
+        return None, torch.zeros_like(signal) if c is None else signal * c, None
+
+
+_enter: Callable[[Tensor, Tensor, SharedPass], Tensor] = _Enter.apply
+_signal_at_entry: Callable[..., Tensor] = _SignalAtEntry.apply
+
+
+def enter(side: Tensor, shape: torch.Size, shared: SharedPass) -> Tensor:
+    """A side broadcast to ``shape``, whose first dimension runs over the samples."""
+    return _enter(side.expand(shape), shared.draw_ticket(), shared)

@@ -1,0 +1,224 @@
+"""The smooth activations, whose second derivative is real: the double backward as one kernel.
+
+Eager PyTorch differentiates an activation's backward, dx = g f(s) with s what the forward pass saved, by a chain of
+elementwise operations, and writes even the backward itself as such a chain where its graph is kept (silu, mish). Here
+the backward is ATen's own kernel, and its derivatives v f(s) and v g f'(s) are ``activation_double_backward``, one
+pass over memory. Derivatives beyond that are autograd's, of the reference's formulas. What is saved is what eager
+saves: the input, or the output of tanh, sigmoid and an in-place elu.
+
+A replacement takes the arguments of the function that it replaces, and returns NotImplemented for a call that it
+leaves to autograd.
+"""
+
+from __future__ import annotations
+
+import struct
+from collections.abc import Callable
+from functools import partial
+from typing import Any, NamedTuple
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+from torch.autograd import Function
+
+from wgan_fast import ops
+from wgan_fast.double_backward.zero_gradients import wanted
+from wgan_fast.dtypes import DTYPES
+
+aten: Any = torch.ops.aten
+
+
+class Rule(NamedTuple):
+    """An activation as ``activation_double_backward`` knows it, and its backward: (grad, saved) -> grad f(saved)."""
+
+    activation: str
+    options: tuple[float, ...]
+    backward: Callable[[Tensor, Tensor], Tensor]
+
+
+class _Smooth(Function):
+    """y = forward(x). Saved is the source where one is given (a copy of an x that changes in place), else x or y."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, source: Tensor | None, forward: Callable[[Tensor], Tensor], rule: Rule) -> Tensor:
+        ctx.set_materialize_grads(False)
+        ctx.rule, ctx.of_source = rule, source is not None
+        y = forward(x)
+        if y is x:
+            ctx.mark_dirty(x)
+        ctx.save_for_backward(source if source is not None else y if rule.activation.endswith("_result") else x)
+        return y
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor | None) -> Any:
+        if grad is None:
+            return None, None, None, None
+        (saved,) = ctx.saved_tensors
+        rule = ctx.rule
+        result = _smooth_backward(grad, saved, rule) if torch.is_grad_enabled() else rule.backward(grad, saved)
+        return (None, result, None, None) if ctx.of_source else (result, None, None, None)
+
+
+class _SmoothBackward(Function):
+    @staticmethod
+    def forward(ctx: Any, grad: Tensor, saved: Tensor, rule: Rule) -> Tensor:
+        ctx.set_materialize_grads(False)
+        ctx.rule = rule
+        ctx.save_for_backward(grad, saved)
+        return rule.backward(grad, saved)
+
+    @staticmethod
+    def backward(ctx: Any, v: Tensor | None) -> Any:
+        if v is None:
+            return None, None, None
+        grad, saved = ctx.saved_tensors
+        to_grad, to_saved = (wanted(node) for node, _ in ctx.next_functions)
+        # Where a graph is kept, the formulas of the reference, which autograd differentiates to any order.
+        backend = "reference" if torch.is_grad_enabled() else "auto"
+        rule = ctx.rule
+        needed = (to_grad, to_saved)
+        return *ops.activation_double_backward(saved, grad, v, rule.activation, rule.options, needed, backend), None
+
+
+_smooth: Callable[[Tensor, Tensor | None, Callable[[Tensor], Tensor], Rule], Tensor] = _Smooth.apply
+_smooth_backward: Callable[[Tensor, Tensor, Rule], Tensor] = _SmoothBackward.apply
+
+
+def _first_order(activation: str, grad: Tensor, saved: Tensor) -> Tensor:
+    """grad f(saved) by the kernel of the double backward: where ATen has none, or one that needs a saved buffer."""
+    return ops.activation_double_backward(saved, None, grad, activation, (), (True, False), "auto")[0]
+
+
+_SILU = Rule("silu", (), aten.silu_backward.default)
+_MISH = Rule("mish", (), aten.mish_backward.default)
+_HARDSWISH = Rule("hardswish", (), aten.hardswish_backward.default)
+_TANH = Rule("tanh_result", (), aten.tanh_backward.default)
+_SIGMOID = Rule("sigmoid_result", (), aten.sigmoid_backward.default)
+_SOFTSIGN = Rule("softsign", (), partial(_first_order, "softsign"))
+_LOGSIGMOID = Rule("logsigmoid", (), partial(_first_order, "logsigmoid"))
+_GELU = {
+    "none": Rule("gelu", (), aten.gelu_backward.default),
+    "tanh": Rule("gelu_tanh", (), partial(aten.gelu_backward.default, approximate="tanh")),
+}
+
+
+def _replaced(
+    input: Tensor, rule: Rule, forward: Callable[[Tensor], Tensor], forward_: Callable[[Tensor], Tensor] | None = None
+) -> Any:
+    """The activation by ``forward``; in place by ``forward_`` where that is given."""
+    if input.dtype not in DTYPES:
+        return NotImplemented
+    if forward_ is not None:
+        if input.is_leaf:
+            return NotImplemented  # an error, which eager words
+        if rule.activation.endswith("_result"):
+            return _smooth(input, None, forward_, rule)
+        # An input that is a view has no gradient then, which autograd does not put into that of the base.
+        return NotImplemented if input._is_view() else _smooth(input, input.clone(), forward_, rule)
+    if torch.is_autocast_enabled(input.device.type):
+        # Whether this function is one of those that autocast converts the input of depends on device and version.
+        input = input.to(forward(input.detach().flatten()[:0]).dtype)
+    return _smooth(input, None, forward, rule)
+
+
+def _silu(input: Tensor, inplace: bool = False) -> Any:
+    return _replaced(input, _SILU, F.silu, aten.silu_.default if inplace else None)
+
+
+def _mish(input: Tensor, inplace: bool = False) -> Any:
+    return _replaced(input, _MISH, F.mish, aten.mish_.default if inplace else None)
+
+
+def _hardswish(input: Tensor, inplace: bool = False) -> Any:
+    return _replaced(input, _HARDSWISH, F.hardswish, aten.hardswish_.default if inplace else None)
+
+
+def _gelu(input: Tensor, *, approximate: str = "none") -> Any:
+    rule = _GELU.get(approximate)
+    return NotImplemented if rule is None else _replaced(input, rule, partial(F.gelu, approximate=approximate))
+
+
+def _softplus(input: Tensor, beta: float = 1, threshold: float = 20) -> Any:
+    def backward(grad: Tensor, saved: Tensor) -> Tensor:
+        result: Tensor = aten.softplus_backward.default(grad, saved, beta, threshold)
+        return result
+
+    rule = Rule("softplus", (beta, threshold), backward)
+    return _replaced(input, rule, lambda x: F.softplus(x, beta, threshold))
+
+
+def _tanh(input: Tensor, inplace: bool = False) -> Any:
+    return _replaced(input, _TANH, torch.tanh, torch.tanh_ if inplace else None)
+
+
+def _sigmoid(input: Tensor, inplace: bool = False) -> Any:
+    return _replaced(input, _SIGMOID, torch.sigmoid, torch.sigmoid_ if inplace else None)
+
+
+def _softsign(input: Tensor) -> Any:
+    return _replaced(input, _SOFTSIGN, F.softsign)
+
+
+def _logsigmoid(input: Tensor) -> Any:
+    return _replaced(input, _LOGSIGMOID, F.logsigmoid)
+
+
+def _elu_rule(alpha: float, scale: float, input_scale: float, inplace: bool) -> Rule:
+    def backward(grad: Tensor, saved: Tensor) -> Tensor:
+        result: Tensor = aten.elu_backward.default(grad, alpha, scale, input_scale, inplace, saved)
+        return result
+
+    return Rule("elu_result" if inplace else "elu", (alpha, scale, input_scale), backward)
+
+
+def _elu(input: Tensor, alpha: float = 1.0, inplace: bool = False) -> Any:
+    if inplace and alpha < 0:
+        return NotImplemented  # the output does not tell the input then
+    in_place = (lambda x: aten.elu_.default(x, alpha)) if inplace else None
+    return _replaced(input, _elu_rule(alpha, 1.0, 1.0, inplace), lambda x: F.elu(x, alpha), in_place)
+
+
+def _celu(input: Tensor, alpha: float = 1.0, inplace: bool = False) -> Any:
+    if alpha == 0 or (inplace and alpha < 0):
+        return NotImplemented
+    # torch's own derivative divides by alpha rounded to fp32, in every dtype.
+    rule = _elu_rule(alpha, 1.0, 1 / struct.unpack("f", struct.pack("f", alpha))[0], inplace)
+    in_place = (lambda x: torch.celu_(x, alpha)) if inplace else None
+    return _replaced(input, rule, lambda x: torch.celu(x, alpha), in_place)
+
+
+_SELU_ALPHA, _SELU_SCALE = 1.6732632423543772848170429916717, 1.0507009873554804934193349852946
+
+
+def _selu(input: Tensor, inplace: bool = False) -> Any:
+    rule = _elu_rule(_SELU_ALPHA, _SELU_SCALE, 1.0, inplace)
+    return _replaced(input, rule, torch.selu, torch.selu_ if inplace else None)
+
+
+REPLACEMENTS: dict[Any, Callable[..., Any]] = {
+    F.silu: _silu,
+    F.gelu: _gelu,
+    F.elu: _elu,
+    F.elu_: partial(_elu, inplace=True),
+    F.celu: _celu,
+    torch.celu: _celu,
+    torch.celu_: partial(_celu, inplace=True),
+    F.selu: _selu,
+    torch.selu: _selu,
+    torch.selu_: partial(_selu, inplace=True),
+    F.softplus: _softplus,
+    torch.tanh: _tanh,
+    Tensor.tanh: _tanh,
+    torch.tanh_: partial(_tanh, inplace=True),
+    Tensor.tanh_: partial(_tanh, inplace=True),
+    torch.sigmoid: _sigmoid,
+    torch.special.expit: _sigmoid,
+    Tensor.sigmoid: _sigmoid,
+    torch.sigmoid_: partial(_sigmoid, inplace=True),
+    Tensor.sigmoid_: partial(_sigmoid, inplace=True),
+    F.mish: _mish,
+    F.hardswish: _hardswish,
+    F.softsign: _softsign,
+    F.logsigmoid: _logsigmoid,
+}

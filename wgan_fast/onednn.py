@@ -1,0 +1,76 @@
+"""Products of fp32 matrices on the CPU by oneDNN, where torch's own way is slower.
+
+torch leaves them to MKL. On two cores of an AMD EPYC with AVX-512 that reached 190 GFLOP/s where oneDNN, which torch
+brings along for convolutions and 16-bit types, reached 400; on Intel's processors MKL stays. The choice depends on the
+processor alone, so a run and its continuation take the same way; oneDNN's bits did not depend on the addresses there.
+"""
+
+from __future__ import annotations
+
+import functools
+from pathlib import Path
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+LEAST_WORK = 1 << 21
+"""Multiplications below which the longer way to oneDNN does not pay."""
+
+NARROW = 16
+"""Outputs up to which MKL is the faster one."""
+
+
+def product(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
+    """``x @ weight.T + bias``, equal to ``F.linear`` to rounding; without autograd.
+
+    Args:
+        x: ``(M, K)``.
+        weight: ``(N, K)``; the transpose of another matrix is as good.
+        bias: ``(N,)``.
+    """
+    if not serves(x, weight, bias):
+        return F.linear(x, weight, bias)
+    result: Tensor = operation()(x, weight, bias, "none", [], "")
+    return result
+
+
+def serves(x: Tensor, weight: Tensor, bias: Tensor | None) -> bool:
+    return (
+        x.dim() == weight.dim() == 2
+        and x.shape[1] == weight.shape[1]
+        and x.dtype == weight.dtype == torch.float32
+        and x.is_cpu
+        and weight.is_cpu
+        and weight.shape[0] > NARROW
+        and x.numel() * weight.shape[0] >= LEAST_WORK
+        and {type(x), type(weight)} <= {Tensor, nn.Parameter}
+        and (bias is None or (type(bias) in (Tensor, nn.Parameter) and bias.shape == weight.shape[:1]))
+        and (bias is None or (bias.dtype == torch.float32 and bias.is_cpu))
+        and not torch.is_autocast_enabled("cpu")
+        and not torch.compiler.is_compiling()
+        and operation() is not None
+    )
+
+
+@functools.cache
+def operation() -> Any:
+    """oneDNN's product as torch registers it for its compiler, or None; no public function leads to it in fp32."""
+    found = getattr(getattr(torch.ops, "mkldnn", None), "_linear_pointwise", None)
+    if found is None or not torch._C._has_mkldnn or not _mkl_is_slow():
+        return None
+    try:
+        matrix = torch.eye(2, dtype=torch.float32, device="cpu")  # whatever the defaults are when this is asked
+        return found if torch.equal(found(matrix, matrix, None, "none", [], ""), matrix) else None
+    except (RuntimeError, TypeError, NotImplementedError):  # another signature, in another version of torch
+        return None
+
+
+def _mkl_is_slow() -> bool:
+    """Whether this is a processor of AMD's with AVX-512: what the module's first lines say was measured on one."""
+    try:
+        processor = Path("/proc/cpuinfo").read_text()
+    except OSError:
+        return False
+    return "AuthenticAMD" in processor and torch.backends.cpu.get_cpu_capability() == "AVX512"

@@ -1,0 +1,1 @@
+"""Real samples: what a data set is, readers of images, toy distributions."""

@@ -1,0 +1,253 @@
+"""Real samples: one tensor in memory (or an endless stream), sampled with a torch.Generator."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import NamedTuple, Protocol, cast, runtime_checkable
+
+import torch
+from torch import Tensor
+
+from wgan_fast.training.data import images, points
+from wgan_fast.training.errors import UserError, did_you_mean
+
+SPLIT_SEED = 20170130
+"""Fixes which samples are held out, whatever the seed of a run, so that runs can be compared."""
+
+NAMES = (
+    "digits",
+    "photos",
+    "8gaussians",
+    "25gaussians",
+    "swissroll",
+    "mnist",
+    "cifar10",
+    "folder:PATH",
+    "npz:PATH",
+)
+
+
+class Data(Protocol):
+    """What the trainer and the evaluation need to know of a data set."""
+
+    name: str
+    sample_shape: tuple[int, ...]
+
+    def batch(self, size: int, generator: torch.Generator) -> Tensor:
+        """``(size, *sample_shape)`` float32 training samples, drawn with replacement; images in [-1, 1]."""
+        ...
+
+    def held_out(self, size: int, generator: torch.Generator) -> Tensor:
+        """At most ``size`` real samples that training never sees."""
+        ...
+
+
+class Batch(NamedTuple):
+    """``samples`` ``(B, *sample_shape)`` float32 and, where asked for, their classes: ``labels`` ``(B,)`` int64."""
+
+    samples: Tensor
+    labels: Tensor | None
+
+
+@runtime_checkable
+class LabelledData(Data, Protocol):
+    """Data that a class-conditional pair can be trained on."""
+
+    num_classes: int
+
+    def labelled_batch(self, size: int, generator: torch.Generator) -> Batch:
+        """The samples that `batch` would draw, with their classes."""
+        ...
+
+
+class TensorData:
+    """A finite data set in memory, with a part held out; `split` makes one from a single tensor.
+
+    Args:
+        name: what to call it in messages and figures.
+        train_samples: ``(n, *sample_shape)``; float32 as it is, or uint8, which every batch maps from 0..255
+            to [-1, 1].
+        held_out_samples: real samples of the same kind that training never sees.
+        train_labels, held_out_labels: int64 class of each sample, or None for both.
+        device: where the samples live and batches are made.
+
+    Attributes:
+        num_classes: number of classes, 0 for data without labels.
+    """
+
+    def __init__(
+        self,
+        name: str,
+        train_samples: Tensor,
+        held_out_samples: Tensor,
+        train_labels: Tensor | None = None,
+        held_out_labels: Tensor | None = None,
+        *,
+        device: torch.device | str = "cpu",
+    ) -> None:
+        self.name = name
+        self.sample_shape = tuple(train_samples.shape[1:])
+        self.train_samples = train_samples.to(device)
+        self.held_out_samples = held_out_samples.to(device)
+        self.train_labels = None if train_labels is None else train_labels.to(device)
+        self.held_out_labels = None if held_out_labels is None else held_out_labels.to(device)
+        labels = [part for part in (train_labels, held_out_labels) if part is not None]
+        self.num_classes = int(torch.cat(labels).max()) + 1 if labels else 0
+
+    def batch(self, size: int, generator: torch.Generator) -> Tensor:
+        """``(size, *sample_shape)`` float32 training samples drawn with replacement."""
+        return as_float(self.train_samples.index_select(0, self._draw(size, generator)))
+
+    def labelled_batch(self, size: int, generator: torch.Generator) -> Batch:
+        """What `batch` would draw, and the classes.
+
+        Raises:
+            UserError: the data has no labels.
+        """
+        if self.train_labels is None:
+            raise UserError(f"{self.name}: the data has no labels")
+        index = self._draw(size, generator)
+        return Batch(as_float(self.train_samples.index_select(0, index)), self.train_labels.index_select(0, index))
+
+    def _draw(self, size: int, generator: torch.Generator) -> Tensor:
+        index = torch.randint(len(self.train_samples), (size,), generator=generator, device=generator.device)
+        return index.to(self.train_samples.device)
+
+    def held_out(self, size: int, generator: torch.Generator) -> Tensor:
+        """At most ``size`` distinct held-out samples, float32."""
+        count = len(self.held_out_samples)
+        index = torch.randperm(count, generator=generator, device=generator.device)[:size]
+        return as_float(self.held_out_samples.index_select(0, index.to(self.held_out_samples.device)))
+
+    def training(self, size: int, generator: torch.Generator) -> Tensor:
+        """At most ``size`` distinct training samples, float32: the reference of the Fréchet distance."""
+        index = torch.randperm(len(self.train_samples), generator=generator, device=generator.device)[:size]
+        return as_float(self.train_samples.index_select(0, index.to(self.train_samples.device)))
+
+
+def draw_batch(
+    data: Data, size: int, generator: torch.Generator, *, labelled: bool, device: torch.device | None = None
+) -> Batch:
+    """A batch on the device, by default where the data is; ``labelled`` asks for the classes as well, and draws the
+    same samples."""
+    if not labelled:
+        samples, labels = data.batch(size, generator), None
+    else:
+        samples, labels = cast(LabelledData, data).labelled_batch(size, generator)
+    if device is None:
+        return Batch(samples, labels)
+    return Batch(samples.to(device), None if labels is None else labels.to(device))
+
+
+def class_count(data: Data) -> int:
+    """Number of classes, 0 for data without labels."""
+    return data.num_classes if isinstance(data, LabelledData) else 0
+
+
+def check_classes(data: Data) -> None:
+    """Refuse data with a class that could not be learned.
+
+    Raises:
+        UserError: no training sample is of this class.
+    """
+    if isinstance(data, TensorData) and data.train_labels is not None:
+        counts = data.train_labels.bincount(minlength=data.num_classes)
+        if not counts.all():
+            raise UserError(
+                f"--conditional: {data.name} has no training sample of class {int((counts == 0).nonzero()[0])}; "
+                f"classes must be numbered from 0 without gaps, and the largest is {data.num_classes - 1}"
+            )
+
+
+def as_float(samples: Tensor) -> Tensor:
+    """uint8 0..255 to float32 [-1, 1]; float32 is returned as it is."""
+    return samples.float().div_(127.5).sub_(1) if samples.dtype == torch.uint8 else samples
+
+
+def split(
+    name: str,
+    samples: Tensor,
+    labels: Tensor | None = None,
+    *,
+    held_out: int | None = None,
+    device: torch.device | str = "cpu",
+) -> TensorData:
+    """Hold out ``held_out`` samples (by default a fifth, at most 10 000), chosen by a fixed permutation.
+
+    Raises:
+        UserError: fewer than two samples, labels that do not match them, or a nonsensical ``held_out``.
+    """
+    count = len(samples)
+    if count < 2:
+        raise UserError(f"{name}: training and evaluation need at least 2 samples, found {count}")
+    if labels is not None and labels.shape != (count,):
+        raise UserError(f"{name}: labels of shape ({count},) are expected, found {tuple(labels.shape)}")
+    kept_back = min(max(count // 5, 1), 10_000) if held_out is None else held_out
+    if not 1 <= kept_back < count:
+        raise UserError(f"{name}: held_out must be between 1 and {count - 1}, got {kept_back}")
+    order = torch.randperm(count, generator=torch.Generator().manual_seed(SPLIT_SEED))
+    test, train = order[:kept_back], order[kept_back:]
+    if labels is None:
+        return TensorData(name, samples[train], samples[test], device=device)
+    return TensorData(name, samples[train], samples[test], labels[train], labels[test], device=device)
+
+
+def load_data(
+    name: str,
+    *,
+    image_size: int = 32,
+    data_root: Path | str | None = None,
+    device: torch.device | str = "cpu",
+    conditional: bool = False,
+) -> Data:
+    """The data set of that name.
+
+    Args:
+        name: one of ``NAMES``; ``folder:PATH`` reads every image below PATH, ``npz:PATH`` a NumPy archive.
+        image_size: side in pixels of ``photos`` and ``folder:`` images (32 or 64 suit the built-in models).
+        data_root: where torchvision keeps ``mnist`` and ``cifar10``; by default the user's cache folder.
+        device: where the samples live.
+        conditional: the sub-folders of ``folder:PATH`` are classes.
+
+    Raises:
+        UserError: an unknown name, or a file or folder that cannot serve; one sentence that names it.
+    """
+    kind, _, argument = name.partition(":")
+    streams = {
+        "8gaussians": points.eight_gaussians,
+        "25gaussians": points.twenty_five_gaussians,
+        "swissroll": points.swiss_roll,
+    }
+    if name in streams:
+        return streams[name]()
+    if kind in ("folder", "npz") and not argument:
+        raise UserError(f"--data {kind}: needs a path after the colon, as in {kind}:some/path")
+    if name == "digits":
+        return split(name, *images.digits(), held_out=449, device=device)
+    if name == "photos":
+        return TensorData(name, *images.photo_crops(image_size), device=device)
+    if kind == "folder":
+        samples, labels = images.folder(Path(argument), image_size)
+        return split(name, samples, labels if conditional else None, device=device)
+    if kind == "npz":
+        return split(name, *images.npz(Path(argument)), device=device)
+    if name in ("mnist", "cifar10"):
+        return TensorData(
+            name, *images.torchvision_data(name, None if data_root is None else Path(data_root)), device=device
+        )
+    advice = did_you_mean(name, NAMES) or f"; expected one of {', '.join(NAMES)}"
+    raise UserError(f"--data {name} is unknown{advice}")
+
+
+def sample_shape_of(name: str, image_size: int = 32) -> tuple[int, ...]:
+    """The shape of one sample of `load_data`'s data sets, without loading them; ``(2,)`` for unknown names.
+
+    Raises:
+        UserError: an npz archive that cannot be read.
+    """
+    kind, _, argument = name.partition(":")
+    if kind == "npz" and argument:
+        return images.npz_sample_shape(Path(argument))
+    if kind in ("photos", "folder"):
+        return (3, image_size, image_size)
+    return {"digits": (1, 8, 8), "mnist": (1, 28, 28), "cifar10": (3, 32, 32)}.get(name, (2,))

@@ -1,0 +1,52 @@
+"""A trainer of built-in networks and data, from a config alone."""
+
+from __future__ import annotations
+
+import torch
+
+from wgan_fast.training.config import Config
+from wgan_fast.training.data.sets import check_classes, load_data
+from wgan_fast.training.errors import UserError
+from wgan_fast.training.loop.distributed import Processes
+from wgan_fast.training.loop.graphs import Capture
+from wgan_fast.training.loop.trainer import Trainer
+from wgan_fast.training.models.pairs import build_models
+
+
+def build_trainer(config: Config, processes: Processes | None = None, capture: Capture | None = None) -> Trainer:
+    """Data, freshly seeded networks and trainer of a config.
+
+    Raises:
+        UserError: unusable data, device or options.
+    """
+    try:
+        device = torch.device(config.device)
+        torch.empty(0, device=device)
+    except (RuntimeError, AssertionError) as error:
+        reason = str(error).partition("\n")[0]
+        raise UserError(f"--device {config.device} cannot be used ({reason})") from error
+    data = load_data(
+        config.data,
+        image_size=config.image_size,
+        data_root=config.data_root,
+        device=device,
+        conditional=config.conditional,
+    )
+    config = config.matched_with(data)
+    if config.conditional:
+        check_classes(data)
+    if config.conditional and config.constraint in ("spectral", "lipschitz"):
+        raise UserError(
+            f"--conditional contradicts --constraint {config.constraint}: it does not bound the projection on the "
+            "vector of the class that the built-in critics score with"
+        )
+    torch.manual_seed(config.seed)
+    networks = build_models(
+        config.architecture,
+        data.sample_shape,
+        config.latent_dim,
+        config.width,
+        config.critic_norm,
+        config.num_classes,
+    )
+    return Trainer(*networks, data, config, processes=processes, capture=capture)

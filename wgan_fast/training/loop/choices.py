@@ -1,0 +1,60 @@
+"""What the names in a config stand for: the constraint on the critic, and the optimizers."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import torch
+from torch import nn
+
+from wgan_fast.constraints import (
+    Constraint,
+    GradientPenalty,
+    LipschitzNetwork,
+    OrthogonalRegularization,
+    SpectralNorm,
+    WeightClipping,
+)
+from wgan_fast.optim import Adam, RMSprop
+from wgan_fast.training.config import Config
+from wgan_fast.training.errors import UserError
+
+
+def make_constraint(config: Config) -> Constraint:
+    """The constraint that a config names."""
+    constraints: dict[str, Callable[[], Constraint]] = {
+        "none": Constraint,
+        "clip": lambda: WeightClipping(config.clip_value),
+        "gp": lambda: GradientPenalty(config.lambda_gp),
+        "lp": lambda: GradientPenalty(config.lambda_gp, one_sided=True),
+        "r1": lambda: GradientPenalty.r1(config.gamma),
+        "r2": lambda: GradientPenalty.r2(config.gamma),
+        "dragan": lambda: GradientPenalty.dragan(config.lambda_gp),
+        "spectral": lambda: SpectralNorm(config.spectral_convolution),
+        "orthogonal": lambda: OrthogonalRegularization(config.lambda_orthogonal, config.orthogonal_form),
+        "lipschitz": LipschitzNetwork,
+    }
+    return constraints[config.constraint]()
+
+
+def prepared(constraint: Constraint, critic: nn.Module, sample_shape: tuple[int, ...]) -> nn.Module:
+    """The critic as the constraint makes it.
+
+    Raises:
+        UserError: the constraint does not fit it; the message names the layer.
+    """
+    parameter = next(critic.parameters())
+    example = torch.zeros(1, *sample_shape, dtype=parameter.dtype, device=parameter.device)
+    try:
+        return constraint.prepare(critic, example)
+    except ValueError as error:
+        raise UserError(f"the constraint does not fit this critic: {error}") from error
+
+
+def make_optimizer(
+    config: Config, module: nn.Module, clip_value: float | tuple[float, float] | None
+) -> torch.optim.Optimizer:
+    """RMSprop or Adam as a config has it; ``clip_value`` for the critic under weight clipping."""
+    if config.optimizer == "rmsprop":
+        return RMSprop(module.parameters(), lr=config.learning_rate, clip_value=clip_value)
+    return Adam(module.parameters(), lr=config.learning_rate, betas=config.betas, clip_value=clip_value)

@@ -1,0 +1,172 @@
+"""Several processes that train one network, as ``torchrun --nproc-per-node=2 -m wgan_fast train ...`` starts them.
+
+The batch of a step is the config's, whatever the number of processes: each draws the whole of it, real samples,
+noise and alpha, from the same random generators, and takes its own rows. The mean of their gradients is then the
+gradient of the whole batch: N processes do what one would do, up to rounding. docs/scaling.md has the exceptions, and
+why one all-reduce of one flat buffer per step serves better here than DistributedDataParallel.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import datetime
+import os
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any
+
+import torch
+import torch.distributed as dist
+from torch import Tensor, nn
+
+from wgan_fast.training.errors import UserError
+
+TIMEOUT = datetime.timedelta(minutes=5)
+"""How long a process waits for one that is alive but silent; one that has died is noticed at once."""
+
+
+class ProcessLost(UserError):
+    """Another process of the run has died or has stopped answering."""
+
+
+class Processes:
+    """The processes of a run, seen from one of them: by default this one alone, else those of ``torch.distributed``.
+
+    Decisions travel on the CPU by a gloo group of their own: no GPU is waited for, and a process that has died is
+    noticed within an iteration, as its connection closes.
+
+    Args:
+        rank: number of this process, from 0.
+        size: how many there are; of more than one the default process group must exist.
+    """
+
+    def __init__(self, rank: int = 0, size: int = 1) -> None:
+        self.rank, self.size = rank, size
+        self._decisions = dist.new_group(backend="gloo", timeout=TIMEOUT) if self.size > 1 else None
+        self._under_way: tuple[Any, Tensor] | None = None
+
+    @property
+    def first(self) -> bool:
+        """Whether this is the process that writes and prints."""
+        return self.rank == 0
+
+    def part(self, batch: Tensor) -> Tensor:
+        """This process's rows of a batch."""
+        rows = len(batch) // self.size
+        return batch if self.size == 1 else batch[self.rank * rows : (self.rank + 1) * rows]
+
+    def average_gradients(self, parameters: Sequence[nn.Parameter]) -> None:
+        """Replace every ``.grad`` by its mean over the processes, in the layout of its parameter."""
+        present = [p for p in parameters if p.grad is not None]
+        if self.size == 1 or not present:
+            return
+        flat = self.mean_(torch.cat([p.grad.flatten() for p in present if p.grad is not None]))
+        for parameter, mean in zip(present, torch.split(flat, [p.numel() for p in present]), strict=True):
+            parameter.grad = torch.empty_like(parameter).copy_(mean.view_as(parameter))
+
+    def mean_(self, values: Tensor) -> Tensor:
+        """Mean over the processes, in place."""
+        if self.size > 1:
+            with self._noticing_loss():
+                dist.all_reduce(values)
+            values.div_(self.size)
+        return values
+
+    def agreed(self, wanted: bool) -> bool:
+        """Whether any process wants it, the same answer in all; of several processes the answer to the call before,
+        so that nobody waits."""
+        if self.size == 1:
+            return wanted
+        answer = self.settle()
+        flag = torch.tensor(int(wanted))
+        with self._noticing_loss():
+            work = dist.all_reduce(flag, dist.ReduceOp.MAX, group=self._decisions, async_op=True)
+        self._under_way = work, flag
+        return answer
+
+    def settle(self) -> bool:
+        """Wait for the answer that `agreed` has left under way."""
+        if self._under_way is None:
+            return False
+        (work, flag), self._under_way = self._under_way, None
+        with self._noticing_loss():
+            work.wait()
+        return bool(flag)
+
+    def by_first(self, action: Callable[[], str | None]) -> str | None:
+        """Let the first process do something: what it returns is returned in all of them, a `UserError` raised."""
+        if self.size == 1:
+            return action()
+        outcome: list[str | None] = [None, None]
+        if self.first:
+            try:
+                outcome = [action(), None]
+            except UserError as error:
+                outcome = [None, str(error)]
+        with self._noticing_loss():
+            dist.broadcast_object_list(outcome, src=0, group=self._decisions)
+        result, problem = outcome
+        if problem is not None:
+            raise UserError(problem)
+        return result
+
+    def synchronise(self, tensors: Sequence[Tensor]) -> None:
+        """Give every process the first one's values, in place."""
+        if self.size == 1:
+            return
+        with self._noticing_loss():
+            for tensor in tensors:
+                place = tensor.detach().contiguous()
+                dist.broadcast(place, src=0)
+                tensor.detach().copy_(place)
+
+    @contextlib.contextmanager
+    def _noticing_loss(self) -> Iterator[None]:
+        try:
+            yield
+        except RuntimeError as error:
+            what = f"has not answered for {TIMEOUT}" if "timed out" in str(error).lower() else "was lost"
+            raise ProcessLost(f"process {self.rank} of {self.size}: another process of this run {what}") from error
+
+
+@contextlib.contextmanager
+def launched(device: str) -> Iterator[Processes]:
+    """The processes that a launcher has started, by its variables RANK, WORLD_SIZE, LOCAL_RANK and MASTER_ADDR.
+
+    Args:
+        device: "cuda" gives every process of a machine a GPU of its own (NCCL); "cpu" connects them by gloo.
+
+    Raises:
+        UserError: the variables or the device cannot serve; ProcessLost: not all processes came.
+    """
+    if _number("WORLD_SIZE", 1) == 1:
+        yield Processes()
+        return
+    kind = torch.device(device).type
+    if ":" in device:
+        raise UserError(f"--device {device}: several processes take a GPU each; expected {kind}")
+    if kind == "cuda":
+        local = _number("LOCAL_RANK", 0)
+        if local >= torch.cuda.device_count():
+            raise UserError(f"--device {device}: process {local} of this machine has no GPU of its own")
+        torch.cuda.set_device(local)
+    backend = "nccl" if kind == "cuda" else "gloo"
+    try:
+        dist.init_process_group(backend, timeout=TIMEOUT)
+        processes = Processes(dist.get_rank(), dist.get_world_size())
+    except (RuntimeError, ValueError) as error:
+        reason = str(error).partition("\n")[0]
+        raise UserError(f"the processes cannot be connected by {backend} ({reason})") from error
+    try:
+        yield processes
+    finally:
+        dist.destroy_process_group()
+
+
+def is_first() -> bool:
+    """Whether this process is the one that prints, by the launcher's variables."""
+    return _number("WORLD_SIZE", 1) == 1 or _number("RANK", 0) == 0
+
+
+def _number(variable: str, default: int) -> int:
+    value = os.environ.get(variable, str(default))
+    return int(value) if value.isdecimal() else default

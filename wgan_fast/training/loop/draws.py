@@ -1,0 +1,68 @@
+"""All that an iteration draws: real samples, noise, and the points of a gradient penalty."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from wgan_fast.constraints import Constraint, GradientPenalty
+from wgan_fast.reference import accumulation_dtype
+from wgan_fast.training.config import Config
+from wgan_fast.training.data.sets import Data, draw_batch
+from wgan_fast.training.loop.distributed import Processes
+from wgan_fast.training.loop.graphs import Upload
+
+
+class Draws:
+    """Each of several processes draws what one process would, from generators of equal states, and takes its rows.
+
+    Args:
+        data: where real samples come from.
+        config: the options.
+        device: where the networks are.
+        processes: those that share a batch.
+
+    Attributes:
+        order: draws the real samples; all else comes from the device's default generator.
+    """
+
+    def __init__(self, data: Data, config: Config, device: torch.device, processes: Processes) -> None:
+        self._data, self._config, self._device, self._processes = data, config, device, processes
+        self._upload = Upload(device)
+        # Indices drawn on another device than the data's would have to be waited for.
+        self.order = torch.Generator(getattr(data, "device", device)).manual_seed(config.seed)
+
+    def batch(self) -> list[Tensor]:
+        """Samples and, for a conditional pair, their classes."""
+        config = self._config
+        drawn = draw_batch(self._data, config.batch_size, self.order, labelled=config.conditional)
+        samples, *labels = (self._processes.part(tensor) for tensor in drawn if tensor is not None)
+        if config.channels_last:
+            samples = samples.contiguous(memory_format=torch.channels_last)
+        return [self._upload(tensor) for tensor in (samples, *labels)]
+
+    def latent(self, count: int) -> Tensor:
+        """``(count, latent_dim)`` standard normal noise."""
+        whole = torch.randn(count * self._processes.size, self._config.latent_dim, device=self._device)
+        return self._processes.part(whole)
+
+    def alpha(self, constraint: Constraint, samples: Tensor) -> Tensor | None:
+        """Of several processes, the positions ``(B,)`` of the penalty's random points; None where the penalty draws
+        them itself, or has none."""
+        size = self._processes.size
+        if size == 1 or not isinstance(constraint, GradientPenalty) or constraint.points not in ("mixed", "dragan"):
+            return None
+        dtype = accumulation_dtype(samples.dtype)
+        return self._processes.part(torch.rand(len(samples) * size, dtype=dtype, device=samples.device))
+
+    def synchronise(self) -> None:
+        """Give every process the first one's random generators."""
+        states = [torch.get_rng_state(), self.order.get_state()]
+        if self._device.type == "cuda":
+            states.append(torch.cuda.get_rng_state(self._device))
+        on_device = [state.to(self._device) for state in states]
+        self._processes.synchronise(on_device)
+        torch.set_rng_state(on_device[0].cpu())
+        self.order.set_state(on_device[1].cpu())
+        if self._device.type == "cuda":
+            torch.cuda.set_rng_state(on_device[2].cpu(), self._device)

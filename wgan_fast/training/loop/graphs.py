@@ -1,0 +1,243 @@
+"""A training step recorded once and replayed as one launch: CUDA graphs, with all that they ask of a step.
+
+A replay repeats the kernels of the recorded call on the same addresses with the same numbers. So inputs are copied
+into buffers that stay (`GraphedStep`), what a step changes is changed in place, schedules are scalars on the device,
+and noise comes from the device's default generator, which capture registers with the graph: it moves on with every
+replay as it would eagerly. Warm-up steps train, so all they changed is put back (`Rewind`).
+
+The capture itself is a `Capture`, `CudaCapture` on a GPU; another can stand in where there is none.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import warnings
+from collections.abc import Callable, Hashable, Iterable, Iterator, Sequence
+from typing import Any, Protocol, TypeVar
+
+import torch
+from torch import Tensor, nn
+
+Result = TypeVar("Result")
+
+
+class Capture(Protocol):
+    """How a function becomes its replay."""
+
+    def warm_up(self, step: Callable[[], Any], iterations: int) -> None:
+        """Run ``step`` until it allocates and compiles nothing more.
+
+        Raises:
+            RuntimeError: the step waits for the device, so it cannot be recorded.
+        """
+
+    def record(self, step: Callable[[], Result]) -> tuple[Result, Callable[[], None]]:
+        """What ``step`` returned, tensors that every replay writes anew, and the replay."""
+
+
+class CudaCapture:
+    """``torch.cuda.graph`` on a side stream, all graphs in one pool of memory: they never run at the same time."""
+
+    def __init__(self, device: torch.device) -> None:
+        self.device = device
+        with torch.cuda.device(device):
+            self._pool = torch.cuda.graph_pool_handle()
+            self._stream = torch.cuda.Stream(device)
+
+    def warm_up(self, step: Callable[[], Any], iterations: int) -> None:
+        with torch.cuda.device(self.device):
+            current = torch.cuda.current_stream()
+            self._stream.wait_stream(current)
+            try:
+                with torch.cuda.stream(self._stream):
+                    for left in reversed(range(iterations)):
+                        # A wait inside capture would invalidate the graph and the random generator with it; here it
+                        # is an error like any other. The first calls may: they allocate, compile, try algorithms.
+                        with contextlib.nullcontext() if left else _waiting_forbidden():
+                            step()
+            finally:
+                current.wait_stream(self._stream)
+                torch.cuda.synchronize()
+
+    def record(self, step: Callable[[], Result]) -> tuple[Result, Callable[[], None]]:
+        with torch.cuda.device(self.device):
+            graph = torch.cuda.CUDAGraph()
+            with torch.cuda.graph(graph, pool=self._pool, stream=self._stream):
+                result = step()
+        return result, graph.replay
+
+
+@contextlib.contextmanager
+def _waiting_forbidden() -> Iterator[None]:
+    before = torch.cuda.get_sync_debug_mode()
+    with warnings.catch_warnings():  # torch warns once per process that the mode is a prototype
+        warnings.simplefilter("ignore")
+        torch.cuda.set_sync_debug_mode("error")
+    try:
+        yield
+    finally:
+        torch.cuda.set_sync_debug_mode(before)
+
+
+class Rewind:
+    """All that a step can change, to be put back in place: addresses stay, a graph knows them.
+
+    Args:
+        modules: their parameters and buffers are copied.
+        optimizers: their states are copied; a state that is made later was zeros before its first step, and returns
+            to them.
+        tensors: further tensors.
+        generators: their states are kept.
+    """
+
+    def __init__(
+        self,
+        modules: Iterable[nn.Module],
+        optimizers: Iterable[torch.optim.Optimizer],
+        tensors: Iterable[Tensor] = (),
+        generators: Iterable[torch.Generator] = (),
+    ) -> None:
+        self._optimizers = list(optimizers)
+        kept = [t for module in modules for t in (*module.parameters(), *module.buffers())]
+        self._values = [(t, t.detach().clone()) for t in (*kept, *self._optimizer_states(), *tensors)]
+        self._generators = [(generator, generator.get_state()) for generator in generators]
+
+    @torch.no_grad()
+    def restore(self) -> None:
+        for tensor, value in self._values:
+            tensor.copy_(value)
+        known = {id(tensor) for tensor, _ in self._values}
+        for state in self._optimizer_states():
+            if id(state) not in known:
+                state.zero_()
+        for generator, before in self._generators:
+            generator.set_state(before)
+
+    def _optimizer_states(self) -> list[Tensor]:
+        states = (state for optimizer in self._optimizers for state in optimizer.state.values())
+        return [value for state in states for value in state.values() if isinstance(value, Tensor)]
+
+
+class GraphedStep:
+    """A step that is recorded now and replayed by every call.
+
+        step = GraphedStep(critic_step, [real], capture=CudaCapture(device), rewind=rewind)
+        seen = step(real)
+
+    Args:
+        fn: from the inputs to a tensor or a (named) tuple of tensors; all else it does must be in place, without
+            waiting for the device, and the same in every call.
+        static_inputs: buffers of the inputs' shapes, taken over; their contents are what warm-up sees.
+        capture: what records.
+        rewind: what the warm-up's and the recording's changes are undone with.
+        num_warmup_iters: calls before the recording.
+
+    Raises:
+        Exception: whatever ``fn`` or the capture raised; what it had changed has been put back.
+    """
+
+    def __init__(
+        self,
+        fn: Callable[..., Any],
+        static_inputs: Sequence[Tensor],
+        *,
+        capture: Capture,
+        rewind: Rewind,
+        num_warmup_iters: int = 3,
+    ) -> None:
+        if num_warmup_iters < 1:
+            raise ValueError(f"num_warmup_iters={num_warmup_iters}: expected at least 1")
+        self._fn = fn
+        self._inputs = list(static_inputs)
+        try:
+            capture.warm_up(lambda: fn(*self._inputs), num_warmup_iters)
+            self._result, self._replay = capture.record(lambda: fn(*self._inputs))
+        finally:
+            rewind.restore()
+
+    def __call__(self, *inputs: Tensor) -> Any:
+        """The replayed result, which the next call overwrites; inputs of other shapes go through ``fn`` itself."""
+        if [(t.shape, t.dtype) for t in inputs] != [(t.shape, t.dtype) for t in self._inputs]:
+            return self._fn(*inputs)
+        for buffer, given in zip(self._inputs, inputs, strict=True):
+            buffer.copy_(given)
+        self._replay()
+        return self._result
+
+
+class Graphs:
+    """The recorded steps of a loop, each made when it is first needed.
+
+    Args:
+        capture: what records them.
+        rewind: keeps all that the steps change.
+        frozen: numbers that a recording holds for good; where they have changed since, it is made anew.
+
+    Attributes:
+        failure: why steps run eagerly after all, or None.
+    """
+
+    def __init__(
+        self, capture: Capture, rewind: Callable[[], Rewind], frozen: Callable[[], Hashable] = lambda: None
+    ) -> None:
+        self._capture, self._rewind, self._frozen = capture, rewind, frozen
+        self._steps: dict[tuple[str, Hashable], GraphedStep] = {}
+        self.failure: str | None = None
+
+    def run(self, name: str, fn: Callable[..., Any], inputs: Sequence[Tensor]) -> Any:
+        """``fn(*inputs)``, by the graph of that name; eagerly, after one warning, where it cannot be recorded."""
+        if self.failure is not None:
+            return fn(*inputs)
+        key = (name, self._frozen())
+        if key not in self._steps:
+            self._steps = {other: step for other, step in self._steps.items() if other[1] == key[1]}
+            buffers = [t.detach().clone(memory_format=torch.preserve_format) for t in inputs]
+            try:
+                self._steps[key] = GraphedStep(fn, buffers, capture=self._capture, rewind=self._rewind())
+            except Exception as error:  # of any module of the user's, in any words
+                self.forget()
+                self.failure = (str(error).strip() or type(error).__name__).partition("\n")[0]
+                warnings.warn(
+                    f"the {name} cannot be recorded as a CUDA graph, training goes on eagerly: {self.failure}",
+                    stacklevel=2,
+                )
+                return fn(*inputs)
+        return self._steps[key](*inputs)
+
+    def forget(self) -> None:
+        """Drop every recording: the tensors that they know have been replaced."""
+        self._steps.clear()
+
+
+def keep_on_device(optimizer: torch.optim.Optimizer) -> None:
+    """Make learning rates and step counts scalars of the parameters' device, where a CUDA graph can change them."""
+    for group in optimizer.param_groups:
+        device = group["params"][0].device
+        group["capturable"] = True
+        # fp64, as a Python number is: the update is then the eager one, bit for bit.
+        group["lr"] = torch.tensor(float(group["lr"]), dtype=torch.float64, device=device)
+        for parameter in group["params"]:
+            state = optimizer.state.get(parameter, {})
+            if "step" in state:
+                state["step"] = state["step"].to(device)
+
+
+class Upload:
+    """Puts host tensors on a CUDA device without waiting, by a stream of its own: beside the work of the last step."""
+
+    def __init__(self, device: torch.device) -> None:
+        self.device = device
+        self._stream: torch.cuda.Stream | None = None
+
+    def __call__(self, tensor: Tensor) -> Tensor:
+        if tensor.device.type != "cpu" or self.device.type != "cuda":
+            return tensor.to(self.device)
+        if self._stream is None:
+            self._stream = torch.cuda.Stream(self.device)
+        pinned = tensor.pin_memory()  # from torch's cache, which waits for the copy before it reuses the memory
+        with torch.cuda.stream(self._stream):
+            there = pinned.to(self.device, non_blocking=True)
+        current = torch.cuda.current_stream(self.device)
+        current.wait_stream(self._stream)
+        there.record_stream(current)
+        return there

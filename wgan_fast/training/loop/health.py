@@ -1,0 +1,89 @@
+"""How a training is doing: whether it is still finite, asked without waiting in every iteration; slopes and weights."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+
+import torch
+from torch import Tensor, nn
+
+from wgan_fast.penalties import gradient_penalty
+
+UNREAD_LIMIT = 100
+"""Iterations after which the figures are read even if nothing is logged: how late a divergence is noticed."""
+
+
+class NonFinite(ArithmeticError):
+    """``quantity`` is NaN or infinite at ``iteration``; the message says so."""
+
+    def __init__(self, quantity: str, iteration: int, value: float | None = None) -> None:
+        seen = "holds NaN or infinite values" if value is None else f"is {value}"
+        super().__init__(f"{quantity} {seen} at iteration {iteration}")
+        self.quantity = quantity
+        self.iteration = iteration
+
+
+class Watch:
+    """Collects the figures of every iteration on the device; reads them all at once, now and then.
+
+    An iteration costs one small kernel and no wait, and still the first one that diverged is known by its number.
+
+    Args:
+        reduce: applied to the ``(iterations, figures)`` tensor before it is read, as the mean over processes.
+    """
+
+    def __init__(self, reduce: Callable[[Tensor], Tensor] = lambda figures: figures) -> None:
+        self._reduce = reduce
+        self._names: list[str] = []
+        self._iterations: list[int] = []
+        self._rows: list[Tensor] = []
+
+    @property
+    def full(self) -> bool:
+        """Whether it is time to `read`."""
+        return len(self._rows) >= UNREAD_LIMIT
+
+    def note(self, iteration: int, figures: dict[str, Tensor | None]) -> None:
+        """Keep an iteration's 0-dimensional figures; the entries that are None are left out, the same ones always."""
+        present = {name: value for name, value in figures.items() if value is not None}
+        self._names = list(present)
+        self._iterations.append(iteration)
+        self._rows.append(torch.stack([value.detach() for value in present.values()]))
+
+    def read(self) -> dict[str, float]:
+        """The last iteration's figures; the device has finished when it returns.
+
+        Raises:
+            NonFinite: of the first iteration since the last call in which a figure is not finite.
+        """
+        if not self._rows:
+            return {}
+        rows = self._reduce(torch.stack(self._rows)).tolist()
+        iterations, self._iterations, self._rows = self._iterations, [], []
+        for iteration, row in zip(iterations, rows, strict=True):
+            for name, value in zip(self._names, row, strict=True):
+                if not math.isfinite(value):
+                    raise NonFinite(name, iteration, value)
+        return dict(zip(self._names, rows[-1], strict=True))
+
+
+def gradient_norm(
+    critic: nn.Module, real: Tensor, fake: Tensor, labels: Tensor | None, random: torch.Generator
+) -> float:
+    """Mean norm of the critic's input gradients at points between real and generated samples."""
+    critic.eval()  # spectral normalisation iterates in training mode
+    condition = () if labels is None else (labels,)
+    with torch.no_grad():
+        _, norms = gradient_penalty(critic, real, fake, critic_args=condition, generator=random, return_norms=True)
+    critic.train()
+    return float(norms.mean())
+
+
+def weight_saturation(critic: nn.Module, clip_value: float | tuple[float, float]) -> float:
+    """Share of the critic's weights that lie at a bound of the clipping, within a thousandth of it."""
+    low, high = clip_value if isinstance(clip_value, tuple) else (-clip_value, clip_value)
+    margin = 1e-3 * (high - low) / 2
+    with torch.no_grad():
+        flat = torch.cat([p.detach().flatten() for p in critic.parameters()])
+        return ((flat <= low + margin) | (flat >= high - margin)).float().mean().item()

@@ -1,0 +1,398 @@
+"""The training loop: the two networks, all that an iteration changes, and the schedule. It knows no files."""
+
+from __future__ import annotations
+
+import logging
+import math
+import time
+from collections.abc import Callable, Hashable, Sequence
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor, nn
+
+from wgan_fast.constraints import Constraint
+from wgan_fast.training.config import Config
+from wgan_fast.training.data.sets import Data, draw_batch, split
+from wgan_fast.training.errors import UserError
+from wgan_fast.training.loop.averaging import MovingAverage
+from wgan_fast.training.loop.choices import make_constraint, make_optimizer, prepared
+from wgan_fast.training.loop.distributed import Processes, ProcessLost
+from wgan_fast.training.loop.draws import Draws
+from wgan_fast.training.loop.graphs import Capture, CudaCapture, Graphs, Rewind, keep_on_device
+from wgan_fast.training.loop.health import NonFinite, Watch, gradient_norm, weight_saturation
+from wgan_fast.training.models.sampling import as_labels, draw_latent, generate, slerp
+from wgan_fast.training.step.feedforward import written_out
+from wgan_fast.training.step.precision import AUTOCAST, emulated, float32_products, make_scaler
+from wgan_fast.training.step.steps import CriticStep, critic_step, generator_step, has_batch_statistics
+
+BURST_STEPS = 100
+BURST_ITERATIONS = 25
+BURST_PERIOD = 500
+
+Record = dict[str, Any]
+"""The figures of one iteration, as numbers: what metrics.jsonl has in a line."""
+
+_log = logging.getLogger("wgan_fast")
+
+
+class TrainResult(NamedTuple):
+    """``seconds`` counts this call's training alone; ``last`` is its last record; ``stopped``: `Trainer.stop` ended
+    it early."""
+
+    iterations: int
+    seconds: float
+    last: Record
+    stopped: bool
+
+
+class Trainer:
+    """Trains a generator and a critic, one's own or the built-in ones, by algorithm 1 of Arjovsky et al. 2017 and of
+    Gulrajani et al. 2017.
+
+        trainer = Trainer(generator, critic, data, Config(constraint="gp", iterations=1000, latent_dim=64))
+        trainer.train()
+        samples = trainer.sample(64)
+
+    Args:
+        generator: module from ``(B, latent_dim)`` standard normal noise to ``(B, *sample_shape)``; it is moved to the
+            config's device.
+        critic: module from samples to scores, ``(B,)`` or ``(B, 1)`` or a map of them; first entry of a
+            tuple. Both take classes ``(B,)`` as their second argument if ``config.conditional`` is set.
+        data: a `Data`, or a tensor ``(n, *sample_shape)`` of samples; `split` makes a `Data` of samples and labels.
+        config: the options; by default those of ``Config(sample_shape=data.sample_shape)``. Seeding the global
+            generator before the networks are built is left to the caller.
+        constraint: what keeps the critic Lipschitz, where ``config.constraint`` does not name it.
+        processes: what `distributed.launched` yields, where a launcher has started several.
+        capture: what records iterations; by default CUDA graphs, where ``config.graph`` and the device allow them.
+
+    Attributes:
+        config: the options, with the name and the number of classes of the data.
+        critic: what is trained; the constraint may have made another module of the given one.
+        average: moving average of the generator; samples are drawn from ``average.module``.
+        critic_optimizer, generator_optimizer: one for each network.
+        draws: real samples, noise and the penalty's points.
+        iteration: generator iterations done.
+        restores: how often a diverged training went back to a checkpoint; each halves the learning rate.
+        critic_scaler, generator_scaler: the loss scaling of fp16, or None.
+        graphs: the recorded steps, or None where everything runs eagerly.
+    """
+
+    def __init__(
+        self,
+        generator: nn.Module,
+        critic: nn.Module,
+        data: Data | Tensor,
+        config: Config | None = None,
+        *,
+        constraint: Constraint | None = None,
+        processes: Processes | None = None,
+        capture: Capture | None = None,
+    ) -> None:
+        self.processes = processes or Processes()
+        self.data = split("samples", data) if isinstance(data, Tensor) else data
+        self.config = (config or Config(sample_shape=self.data.sample_shape)).matched_with(self.data)
+        _check_several(self.config.batch_size, self.config.graph, self.processes.size)
+        self.device = torch.device(self.config.device)
+        self.constraint = constraint or make_constraint(self.config)
+        self.generator = generator.to(self.device).train()
+        critic = critic.to(self.device)
+        if self.config.channels_last:
+            for network in (generator, critic):
+                network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+        self.critic = prepared(self.constraint, critic, self.data.sample_shape).train()
+        self.average = MovingAverage(self.generator, self.config.ema_decay)
+        self.critic_optimizer = make_optimizer(self.config, self.critic, self.constraint.clip_value)
+        self.generator_optimizer = make_optimizer(self.config, generator, None)
+        self.draws = Draws(self.data, self.config, self.device, self.processes)
+        self.iteration = 0
+        self.restores = 0
+        self.critic_scaler = make_scaler(self.config.precision, self.device)
+        self.generator_scaler = make_scaler(self.config.precision, self.device)
+        self._autocast_dtype = AUTOCAST.get(self.config.precision)
+        if emulated(self.config.precision, self.device):
+            _log.warning("--precision bf16 will be some 20 times slower than fp32: this CPU has no instructions for it")
+        self._joint = not has_batch_statistics(self.critic)
+        plain = not self.config.conditional and self.critic_scaler is None
+        self._layers = written_out(self.critic, self.constraint) if plain else None
+        self._watch = Watch(self.processes.mean_)
+        self._stop_requested = False
+        self.graphs: Graphs | None = None
+        # Loss scaling reads a flag of the device in every step, which no graph can; of several processes every step
+        # would hold a collective operation, which no machine at hand could record.
+        eager = self.critic_scaler is not None or self.processes.size > 1
+        if capture is None and self.config.graph != "off" and self.device.type == "cuda" and not eager:
+            capture = CudaCapture(self.device)
+        if capture is not None:
+            self.average.keep_share_on(self.device)
+            self.graphs = Graphs(capture, self._rewind, self._frozen)
+            self.reloaded()
+
+    # --------------------------------------------------------------------------------------------------- the loop
+
+    def train(self, on_record: Callable[[Record], None] | None = None) -> TrainResult:
+        """Run until ``config.iterations`` iterations are done; `run.folder.Run` does so in a folder, with checkpoints.
+
+        Args:
+            on_record: called with every record, by the first of several processes.
+
+        Raises:
+            UserError: the training diverged, or another process was lost.
+        """
+        self.start()
+        first, start, last, stopped = self.iteration, time.perf_counter(), Record(), False
+        try:
+            while self.iteration < self.config.iterations and not stopped:
+                last = self.iterate() or last
+                if on_record is not None and last.get("iteration") == self.iteration:
+                    on_record(last)
+                stopped = self.stopping()
+            self.check()
+            self.processes.settle()
+        except NonFinite as problem:
+            raise UserError(
+                f"the training diverged: {problem}; a lower --learning-rate or a stronger constraint may help"
+            ) from problem
+        except ProcessLost as error:
+            raise ProcessLost(f"{error} in iteration {self.iteration + 1}") from error
+        return TrainResult(self.iteration - first, time.perf_counter() - start, last, stopped)
+
+    def start(self) -> None:
+        """Give every process the first one's weights and random generators, and forget an earlier `stop`."""
+        self._stop_requested = False
+        if self.processes.size > 1:
+            self.processes.synchronise([t for module in self.networks().values() for t in module.state_dict().values()])
+            self.draws.synchronise()
+
+    def stop(self) -> None:
+        """Ask the running `train` to finish its iteration and return."""
+        self._stop_requested = True
+
+    def stopping(self) -> bool:
+        """Whether to stop after this iteration: several processes agree on it, one iteration later."""
+        return self.processes.agreed(self._stop_requested)
+
+    def iterate(self) -> Record | None:
+        """Do one iteration: draw from the data, n_critic critic steps, a generator step, average.
+
+        Returns:
+            The record where one is due, every ``config.log_every`` iterations and after the last, in the first
+            process; all other iterations return None without waiting for the device.
+
+        Raises:
+            NonFinite: an iteration since the last record or `check` was not finite.
+        """
+        with float32_products(self.config.precision, self.device):
+            self._set_schedules()
+            count = self.critic_steps(self.iteration)
+            seen: CriticStep
+            if self.graphs is None or count != self.config.n_critic:
+                for _ in range(count):
+                    batch = self.draws.batch()
+                    seen = self._run("critic step", self._critic_step, batch)
+                loss: Tensor = self._run("generator step", self._generator_step, batch[1:])
+            else:
+                batches = [tensor for _ in range(count) for tensor in self.draws.batch()]
+                seen, loss = self._run("iteration", self._whole_iteration, batches)
+        self.iteration += 1
+        self._watch.note(self.iteration, _figures(seen, loss))
+        if self.iteration % self.config.log_every == 0 or self.iteration == self.config.iterations:
+            figures = self.check()
+            return self._record(figures) if self.processes.first else None
+        if self._watch.full:
+            self.check()
+        return None
+
+    def check(self) -> dict[str, float]:
+        """Wait for the device; returns the last iteration's figures, nothing where they have been read already.
+
+        Raises:
+            NonFinite: of the first iteration since the last record or `check` that was not finite.
+        """
+        return self._watch.read()
+
+    def _run(self, name: str, step: Callable[..., Any], inputs: Sequence[Tensor]) -> Any:
+        return step(*inputs) if self.graphs is None else self.graphs.run(name, step, inputs)
+
+    def _whole_iteration(self, *batches: Tensor) -> tuple[CriticStep, Tensor]:
+        size = len(batches) // self.config.n_critic
+        for start in range(0, len(batches), size):
+            batch = batches[start : start + size]
+            seen = self._critic_step(*batch)
+        return seen, self._generator_step(*batch[1:])
+
+    def _critic_step(self, samples: Tensor, labels: Tensor | None = None) -> CriticStep:
+        return critic_step(
+            self.critic,
+            self.generator,
+            self.critic_optimizer,
+            self.constraint,
+            samples,
+            self.draws.latent(len(samples)),
+            labels,
+            loss_name=self.config.loss,
+            joint=self._joint,
+            layers=self._layers,
+            alpha=self.draws.alpha(self.constraint, samples),
+            autocast_dtype=self._autocast_dtype,
+            scaler=self.critic_scaler,
+            keep_gradients=self.graphs is not None,
+            average=self.processes.average_gradients,
+        )
+
+    def _generator_step(self, labels: Tensor | None = None) -> Tensor:
+        """With the classes of the last batch: they are in the proportions of the data, at no further draw."""
+        loss = generator_step(
+            self.critic,
+            self.generator,
+            self.generator_optimizer,
+            self.draws.latent(self.config.batch_size // self.processes.size if labels is None else len(labels)),
+            labels,
+            loss_name=self.config.loss,
+            autocast_dtype=self._autocast_dtype,
+            scaler=self.generator_scaler,
+            keep_gradients=self.graphs is not None,
+            average=self.processes.average_gradients,
+        )
+        self.average.update()
+        return loss
+
+    # ------------------------------------------------------------------------------------------- schedules
+
+    def critic_steps(self, iteration: int) -> int:
+        """Critic steps in generator iteration ``iteration``, counted from 0: n_critic, or 100 in a burst."""
+        burst = iteration < BURST_ITERATIONS or iteration % BURST_PERIOD == 0
+        return BURST_STEPS if self.config.critic_burst and burst else self.config.n_critic
+
+    @property
+    def learning_rate(self) -> float:
+        """Of this iteration: the config's, lowered by the decay and by restores."""
+        left = 1 - self.iteration / self.config.iterations if self.config.lr_decay else 1.0
+        return self.config.learning_rate * left * 0.5**self.restores
+
+    def _set_schedules(self) -> None:
+        self.average.set_schedule(self.iteration)
+        if not (self.config.lr_decay or self.restores):
+            return
+        for optimizer in (self.critic_optimizer, self.generator_optimizer):
+            for group in optimizer.param_groups:
+                if isinstance(group["lr"], Tensor):
+                    group["lr"].fill_(self.learning_rate)
+                else:
+                    group["lr"] = self.learning_rate
+
+    # -------------------------------------------------------------------------------------- what an iteration changes
+
+    def networks(self) -> dict[str, nn.Module]:
+        """The modules that an iteration changes, by name."""
+        networks = {"generator": self.generator, "critic": self.critic}
+        return {**networks, "average": self.average.module} if self.config.ema_decay else networks
+
+    def reloaded(self) -> None:
+        """To be called when the optimizers' states have been replaced by a checkpoint's."""
+        if self.graphs is None:
+            return
+        self.graphs.forget()
+        for optimizer in (self.critic_optimizer, self.generator_optimizer):
+            keep_on_device(optimizer)
+
+    def _rewind(self) -> Rewind:
+        generators = [torch.default_generator]
+        if self.device.type == "cuda":
+            index = torch.cuda.current_device() if self.device.index is None else self.device.index
+            generators.append(torch.cuda.default_generators[index])
+        optimizers = [self.critic_optimizer, self.generator_optimizer]
+        return Rewind(self.networks().values(), optimizers, generators=generators)
+
+    def _frozen(self) -> Hashable:
+        """What a recording holds for good: the constraint, and the optimizers' numbers."""
+        groups = [group for o in (self.critic_optimizer, self.generator_optimizer) for group in o.param_groups]
+        numbers = ((name, value) for group in groups for name, value in group.items() if name != "params")
+        return repr(self.constraint), tuple((n, id(v) if isinstance(v, Tensor) else repr(v)) for n, v in numbers)
+
+    # ------------------------------------------------------------------------------------------- figures and samples
+
+    def _record(self, figures: dict[str, float]) -> Record:
+        record: Record = {"iteration": self.iteration, **figures}
+        if "gradient_norm" not in figures and self._joint:  # which is not defined for a critic with batch statistics
+            random = torch.Generator(self.device).manual_seed(self.iteration)  # apart: logging changes no training
+            labelled, size = self.config.conditional, self.config.batch_size
+            real, labels = draw_batch(self.data, size, random, labelled=labelled, device=self.device)
+            fake = self.sample(len(real), seed=self.iteration, labels=labels)
+            norm = gradient_norm(self.critic, real, fake, labels, random)
+            if math.isfinite(norm):  # JSON has no NaN
+                record["gradient_norm"] = norm
+        if self.constraint.clip_value is not None:
+            record["weight_saturation"] = weight_saturation(self.critic, self.constraint.clip_value)
+        if self.restores:
+            record["restores"] = self.restores
+        return record
+
+    def sample(
+        self, count: int, *, labels: int | Sequence[int] | Tensor | None = None, seed: int = 0, batch_size: int = 1024
+    ) -> Tensor:
+        """``(count, *sample_shape)`` samples of the averaged generator, fixed by its weights, the labels and the seed.
+
+        Args:
+            count: how many.
+            labels: of a conditional run: one class for all or ``(count,)`` classes; by default in the proportions
+                of the training data.
+            seed: draws the noise.
+            batch_size: how many are computed at a time.
+
+        Raises:
+            UserError: labels out of range, or for a run that is not conditional.
+        """
+        random = torch.Generator(self.device).manual_seed(seed)
+        latent = draw_latent(count, self.config.latent_dim, random)
+        classes = self._classes(labels, count, random)
+        return generate(self.average.module, latent, classes, batch_size=batch_size)
+
+    def interpolate(
+        self, rows: int, columns: int = 10, *, labels: int | Sequence[int] | Tensor | None = None, seed: int = 0
+    ) -> Tensor:
+        """``(rows, columns, *sample_shape)``: each row goes from one latent to another on a great circle.
+
+        Args:
+            rows: pairs of latents.
+            columns: samples in a row, the two ends among them.
+            labels: of a conditional run: one class for all rows or ``(rows,)`` classes; by default in the
+                proportions of the training data.
+            seed: draws the latents.
+        """
+        random = torch.Generator(self.device).manual_seed(seed)
+        ends = draw_latent(2 * rows, self.config.latent_dim, random)
+        classes = self._classes(labels, rows, random)
+        latent = slerp(ends[:rows], ends[rows:], columns).flatten(0, 1)
+        if classes is not None:
+            classes = classes.repeat_interleave(columns)
+        return generate(self.average.module, latent, classes).reshape(rows, columns, *self.data.sample_shape)
+
+    def _classes(
+        self, labels: int | Sequence[int] | Tensor | None, count: int, random: torch.Generator
+    ) -> Tensor | None:
+        if labels is not None:
+            return as_labels(labels, count, self.config.num_classes, self.device)
+        if not self.config.conditional:
+            return None
+        return draw_batch(self.data, count, random, labelled=True, device=self.device).labels
+
+
+def _check_several(batch_size: int, graph: str, processes: int) -> None:
+    if batch_size % processes:
+        raise UserError(
+            f"--batch-size {batch_size} cannot be shared by {processes} processes: "
+            "it is the batch of them all, expected a multiple of their number"
+        )
+    if graph == "on" and processes > 1:
+        raise UserError("--graph on contradicts several processes: their steps cannot be recorded")
+
+
+def _figures(seen: CriticStep, generator_loss: Tensor) -> dict[str, Tensor | None]:
+    return {
+        "wasserstein_estimate": seen.wasserstein_estimate,
+        "critic_loss": seen.loss,
+        "generator_loss": generator_loss,
+        "penalty": seen.penalty,
+        "gradient_norm": seen.gradient_norm,
+    }

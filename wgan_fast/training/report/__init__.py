@@ -1,0 +1,1 @@
+"""What is said of a trained generator: figures and pictures."""

@@ -1,0 +1,197 @@
+"""Pictures: which samples one shows, as a grid of images or as points over real ones; the critic; the curves."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor, nn
+
+from wgan_fast.penalties import first_output
+from wgan_fast.training.errors import UserError, require
+from wgan_fast.training.loop.trainer import Trainer
+
+CLASSES_SHOWN = 20
+SAMPLES_OF_A_CLASS = 10
+POINTS_SHOWN = 1000
+STEPS_OF_A_PATH = 10
+TILE = 56
+GAP = 4
+PLANE = 3.0
+RESOLUTION = 128
+
+
+class Drawn(NamedTuple):
+    """``samples`` ``(n, *sample_shape)``, or ``(rows, columns, *sample_shape)`` of paths; ``labels``, of a conditional
+    generator, one for each sample or path; ``columns`` of the grid that shows them best, where that is known."""
+
+    samples: Tensor
+    labels: Tensor | None
+    columns: int | None
+
+
+def draw(trainer: Trainer, count: int, *, label: int | None = None, rows: int | None = None, seed: int = 0) -> Drawn:
+    """``count`` samples, or ``rows`` of paths between two latents; of one class, or of all of them in turn.
+
+    Raises:
+        UserError: a label out of range, or for a generator that takes none.
+    """
+    labels, classes = None, trainer.config.num_classes
+    if label is not None:
+        labels = torch.full((rows or count,), label)
+    elif classes:
+        labels = torch.arange(rows or count) % classes
+    if rows is not None:
+        paths = trainer.interpolate(rows, STEPS_OF_A_PATH, labels=labels, seed=seed)
+        return Drawn(paths, labels, STEPS_OF_A_PATH)
+    columns = classes if label is None and 0 < classes <= CLASSES_SHOWN else None
+    return Drawn(trainer.sample(count, labels=labels, seed=seed), labels, columns)
+
+
+def write_drawn(trainer: Trainer, drawn: Drawn, path: Path) -> None:
+    """Write samples as a picture or, where the path ends in .npz, as the arrays ``samples`` and ``labels``.
+
+    Raises:
+        UserError: samples of this shape cannot be drawn.
+    """
+    shape = trainer.data.sample_shape
+    path.parent.mkdir(parents=True, exist_ok=True)
+    if path.suffix == ".npz":
+        arrays = {"samples": drawn.samples} if drawn.labels is None else drawn._asdict()
+        arrays.pop("columns", None)
+        numpy = require("numpy", "writing an npz")
+        numpy.savez_compressed(path, **{name: tensor.cpu().numpy() for name, tensor in arrays.items()})
+        return
+    samples = drawn.samples.reshape(-1, *shape)
+    if len(shape) == 3:
+        write_image_grid(path, samples, columns=drawn.columns)
+    elif shape == (2,):
+        write_points(path, samples, real_points(trainer, len(samples)))
+    else:
+        raise UserError(f"samples of shape {shape} cannot be drawn; --out samples.npz writes the numbers")
+
+
+def write_samples(trainer: Trainer, path: Path) -> bool:
+    """Draw samples of fixed latents, so that two pictures of one run compare; False for data that cannot be drawn."""
+    shape = trainer.data.sample_shape
+    if len(shape) == 3 and trainer.config.conditional:
+        classes = torch.arange(min(trainer.config.num_classes, CLASSES_SHOWN)).repeat_interleave(SAMPLES_OF_A_CLASS)
+        write_image_grid(path, trainer.sample(len(classes), labels=classes), columns=SAMPLES_OF_A_CLASS)
+    elif len(shape) == 3:
+        write_image_grid(path, trainer.sample(100 if shape[1] <= 16 else 64))
+    elif shape == (2,):
+        write_points(path, trainer.sample(POINTS_SHOWN), real_points(trainer, POINTS_SHOWN))
+    else:
+        return False
+    return True
+
+
+def real_points(trainer: Trainer, count: int) -> Tensor:
+    """Real points to draw generated ones over, drawn apart from the training's."""
+    return trainer.data.batch(count, torch.Generator(trainer.device).manual_seed(0))
+
+
+def write_image_grid(path: Path, samples: Tensor, *, columns: int | None = None) -> None:
+    """A grid of images, small ones enlarged by whole pixels so that every one of theirs is seen.
+
+    Args:
+        path: the PNG file to write.
+        samples: ``(n, channels, height, width)`` in [-1, 1]; 1 or 3 channels (of others, the first is drawn).
+        columns: images in a row; by default about as many as rows.
+    """
+    image = require("PIL.Image", "drawing samples")
+    count, channels, height, width = samples.shape
+    columns = columns or math.ceil(math.sqrt(count))
+    rows = math.ceil(count / columns)
+    scale = max(1, TILE // max(height, width))
+    pixels = samples.detach().cpu().float().clamp(-1, 1).add(1).mul(127.5).round().to(torch.uint8)
+    pixels = pixels if channels == 3 else pixels[:, :1].expand(-1, 3, -1, -1)
+    pixels = pixels.repeat_interleave(scale, dim=2).repeat_interleave(scale, dim=3)
+    step_down, step_right = height * scale + GAP, width * scale + GAP
+    canvas = torch.full((3, rows * step_down + GAP, columns * step_right + GAP), 90, dtype=torch.uint8)
+    for number, tile in enumerate(pixels):
+        top, left = GAP + number // columns * step_down, GAP + number % columns * step_right
+        canvas[:, top : top + height * scale, left : left + width * scale] = tile
+    size = (canvas.shape[2], canvas.shape[1])
+    image.frombytes("RGB", size, canvas.permute(1, 2, 0).contiguous().numpy().tobytes()).save(path)
+
+
+def write_points(path: Path, generated: Tensor, real: Tensor) -> None:
+    """Generated points ``(n, 2)`` over real ones."""
+    figure = _figure(5, 5)
+    axes = figure.add_subplot()
+    _scatter(axes, generated, real)
+    axes.set_aspect("equal")
+    axes.legend(loc="upper right")
+    figure.savefig(path)
+
+
+def write_critic(path: Path, critic: nn.Module, generated: Tensor, real: Tensor) -> None:
+    """Contours of the critic over [-3, 3]² on 128x128 points, with real and generated points over them.
+
+    Gulrajani et al. 2017, figure 2.
+    """
+    parameter = next(critic.parameters(), generated)
+    axis = torch.linspace(-PLANE, PLANE, RESOLUTION)
+    plane = torch.cartesian_prod(axis, axis).to(parameter)
+    critic.eval()
+    with torch.no_grad():
+        values = first_output(critic(plane)).reshape(RESOLUTION, RESOLUTION).float().cpu()
+    figure = _figure(6, 5)
+    axes = figure.add_subplot()
+    contours = axes.contourf(axis.numpy(), axis.numpy(), values.T.numpy(), levels=30, cmap="viridis")
+    figure.colorbar(contours, label="critic")
+    _scatter(axes, generated, real)
+    axes.set(xlim=(-PLANE, PLANE), ylim=(-PLANE, PLANE), aspect="equal")
+    axes.legend(loc="upper right")
+    figure.savefig(path)
+
+
+def write_curves(path: Path, records: Sequence[Mapping[str, Any]]) -> None:
+    """wasserstein_estimate, penalty or weight saturation, and gradient norm over the iterations.
+
+    Args:
+        path: the PNG file to write.
+        records: lines of metrics.jsonl; quantities that no line has are left out.
+    """
+    titles = {
+        "wasserstein_estimate": "wasserstein_estimate = D(real) - D(fake)",
+        "penalty": "penalty (weighted)",
+        "weight_saturation": "share of critic weights at the clip value",
+        "gradient_norm": "critic's gradient norm",
+    }
+    present = [name for name in titles if any(record.get(name) is not None for record in records)]
+    figure = _figure(4.5 * max(len(present), 1), 3.4)
+    for place, name in enumerate(present, start=1):
+        axes = figure.add_subplot(1, len(present), place)
+        pairs = [(record["iteration"], record[name]) for record in records if record.get(name) is not None]
+        iterations, values = zip(*pairs, strict=True)
+        axes.plot(iterations, values, linewidth=0.6, alpha=0.4)
+        axes.plot(iterations, _smooth(values), color="C0")
+        if name == "gradient_norm":
+            axes.axhline(1, color="black", linewidth=0.6, linestyle="dotted")
+        axes.set(title=titles[name], xlabel="generator iteration")
+        axes.grid(alpha=0.3)
+    figure.savefig(path)
+
+
+def _smooth(values: Sequence[float]) -> list[float]:
+    """Centred moving average over a twentieth of the curve, narrower at its ends."""
+    half = max(1, len(values) // 40)
+    windows = (values[max(0, i - half) : i + half + 1] for i in range(len(values)))
+    return [sum(window) / len(window) for window in windows]
+
+
+def _figure(width: float, height: float) -> Any:
+    figure = require("matplotlib.figure", "drawing curves")
+    return figure.Figure(figsize=(width, height), dpi=120, layout="constrained")
+
+
+def _scatter(axes: Any, generated: Tensor, real: Tensor) -> None:
+    styles = ((real, "orange", 30, "real"), (generated, "crimson", 4, "generated"))
+    for points, color, size, label in styles:
+        x, y = points.detach().cpu().float().unbind(dim=1)
+        axes.scatter(x.numpy(), y.numpy(), s=size, color=color, alpha=0.7, linewidths=0, label=label)

@@ -1,0 +1,1 @@
+"""A trainer in a folder: the only part that knows files."""

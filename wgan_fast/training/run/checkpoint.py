@@ -1,0 +1,308 @@
+"""Checkpoints: a folder each, weights as safetensors, the rest loaded with ``weights_only=True``.
+
+    checkpoints/00000600/weights.safetensors    generator.*, critic.*, average.*
+    checkpoints/00000600/state.pt               optimizers, random generators, the iteration
+    checkpoints/00000600/manifest.json          format, versions, sizes and SHA-256 of the other two
+
+A checkpoint is written to a hidden folder beside its place, flushed to the disk, and then renamed: a folder
+whose name is a number is complete, whenever the process died. Reading compares both files with the manifest
+before it looks into them.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import io
+import json
+import os
+import pickle
+import shutil
+import zipfile
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor
+
+import wgan_fast
+from wgan_fast.training.errors import UserError, require
+
+FORMAT = 1
+KEPT = 2
+FILES = ("weights.safetensors", "state.pt")
+
+
+class Checkpoint(NamedTuple):
+    """``weights`` maps dotted names to tensors; ``state`` holds plain values, tensors and containers."""
+
+    weights: dict[str, Tensor]
+    state: dict[str, Any]
+
+
+def save_checkpoint(
+    run: Path, iteration: int, checkpoint: Checkpoint, *, keep: int = KEPT, distance: float | None = None
+) -> Path:
+    """Write the checkpoint of this iteration into the run folder; keep the newest ``keep`` and the best one.
+
+    Args:
+        distance: how far the generated samples are from real ones; the best checkpoint has the smallest.
+
+    Returns:
+        Its folder. One of this iteration that is there already is replaced.
+
+    Raises:
+        UserError: it cannot be written; the earlier ones are as they were.
+    """
+    folder = run / "checkpoints" / f"{iteration:08d}"
+    files = _serialised(checkpoint)
+    files["manifest.json"] = _manifest(iteration, files, distance)
+    temporary = folder.with_name(f".{folder.name}-{os.getpid()}")
+    try:
+        _remove_leftovers(folder.parent)
+        temporary.mkdir(parents=True)
+        for name, content in files.items():
+            write_through(temporary / name, content)
+        flush(temporary)
+        if folder.is_dir():
+            remove_folder(folder)
+        os.replace(temporary, folder)
+        flush(folder.parent)
+    except OSError as error:
+        shutil.rmtree(temporary, ignore_errors=True)
+        raise UserError(
+            f"{folder}: the checkpoint cannot be written ({error.strerror or error}); {_rest(run)}"
+        ) from error
+    with contextlib.suppress(OSError):  # one too many is no reason to stop
+        _prune(run, keep)
+    return folder
+
+
+def load_checkpoint(run: Path, device: torch.device | str = "cpu", which: str | int = "newest") -> Checkpoint:
+    """A checkpoint of a run folder.
+
+    Args:
+        device: where its tensors are put.
+        which: "newest", "best" (the smallest distance to held-out samples), or an iteration.
+
+    Raises:
+        UserError: there is none, or it is damaged; the message names the newest intact one.
+    """
+    folder = _find(run, which)
+    try:
+        verify(folder)
+        return _read(folder, device)
+    except UserError as error:
+        raise UserError(f"{error}; {_rest(run, folder)}") from error
+
+
+def iterations(run: Path) -> list[int]:
+    """Iterations of a run folder's complete checkpoints, ascending; damaged ones among them."""
+    return [int(folder.name) for folder in _complete(run)]
+
+
+def remove_later(run: Path, iteration: int) -> None:
+    """Remove the checkpoints after this iteration, the newest first, so that the run continues from it."""
+    for folder in reversed(_complete(run)):
+        if int(folder.name) > iteration:
+            remove_folder(folder)
+
+
+def verify(folder: Path) -> dict[str, Any]:
+    """The manifest of a checkpoint whose files are what it says, byte for byte; nothing is unpickled.
+
+    Raises:
+        UserError: they are not.
+    """
+    manifest = _read_manifest(folder)
+    for name in FILES:
+        path, expected = folder / name, manifest["files"][name]
+        try:
+            size = path.stat().st_size
+            if size != expected["bytes"]:
+                raise _damaged(folder, f"{name} has {size} bytes of {expected['bytes']}")
+            if _sha256(path) != expected["sha256"]:
+                raise _damaged(folder, f"the content of {name} has changed")
+        except OSError as error:
+            raise _damaged(folder, f"{name}: {error.strerror}") from error
+    return manifest
+
+
+def nested(weights: Mapping[str, Tensor], prefix: str) -> dict[str, Tensor]:
+    """The tensors below ``prefix.``, under their names without it."""
+    return {name.removeprefix(f"{prefix}."): t for name, t in weights.items() if name.startswith(f"{prefix}.")}
+
+
+def _serialised(checkpoint: Checkpoint) -> dict[str, bytes]:
+    """Both files in memory: what the disk should hold is known before it is asked, and its errors are OSErrors."""
+    state = io.BytesIO()
+    torch.save(checkpoint.state, state)
+    weights = require("safetensors.torch", "checkpoints").save(_apart(checkpoint.weights))
+    return dict(zip(FILES, (weights, state.getvalue()), strict=True))
+
+
+def _manifest(iteration: int, files: Mapping[str, bytes], distance: float | None) -> bytes:
+    content = {
+        "format": FORMAT,
+        "wgan_fast": wgan_fast.__version__,
+        "torch": torch.__version__,
+        "iteration": iteration,
+        "sliced_wasserstein": distance,
+        "files": {
+            name: {"bytes": len(data), "sha256": hashlib.sha256(data).hexdigest()} for name, data in files.items()
+        },
+    }
+    return (json.dumps(content, indent=2) + "\n").encode()
+
+
+def _read_manifest(folder: Path) -> dict[str, Any]:
+    path = folder / "manifest.json"
+    if not path.is_file():
+        raise _damaged(folder, "it has no manifest.json")
+    try:
+        manifest: dict[str, Any] = json.loads(path.read_bytes())
+        version, iteration = manifest["format"], manifest["iteration"]
+        complete = version != FORMAT or all({"bytes", "sha256"} <= manifest["files"][name].keys() for name in FILES)
+    except (OSError, ValueError, TypeError, KeyError, AttributeError) as error:
+        raise _damaged(folder, "manifest.json cannot be read") from error
+    if version != FORMAT:
+        raise UserError(f"{folder}: the checkpoint has format {version}; this version of wgan_fast reads {FORMAT}")
+    if iteration != int(folder.name) or not complete:
+        raise _damaged(folder, "manifest.json is of another checkpoint")
+    return manifest
+
+
+def _read(folder: Path, device: torch.device | str) -> Checkpoint:
+    safetensors = require("safetensors.torch", "checkpoints")
+    damage = (OSError, RuntimeError, ValueError, KeyError, EOFError, pickle.UnpicklingError, zipfile.BadZipFile)
+    try:
+        weights = safetensors.load_file(folder / FILES[0], device=str(device))
+        state = torch.load(folder / FILES[1], map_location=device, weights_only=True)
+    except (*damage, require("safetensors", "checkpoints").SafetensorError) as error:
+        raise _damaged(folder, str(error).partition("\n")[0]) from error
+    return Checkpoint(weights, state)
+
+
+def _find(run: Path, which: str | int) -> Path:
+    folders = _complete(run)
+    if not folders:
+        raise UserError(f"{run}: no checkpoint in it")
+    if which == "newest":
+        return folders[-1]
+    if which == "best":
+        best = _best(folders)
+        if best is None:
+            raise UserError(f"{run}: none of its checkpoints has been compared with real samples; newest is there")
+        return best
+    found = [folder for folder in folders if str(which).isdecimal() and int(folder.name) == int(which)]
+    if not found:
+        present = ", ".join(str(int(folder.name)) for folder in folders)
+        raise UserError(f"--checkpoint {which}: expected newest, best or one of the iterations {present}")
+    return found[0]
+
+
+def _best(folders: list[Path]) -> Path | None:
+    compared: list[tuple[float, Path]] = []
+    for folder in folders:
+        with contextlib.suppress(UserError):
+            distance = _read_manifest(folder).get("sliced_wasserstein")
+            if isinstance(distance, float):
+                compared.append((distance, folder))
+    return min(compared)[1] if compared else None
+
+
+def _rest(run: Path, damaged: Path | None = None) -> str:
+    """What else there is to continue from, as the end of a sentence."""
+    for folder in reversed(_complete(run)):
+        if folder != damaged:
+            with contextlib.suppress(UserError):
+                verify(folder)
+                iteration = int(folder.name)
+                return f"the checkpoint of iteration {iteration} is intact: --checkpoint {iteration} takes it"
+    return "there is no intact one beside it"
+
+
+def _prune(run: Path, keep: int) -> None:
+    folders = _complete(run)
+    best = _best(folders)
+    for outdated in folders[:-keep]:
+        if outdated != best:
+            remove_folder(outdated)
+
+
+def _remove_leftovers(folder: Path) -> None:
+    """Hidden folders that processes which died left behind."""
+    for leftover in folder.glob(".[0-9]*-*"):
+        shutil.rmtree(leftover, ignore_errors=True)
+
+
+def _complete(run: Path) -> list[Path]:
+    folder = run / "checkpoints"
+    found = (p for p in folder.glob("*") if p.name.isdecimal() and p.is_dir())
+    return sorted(found, key=lambda p: int(p.name))
+
+
+def _damaged(folder: Path, reason: str) -> UserError:
+    return UserError(f"{folder}: the checkpoint is damaged or foreign ({reason})")
+
+
+def _sha256(path: Path) -> str:
+    digest = hashlib.sha256()
+    with path.open("rb") as file:
+        while block := file.read(1 << 20):
+            digest.update(block)
+    return digest.hexdigest()
+
+
+def _apart(weights: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Contiguous copies on the CPU where tensors share memory (tied weights), which safetensors refuses."""
+    seen: set[int] = set()
+    apart: dict[str, Tensor] = {}
+    for name, tensor in weights.items():
+        plain = tensor.detach().cpu().contiguous()
+        address = plain.untyped_storage().data_ptr()
+        apart[name] = plain.clone() if address in seen else plain
+        seen.add(address)
+    return apart
+
+
+# ---------------------------------------------------- files that survive a crash
+
+
+def write_through(path: Path, content: bytes) -> None:
+    """Write a file and wait until the disk has it."""
+    with path.open("wb") as file:
+        file.write(content)
+        file.flush()
+        os.fsync(file.fileno())
+
+
+def replace_file(path: Path, content: str) -> None:
+    """Put ``content`` in the place of the file, or leave the file as it is: nothing in between, whatever happens."""
+    temporary = path.with_name(f".{path.name}-{os.getpid()}")
+    try:
+        write_through(temporary, content.encode())
+        os.replace(temporary, path)
+    except OSError:
+        with contextlib.suppress(OSError):
+            temporary.unlink()
+        raise
+    flush(path.parent)
+
+
+def flush(path: Path) -> None:
+    """Wait until the disk has a file's content, or a folder's entries."""
+    with contextlib.suppress(PermissionError):  # folders cannot be opened on every system
+        descriptor = os.open(path, os.O_RDONLY)
+        try:
+            os.fsync(descriptor)
+        finally:
+            os.close(descriptor)
+
+
+def remove_folder(folder: Path) -> None:
+    """Remove a folder that is visible as a whole or not at all: it is renamed to a hidden name first."""
+    hidden = folder.with_name(f".{folder.name}-removed-{os.getpid()}")
+    os.replace(folder, hidden)
+    shutil.rmtree(hidden, ignore_errors=True)

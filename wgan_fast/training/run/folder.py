@@ -1,0 +1,364 @@
+"""A trainer in a folder: made, resumed, reopened, trained with logs and checkpoints, and drawn."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import logging
+import math
+import shutil
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+import wgan_fast
+from wgan_fast.training.config import Config, check_resumable
+from wgan_fast.training.errors import MissingPackage, UserError
+from wgan_fast.training.loop.build import build_trainer
+from wgan_fast.training.loop.distributed import Processes, ProcessLost
+from wgan_fast.training.loop.health import NonFinite
+from wgan_fast.training.loop.trainer import Record, Trainer, TrainResult
+from wgan_fast.training.report.evaluation import Evaluation, evaluate
+from wgan_fast.training.report.metrics import sliced_wasserstein
+from wgan_fast.training.report.pictures import POINTS_SHOWN, real_points, write_critic, write_curves, write_samples
+from wgan_fast.training.run.checkpoint import iterations, load_checkpoint, remove_later, replace_file, save_checkpoint
+from wgan_fast.training.run.log import RunLog, read_metrics, require_tensorboard
+from wgan_fast.training.run.state import non_finite, restore, snapshot
+
+MAX_RESTORES = 3
+COMPARED_SAMPLES = 512
+
+CONTENTS = (
+    "config.json",
+    "metrics.jsonl",
+    "samples.png",
+    "curves.png",
+    "critic.png",
+    "evaluation.json",
+    "samples",
+    "tensorboard",
+    "checkpoints",
+)
+
+Distance = Callable[[Tensor, Tensor], float]
+
+_log = logging.getLogger("wgan_fast")
+
+
+class Run:
+    """A trainer in a folder, which holds its metrics.jsonl, pictures of samples and checkpoints.
+
+        run = Run(trainer, Path("runs/mine"))
+        run.train()
+
+    `start`, `resume` and `open` build the trainer from a config, which they keep in the folder's config.json.
+
+    Args:
+        trainer: what is trained.
+        folder: made by `train` where it does not exist.
+        distance: from generated and held-out samples, ``(n, *sample_shape)`` each, to the number by which the best
+            checkpoint is known.
+    """
+
+    def __init__(self, trainer: Trainer, folder: Path, *, distance: Distance = sliced_wasserstein) -> None:
+        self.trainer = trainer
+        self.folder = folder
+        self._distance: Distance | None = distance
+        self._kept: int | None = None  # the iteration of the checkpoint that was last written or read
+
+    @classmethod
+    def start(cls, folder: Path, config: Config, *, overwrite: bool = False, processes: Processes | None = None) -> Run:
+        """A new run; its folder is made and its config.json written.
+
+        Raises:
+            UserError: the folder holds a run already and ``overwrite`` is not set, or it cannot be written.
+        """
+        processes = processes or Processes()
+        present = [folder / name for name in CONTENTS if (folder / name).exists()] if processes.first else []
+
+        def refuse_present() -> None:
+            if present and not overwrite:
+                raise UserError(f"--out {folder} holds a run already; --resume continues it, --overwrite replaces it")
+
+        processes.by_first(refuse_present)
+        if config.tensorboard:
+            require_tensorboard()
+        run = cls(build_trainer(config, processes), folder)
+
+        def replace_present() -> None:
+            for path in present:
+                if path.is_dir():
+                    shutil.rmtree(path)
+                else:
+                    path.unlink()
+            run._write_config()
+
+        processes.by_first(replace_present)
+        return run
+
+    @classmethod
+    def resume(
+        cls, folder: Path, config: Config, checkpoint: str | int = "newest", *, processes: Processes | None = None
+    ) -> Run:
+        """The run in ``folder``, at one of its checkpoints.
+
+        Args:
+            folder: of a run.
+            config: its options; those that a resumed run may change may be others.
+            checkpoint: "newest", "best" or an iteration; later checkpoints are removed.
+            processes: those that share the work.
+
+        Raises:
+            UserError: there is no run, its checkpoint is damaged, or ``config`` asks for another run.
+        """
+        check_resumable(read_config(folder), config)
+        if not iterations(folder):
+            raise UserError(f"{folder}: the run stopped before its first checkpoint; --overwrite starts it again")
+        run = cls(build_trainer(config, processes), folder)
+        run.load(checkpoint)
+
+        def continue_from_there() -> None:
+            try:
+                remove_later(folder, run.trainer.iteration)
+            except OSError as error:
+                raise UserError(f"--out {folder} cannot be written ({error.strerror})") from error
+            run._write_config()
+
+        run.trainer.processes.by_first(continue_from_there)
+        return run
+
+    @classmethod
+    def open(cls, folder: Path, device: str | None = None, checkpoint: str | int = "newest") -> Run:
+        """A finished or stopped run at one of its checkpoints, to sample from or to evaluate.
+
+        Args:
+            folder: of a run.
+            device: where to compute, in fp32 throughout; by default where and as the run was trained.
+            checkpoint: "newest", "best" or an iteration.
+
+        Raises:
+            UserError: there is no run, or its checkpoint is damaged.
+        """
+        config = read_config(folder)
+        if device is not None:  # which need not be able to train as that one was
+            config = dataclasses.replace(config, device=device, precision="fp32", graph="auto")
+        run = cls(build_trainer(config), folder)
+        run.load(checkpoint)
+        return run
+
+    # --------------------------------------------------------------------------------------------------- training
+
+    def train(self, on_record: Callable[[Record], None] | None = None) -> TrainResult:
+        """`Trainer.train`, with a log, pictures and checkpoints, and back to a checkpoint where the training diverged.
+
+        Args:
+            on_record: called with every record, by the first of several processes.
+
+        Raises:
+            UserError: the training diverged, the folder holds more of a run than this trainer has done, or it
+                cannot be written; ProcessLost: another process has died.
+        """
+        try:
+            return self._train(on_record or (lambda record: None))
+        except ProcessLost as error:
+            left = iterations(self.folder)
+            advice = f"; --resume --out {self.folder} continues from iteration {left[-1]}" if left else ""
+            raise ProcessLost(f"{error} in iteration {self.trainer.iteration + 1}{advice}") from error
+
+    def _train(self, on_record: Callable[[Record], None]) -> TrainResult:
+        trainer, config = self.trainer, self.trainer.config
+        trainer.start()
+        log = self._open_log()
+        first, start, saving, last, stopped = trainer.iteration, time.perf_counter(), 0.0, Record(), False
+        while trainer.iteration < config.iterations and not stopped:
+            try:
+                record = trainer.iterate()
+                if record is not None:
+                    last = record
+                    on_record(record)
+                    if trainer.iteration % config.log_every == 0:
+                        log.append(record)
+                stopped = trainer.stopping()
+                before = time.perf_counter()
+                self._draw_and_save(log, stopped)
+                saving += time.perf_counter() - before
+            except NonFinite as problem:
+                self._go_back(problem, log)
+        trainer.processes.settle()
+        return TrainResult(trainer.iteration - first, time.perf_counter() - start - saving, last, stopped)
+
+    def _open_log(self) -> RunLog:
+        """The log up to this iteration; a checkpoint of this iteration is there to go back to."""
+        trainer, folder = self.trainer, self.folder
+        log = RunLog(folder, tensorboard=trainer.config.tensorboard and trainer.processes.first)
+        later = [i for i in iterations(folder) if i > trainer.iteration]
+        if later:
+            raise UserError(
+                f"{folder} holds a checkpoint of iteration {later[-1]}, and this trainer has done {trainer.iteration}: "
+                "load() continues that run, another folder starts a new one"
+            )
+        trainer.processes.by_first(lambda: log.resume_after(trainer.iteration))
+        if self._kept != trainer.iteration:
+            try:
+                self._save(compare=False)
+            except NonFinite as problem:
+                raise UserError(f"the networks cannot be trained: {problem}") from problem
+        return log
+
+    def _draw_and_save(self, log: RunLog, stopped: bool) -> None:
+        """What is due after this iteration."""
+        trainer, config, iteration = self.trainer, self.trainer.config, self.trainer.iteration
+        drawn = config.sample_every > 0 and iteration % config.sample_every == 0
+        due = stopped or iteration % config.checkpoint_every == 0 or iteration == config.iterations
+        if drawn or due:
+            trainer.check()
+        if drawn and trainer.processes.first:
+            log.draw(trainer)
+        if due:
+            self._save(compare=not stopped)
+
+    def _go_back(self, problem: NonFinite, log: RunLog) -> None:
+        """Go back to the newest checkpoint with a lower learning rate, if that is wanted and not in vain so far."""
+        trainer, good = self.trainer, iterations(self.folder)[-1]
+        restores = trainer.restores + 1
+        if trainer.config.on_nonfinite == "stop":
+            raise UserError(
+                f"the training diverged: {problem}; the last good checkpoint is of iteration {good}, and "
+                "--resume --on-nonfinite restore continues from it with a lower learning rate"
+            ) from problem
+        if restores > MAX_RESTORES:
+            raise UserError(
+                f"the training diverged: {problem}, after the learning rate was lowered {MAX_RESTORES} times; "
+                f"the last good checkpoint is of iteration {good}"
+            ) from problem
+        self.load()
+        trainer.restores = restores
+        trainer.processes.by_first(lambda: log.resume_after(trainer.iteration))
+        if trainer.processes.first:
+            _log.warning(
+                "%s: back to the checkpoint of iteration %d, learning rate %g from there on (restore %d of at most %d)",
+                problem,
+                good,
+                trainer.learning_rate,
+                restores,
+                MAX_RESTORES,
+            )
+
+    # ------------------------------------------------------------------------------------------------ checkpoints
+
+    def save(self) -> None:
+        """Write a checkpoint, by the first process; all of them must call this.
+
+        Raises:
+            UserError: it cannot be written, or a weight is not finite.
+        """
+        try:
+            self._save(compare=True)
+        except NonFinite as problem:
+            raise UserError(f"nothing was saved: {problem}") from problem
+
+    def load(self, checkpoint: str | int = "newest") -> None:
+        """Continue from a checkpoint of the folder as if the run had stopped there.
+
+        Args:
+            checkpoint: "newest", "best" (the nearest to held-out samples), or an iteration.
+
+        Raises:
+            UserError: there is no such checkpoint, it is damaged, or it belongs to other networks.
+        """
+        restore(self.trainer, load_checkpoint(self.folder, self.trainer.device, checkpoint), self.folder)
+        self._kept = self.trainer.iteration
+
+    def _save(self, *, compare: bool) -> None:
+        """Write a checkpoint, unless a weight is not finite; after every line of the log that precedes it.
+
+        Args:
+            compare: measure the distance of samples to held-out ones, by which the best checkpoint is known.
+        """
+        trainer = self.trainer
+        checkpoint = snapshot(trainer) if trainer.processes.first else None
+        name = trainer.processes.by_first(lambda: None if checkpoint is None else non_finite(checkpoint))
+        if name is not None:
+            raise NonFinite(name, trainer.iteration)
+
+        def write() -> None:
+            assert checkpoint is not None
+            RunLog(self.folder, tensorboard=False).flush()
+            distance = self._compared() if compare else None
+            keep = trainer.config.keep_checkpoints
+            save_checkpoint(self.folder, trainer.iteration, checkpoint, keep=keep, distance=distance)
+
+        trainer.processes.by_first(write)
+        self._kept = trainer.iteration
+
+    def _compared(self) -> float | None:
+        """The distance of samples to held-out ones, both drawn apart from the training's; None without a number."""
+        if self._distance is None:
+            return None
+        real = self.trainer.data.held_out(COMPARED_SAMPLES, torch.Generator().manual_seed(0))
+        try:
+            distance = self._distance(self.trainer.sample(len(real)), real)
+        except MissingPackage as absent:
+            _log.warning("no checkpoint will be known as the best: %s", absent)
+            self._distance = None
+            return None
+        return distance if math.isfinite(distance) else None
+
+    # ----------------------------------------------------------------------------------------- pictures and figures
+
+    def write_pictures(self) -> list[Path]:
+        """Draw samples.png, curves.png and, for 2-D data, critic.png; returns the files."""
+        trainer, out = self.trainer, self.folder
+        files = [out / "samples.png"] if write_samples(trainer, out / "samples.png") else []
+        files.append(out / "curves.png")
+        write_curves(files[-1], read_metrics(out / "metrics.jsonl"))
+        if trainer.data.sample_shape == (2,):
+            files.append(out / "critic.png")
+            write_critic(files[-1], trainer.critic, trainer.sample(POINTS_SHOWN), real_points(trainer, POINTS_SHOWN))
+        return files
+
+    def evaluate(self) -> tuple[Evaluation, Path]:
+        """The figures of the generator beside those of held-out real data, and evaluation.json, which holds them."""
+        trainer = self.trainer
+
+        def sample_classes(labels: Tensor) -> Tensor:
+            return trainer.sample(len(labels), labels=labels)
+
+        classes = sample_classes if trainer.config.conditional else None
+        evaluation = evaluate(trainer.sample, trainer.data, sample_classes=classes)
+        path = self.folder / "evaluation.json"
+        figures = {f.name: {"generated": f.generated, "held_out": f.held_out} for f in evaluation.figures}
+        path.write_text(json.dumps({"figures": figures, "notes": evaluation.notes}, indent=2) + "\n")
+        return evaluation, path
+
+    def _write_config(self) -> None:
+        content = {"wgan_fast": wgan_fast.__version__, **dataclasses.asdict(self.trainer.config)}
+        try:
+            self.folder.mkdir(parents=True, exist_ok=True)
+            replace_file(self.folder / "config.json", json.dumps(content, indent=2) + "\n")
+        except OSError as error:
+            raise UserError(f"--out {self.folder} cannot be written ({error.strerror})") from error
+
+
+def read_config(run: Path) -> Config:
+    """The config.json of a run folder.
+
+    Raises:
+        UserError: there is none, or it is not one of ours.
+    """
+    path = run / "config.json"
+    if not path.is_file():
+        raise UserError(f"{run} is not a run folder: there is no config.json in it")
+    try:
+        content: dict[str, Any] = json.loads(path.read_text())
+        content.pop("wgan_fast", None)
+        content["betas"] = tuple(content["betas"])
+        if "sample_shape" in content:
+            content["sample_shape"] = tuple(content["sample_shape"])
+        return Config(**content)
+    except (OSError, ValueError, TypeError, KeyError, AttributeError) as error:
+        raise UserError(f"{path} is damaged or foreign ({error})") from error

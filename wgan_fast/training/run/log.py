@@ -1,0 +1,131 @@
+"""What a run writes while it trains, checkpoints apart: metrics.jsonl, samples/, and TensorBoard's files."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from wgan_fast.training.errors import UserError, require
+from wgan_fast.training.loop.trainer import Record, Trainer
+from wgan_fast.training.report.pictures import write_samples
+from wgan_fast.training.run.checkpoint import flush, replace_file
+
+
+class RunLog:
+    """One line of JSON per logged iteration; ``samples/00000500.png`` shows iteration 500, of the same latents in
+    every picture of a run. A file that cannot be written is a `UserError`.
+
+    Args:
+        folder: the run folder.
+        tensorboard: whether to write event files into ``folder/tensorboard`` as well.
+
+    Raises:
+        UserError: TensorBoard is wanted and not installed.
+    """
+
+    def __init__(self, folder: Path, *, tensorboard: bool) -> None:
+        self._metrics = folder / "metrics.jsonl"
+        self._samples = folder / "samples"
+        self._tensorboard = TensorBoardLog(folder / "tensorboard") if tensorboard else None
+
+    def resume_after(self, iteration: int) -> None:
+        """Forget all about later iterations, which will be run again; lines that stay are kept byte for byte."""
+        kept = [line for line, record in _lines(self._metrics) if record["iteration"] <= iteration]
+        with _explained(self._metrics):
+            self._metrics.parent.mkdir(parents=True, exist_ok=True)
+            replace_file(self._metrics, "".join(f"{line}\n" for line in kept))
+        for picture in self._samples.glob("*.png"):
+            if picture.stem.isdigit() and int(picture.stem) > iteration:
+                picture.unlink()
+        if self._tensorboard is not None:
+            self._tensorboard.resume_after(iteration)
+
+    def append(self, record: Record) -> None:
+        """The figures of one iteration."""
+        with _explained(self._metrics), self._metrics.open("a") as file:
+            file.write(json.dumps(record) + "\n")
+        if self._tensorboard is not None:
+            self._tensorboard.append(record)
+
+    def draw(self, trainer: Trainer) -> None:
+        """A picture of samples, where the data can be drawn; drawing takes no part in the training's random numbers."""
+        path = self._samples / f"{trainer.iteration:08d}.png"
+        with _explained(path):
+            self._samples.mkdir(parents=True, exist_ok=True)
+            drawn = write_samples(trainer, path)
+        if drawn and self._tensorboard is not None:
+            self._tensorboard.show(path, trainer.iteration)
+
+    def flush(self) -> None:
+        """Wait until the disk has every line, as it must before it has a checkpoint that follows them."""
+        if self._metrics.is_file():
+            with _explained(self._metrics):
+                flush(self._metrics)
+
+
+def read_metrics(path: Path) -> list[Record]:
+    """The records of a metrics.jsonl; empty without a file. Lines that a crash has cut or damaged are left out."""
+    return [record for _, record in _lines(path)]
+
+
+def _lines(path: Path) -> list[tuple[str, Record]]:
+    found: list[tuple[str, Record]] = []
+    for line in path.read_text(errors="replace").splitlines() if path.is_file() else []:
+        try:
+            record = json.loads(line)
+        except json.JSONDecodeError:
+            continue
+        if isinstance(record, dict) and isinstance(record.get("iteration"), int):
+            found.append((line, record))
+    return found
+
+
+@contextlib.contextmanager
+def _explained(path: Path) -> Iterator[None]:
+    try:
+        yield
+    except OSError as error:
+        raise UserError(f"{path} cannot be written ({error.strerror})") from error
+
+
+class TensorBoardLog:
+    """Every quantity of metrics.jsonl, and the pictures: one file per part of the run, flushed at each record.
+
+    Raises:
+        UserError: TensorBoard is not installed.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        require_tensorboard()
+        self._folder = folder
+        self._writer: Any = None
+
+    def resume_after(self, iteration: int) -> None:
+        """Start a file before which TensorBoard hides what earlier ones say of later iterations."""
+        if self._writer is not None:
+            self._writer.close()
+        writer = require("torch.utils.tensorboard", "--tensorboard").SummaryWriter
+        self._writer = writer(str(self._folder), purge_step=iteration + 1)
+
+    def append(self, record: Record) -> None:
+        """Every quantity of a record, at its iteration."""
+        for name, value in record.items():
+            if name != "iteration":
+                self._writer.add_scalar(name, value, record["iteration"])
+        self._writer.flush()
+
+    def show(self, picture: Path, iteration: int) -> None:
+        """A picture of samples that was written to a file."""
+        numpy = require("numpy", "--tensorboard")
+        with require("PIL.Image", "--tensorboard").open(picture) as image:
+            pixels = numpy.asarray(image.convert("RGB"))
+        self._writer.add_image("samples", pixels, iteration, dataformats="HWC")
+        self._writer.flush()
+
+
+def require_tensorboard() -> None:
+    """Raise `UserError` where TensorBoard is not installed; the message says how to install it."""
+    require("tensorboard", "--tensorboard")

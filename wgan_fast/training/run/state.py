@@ -1,0 +1,104 @@
+"""All that an iteration changes, taken out of a `Trainer` and put back: what exact resume rests on."""
+
+from __future__ import annotations
+
+import random
+import sys
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.amp import GradScaler
+
+from wgan_fast.training.errors import UserError, require
+from wgan_fast.training.loop.trainer import Trainer
+from wgan_fast.training.run.checkpoint import Checkpoint, nested
+
+
+def snapshot(trainer: Trainer) -> Checkpoint:
+    """Weights, optimizer states, random generators and the iteration."""
+    weights = {
+        f"{network}.{name}": tensor
+        for network, module in trainer.networks().items()
+        for name, tensor in module.state_dict().items()
+    }
+    state: dict[str, Any] = {
+        "iteration": trainer.iteration,
+        "restores": trainer.restores,
+        "critic_optimizer": trainer.critic_optimizer.state_dict(),
+        "generator_optimizer": trainer.generator_optimizer.state_dict(),
+        "data_order": trainer.draws.order.get_state(),
+        "random": random_state(trainer.device),
+    }
+    for name, scaler in _scalers(trainer):
+        state[name] = scaler.state_dict()
+    return Checkpoint(weights, state)
+
+
+def restore(trainer: Trainer, checkpoint: Checkpoint, source: Path) -> None:
+    """Put a snapshot back; the trainer goes on as if it had never stopped.
+
+    Args:
+        source: where the checkpoint comes from, for the message.
+
+    Raises:
+        UserError: it belongs to other networks.
+    """
+    weights, state = checkpoint
+    try:
+        for network, module in trainer.networks().items():
+            module.load_state_dict(nested(weights, network))
+        trainer.critic_optimizer.load_state_dict(state["critic_optimizer"])
+        trainer.generator_optimizer.load_state_dict(state["generator_optimizer"])
+        for name, scaler in _scalers(trainer):
+            scaler.load_state_dict(state[name])
+        trainer.draws.order.set_state(state["data_order"].cpu())
+        restore_random_state(state["random"], trainer.device)
+        trainer.iteration = state["iteration"]
+        trainer.restores = state["restores"]
+        trainer.reloaded()
+    except (RuntimeError, KeyError, ValueError, TypeError, AttributeError) as error:
+        reason = " ".join(str(error).split())
+        raise UserError(f"{source}: its checkpoint belongs to other networks ({reason})") from error
+
+
+def non_finite(checkpoint: Checkpoint) -> str | None:
+    """Name of the first weight or optimizer state that holds NaN or an infinity; waits for the device once."""
+    named = dict(checkpoint.weights)
+    for player in ("critic", "generator"):
+        for index, values in checkpoint.state[f"{player}_optimizer"]["state"].items():
+            named |= {f"{player}_optimizer.{index}.{name}": value for name, value in values.items()}
+    floating = {name: t for name, t in named.items() if isinstance(t, Tensor) and t.is_floating_point() and t.numel()}
+    if not floating:
+        return None
+    device = max((t.device for t in floating.values()), key=lambda d: d.type != "cpu")
+    finite = torch.stack([t.isfinite().all().to(device, non_blocking=True) for t in floating.values()]).tolist()
+    return next((name for name, is_finite in zip(floating, finite, strict=True) if not is_finite), None)
+
+
+def random_state(device: torch.device) -> dict[str, Any]:
+    """The states of the global random generators of Python, NumPy (where loaded) and torch."""
+    state: dict[str, Any] = {"python": random.getstate(), "torch": torch.get_rng_state()}
+    if "numpy" in sys.modules:
+        name, keys, *rest = sys.modules["numpy"].random.get_state()
+        state["numpy"] = (name, keys.tolist(), *rest)
+    if device.type == "cuda":
+        state["cuda"] = torch.cuda.get_rng_state(device)
+    return state
+
+
+def restore_random_state(state: Mapping[str, Any], device: torch.device) -> None:
+    """Put the global random generators back where `random_state` found them."""
+    random.setstate(state["python"])
+    torch.set_rng_state(state["torch"].cpu())
+    if "numpy" in state:
+        require("numpy", "the resumed run's random state").random.set_state(state["numpy"])
+    if device.type == "cuda" and "cuda" in state:
+        torch.cuda.set_rng_state(state["cuda"].cpu(), device)
+
+
+def _scalers(trainer: Trainer) -> list[tuple[str, GradScaler]]:
+    named = {"critic_scaler": trainer.critic_scaler, "generator_scaler": trainer.generator_scaler}
+    return [(name, scaler) for name, scaler in named.items() if scaler is not None]

@@ -1,0 +1,1 @@
+"""The mathematics: one step of each network, its losses and its arithmetic. Knows no config."""

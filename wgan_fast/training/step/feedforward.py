@@ -1,0 +1,277 @@
+"""The critic's gradients under a gradient penalty, written out for plain feed-forward critics.
+
+Autograd scores real and generated samples, then the points of the penalty, and forms two weight gradients per layer,
+which it adds. Written out, [real; fake; x̂] is one batch, and a layer's weight gradient is one product over it,
+
+    [δ_real; δ_fake; δ_x̂]ᵀ [a_real; a_fake; t],
+
+with δ the backward signals of the loss's scores and of the sum of D(x̂), a the inputs of the layer, and t the tangent:
+the penalty's slope at the input gradient, carried forward through the layers (``wgan_fast.double_backward`` has the
+derivation). The same numbers to rounding, in two thirds of the launches; the tangent is written where a_x̂ was.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any, NamedTuple
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from torch.nn.modules.module import _has_any_global_hook
+
+from wgan_fast.constraints import Constraint, GradientPenalty
+from wgan_fast.functional import gradient_norm_penalty
+from wgan_fast.onednn import product
+from wgan_fast.penalties import penalty_points
+from wgan_fast.reference import accumulation_dtype
+from wgan_fast.training.step.losses import LossName, critic_loss
+
+aten: Any = torch.ops.aten
+
+Weights = dict[Any, Tensor]
+"""The parameters, and what the products take for them."""
+
+NARROW = 16
+"""Up to so many columns a product is computed in its transposed form, ten times faster on the CPU for two."""
+
+
+class Gradients(NamedTuple):
+    """``loss`` is without the ``penalty``; ``of`` has a gradient for every parameter of the critic."""
+
+    loss: Tensor
+    wasserstein_estimate: Tensor
+    penalty: Tensor
+    norms: Tensor
+    of: dict[Tensor, Tensor]
+
+
+# ------------------------------------------------------------------------------------------ which critics it serves
+
+
+def written_out(critic: nn.Module, constraint: Constraint) -> list[nn.Module] | None:
+    """The layers that `critic_gradients` takes, if it serves this critic under this constraint; else None.
+
+    To be asked once, when a loop is built: hooks that are registered later are not called.
+    """
+    return plain_layers(critic) if type(constraint) is GradientPenalty else None
+
+
+def plain_layers(critic: nn.Module) -> list[nn.Module] | None:
+    """The layers of a critic that is a sequence of linear layers, convolutions, (leaky) ReLU and flattening.
+
+    None for any other: with hooks, parametrizations, shared or frozen parameters, or in a 16-bit type itself.
+    """
+    layers: list[nn.Module] = []
+    pending = [critic]
+    while pending:
+        module = pending.pop(0)
+        if _hooked(module):
+            return None
+        if type(module) is nn.Sequential:
+            pending = [*module, *pending]
+        elif type(module) is not nn.Identity:
+            layers.append(module)
+    if layers and type(layers[-1]) is nn.Flatten and layers[-1].start_dim == 0:
+        layers.pop()  # one score per sample, in whatever shape
+    weighted = [layer for layer in layers if _is_weighted(layer)]
+    parameters = list(critic.parameters())
+    served = (
+        all(_serves(layer) for layer in layers)
+        and len(weighted) > 0
+        and all(type(layer) is nn.Flatten for layer in layers[: layers.index(weighted[0])])
+        and sum(len(list(layer.parameters())) for layer in weighted) == len(parameters)  # else some are shared
+        and all(type(p) is nn.Parameter and p.requires_grad for p in parameters)
+        and {p.dtype for p in parameters} <= {torch.float32, torch.float64}
+        and not _has_any_global_hook()
+    )
+    return layers if served else None
+
+
+def _serves(layer: nn.Module) -> bool:
+    if isinstance(layer, nn.Conv2d):
+        return type(layer) is nn.Conv2d and layer.padding_mode == "zeros" and not isinstance(layer.padding, str)
+    if isinstance(layer, nn.LeakyReLU):
+        return type(layer) is nn.LeakyReLU and layer.negative_slope > 0  # else the output's sign is not the input's
+    if isinstance(layer, nn.Flatten):
+        return type(layer) is nn.Flatten and (layer.start_dim, layer.end_dim) == (1, -1)
+    return type(layer) in (nn.Linear, nn.ReLU)
+
+
+def _is_weighted(layer: nn.Module) -> bool:
+    return isinstance(layer, (nn.Linear, nn.Conv2d))
+
+
+def _hooked(module: nn.Module) -> bool:
+    return bool(
+        module._forward_hooks
+        or module._forward_pre_hooks
+        or module._backward_hooks
+        or module._backward_pre_hooks
+        or "forward" in module.__dict__
+        or module._compiled_call_impl is not None
+    )
+
+
+# ------------------------------------------------------------------------------------------------- what it computes
+
+
+@torch.no_grad()
+def critic_gradients(
+    layers: Sequence[nn.Module],
+    real: Tensor,
+    fake: Tensor,
+    constraint: GradientPenalty,
+    loss_name: LossName = "wgan",
+    dtype: torch.dtype | None = None,
+    alpha: Tensor | None = None,
+) -> Gradients:
+    """Loss, penalty and the gradient of their sum.
+
+    Args:
+        layers: from `written_out`.
+        real, fake: ``(B, *sample_shape)``.
+        constraint: the penalty.
+        loss_name: what the critic minimises.
+        dtype: of the products, as under autocast; by default that of the samples.
+        alpha: ``(B,)``, positions of random points; by default drawn as `gradient_penalty` draws them.
+    """
+    batch, mixed = len(real), slice(2 * len(real), None)
+    dtype = dtype or real.dtype
+    weights: Weights = {p: p.to(dtype) for layer in layers for p in layer.parameters()}
+    last = max(i for i, layer in enumerate(layers) if _is_weighted(layer))
+    first = min(i for i, layer in enumerate(layers) if _is_weighted(layer))
+
+    values = [_stacked(real, fake, constraint, alpha).to(dtype)]  # values[i] goes into layer i, values[i + 1] comes out
+    for layer in layers:
+        values.append(_forward(layer, values[-1], weights))
+    loss, estimate, signal = _loss(values[-1], batch, loss_name)
+
+    signals: dict[int, Tensor] = {}
+    for i in reversed(range(first, len(layers))):
+        signals[i] = signal
+        rows = mixed if i == first else slice(None)  # of real and generated samples nobody asks for the gradient
+        signal = _backward(layers[i], signal[rows], values[i][rows], values[i + 1][rows], weights)
+    gradient = signal.reshape(real.shape).to(real.dtype).requires_grad_()
+    with torch.enable_grad():
+        penalty, norms = gradient_norm_penalty(
+            gradient,
+            target=constraint.target,
+            one_sided=constraint.one_sided,
+            weight=constraint.weight,
+            return_norms=True,
+        )
+        (tangent,) = torch.autograd.grad(penalty, gradient)
+
+    gradients: dict[Tensor, Tensor] = {}
+    tangent = tangent.reshape(values[first][mixed].shape)
+    for i in range(first, last + 1):
+        if _is_weighted(layers[i]):
+            place = values[i][mixed]
+            if tangent.data_ptr() != place.data_ptr():
+                place.copy_(tangent)
+            tangent = place
+            gradients |= _weight_gradients(layers[i], signals.pop(i), values[i], batch, weights)
+        if i < last:
+            tangent = _tangent(layers[i], tangent, values[i + 1][mixed], weights)
+    return Gradients(loss, estimate, penalty.detach(), norms, gradients)
+
+
+def _stacked(real: Tensor, fake: Tensor, constraint: GradientPenalty, alpha: Tensor | None) -> Tensor:
+    """[real; fake; points of the penalty], the last written straight into their place."""
+    images_last = real.dim() == 4 and real.is_contiguous(memory_format=torch.channels_last)
+    layout = torch.channels_last if images_last else torch.contiguous_format
+    stacked = torch.empty((3 * len(real), *real.shape[1:]), dtype=real.dtype, device=real.device, memory_format=layout)
+    stacked[: len(real)] = real
+    stacked[len(real) : 2 * len(real)] = fake
+    place = stacked[2 * len(real) :]
+    if constraint.points in ("real", "fake"):
+        place.copy_(real if constraint.points == "real" else fake)
+    else:
+        penalty_points(constraint.points, real, fake, alpha, None, "auto", place)
+    return stacked
+
+
+def _loss(scores: Tensor, batch: int, loss_name: LossName) -> tuple[Tensor, Tensor, Tensor]:
+    """Loss, estimate, and the backward signal of the loss and of the sum of the scores at the points."""
+    judged = scores[: 2 * batch].to(accumulation_dtype(scores.dtype)).requires_grad_()
+    with torch.enable_grad():
+        loss = critic_loss(loss_name, judged[:batch], judged[batch:])
+        (slope,) = torch.autograd.grad(loss, judged)
+    signal = torch.ones_like(scores)
+    signal[: 2 * batch] = slope
+    return loss.detach(), judged[:batch].detach().mean() - judged[batch:].detach().mean(), signal
+
+
+def _forward(layer: Any, x: Tensor, weights: Weights) -> Tensor:
+    """Activations write over their input, which nobody needs: their backward is a function of the output."""
+    if isinstance(layer, nn.Linear):
+        return product(x, weights[layer.weight], weights.get(layer.bias))
+    if isinstance(layer, nn.Conv2d):
+        return _convolve(layer, x, weights[layer.weight], weights.get(layer.bias))
+    if isinstance(layer, nn.ReLU):
+        return x.relu_()
+    if isinstance(layer, nn.LeakyReLU):
+        return F.leaky_relu_(x, layer.negative_slope)
+    return x.flatten(1)
+
+
+def _backward(layer: Any, signal: Tensor, x: Tensor, y: Tensor, weights: Weights) -> Tensor:
+    """The gradient with respect to x; an activation's is written over the signal."""
+    if isinstance(layer, nn.Linear):
+        return product(signal, weights[layer.weight].t())
+    if isinstance(layer, nn.Conv2d):
+        gradients = _convolution_backward(layer, signal, x, weights[layer.weight], [True, False, False])
+        return gradients[0]  # type: ignore[no-any-return]
+    if isinstance(layer, (nn.ReLU, nn.LeakyReLU)):
+        return _times_slope(layer, signal, y, signal)
+    return signal.reshape(x.shape)
+
+
+def _tangent(layer: Any, tangent: Tensor, y: Tensor, weights: Weights) -> Tensor:
+    """The tangent behind a layer; behind an activation it is written over y, which only this has still asked for."""
+    if isinstance(layer, nn.Linear):
+        return product(tangent, weights[layer.weight])
+    if isinstance(layer, nn.Conv2d):
+        return _convolve(layer, tangent, weights[layer.weight], None)
+    if isinstance(layer, (nn.ReLU, nn.LeakyReLU)):
+        return _times_slope(layer, tangent, y, y)
+    return tangent.flatten(1)
+
+
+def _weight_gradients(layer: Any, signal: Tensor, x: Tensor, batch: int, weights: Weights) -> dict[Tensor, Tensor]:
+    if isinstance(layer, nn.Conv2d):
+        gradients = _convolution_backward(layer, signal, x, weights[layer.weight], [False, True, False])
+        weight, bias_dims = gradients[1], [0, 2, 3]
+    else:
+        rows, columns = signal.flatten(0, -2), x.flatten(0, -2)
+        narrow = columns.shape[1] <= NARROW and x.device.type == "cpu"
+        weight = columns.t().mm(rows).t() if narrow else product(rows.t(), columns.t())
+        bias_dims = list(range(signal.dim() - 1))
+    # Laid out as the weight: the step's kernels walk over both together.
+    found = {layer.weight: torch.empty_like(layer.weight).copy_(weight) if _differs(weight, layer.weight) else weight}
+    if layer.bias is not None:
+        found[layer.bias] = signal[: 2 * batch].sum(bias_dims, dtype=layer.bias.dtype)
+    return found
+
+
+def _differs(gradient: Tensor, weight: Tensor) -> bool:
+    return gradient.dtype != weight.dtype or gradient.stride() != weight.stride()
+
+
+def _times_slope(layer: Any, values: Tensor, y: Tensor, out: Tensor) -> Tensor:
+    result: Tensor
+    if isinstance(layer, nn.ReLU):
+        result = aten.threshold_backward.grad_input(values, y, 0, grad_input=out)
+    else:
+        result = aten.leaky_relu_backward.grad_input(values, y, layer.negative_slope, True, grad_input=out)
+    return result
+
+
+def _convolve(layer: nn.Conv2d, x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+    return F.conv2d(x, weight, bias, layer.stride, layer.padding, layer.dilation, layer.groups)
+
+
+def _convolution_backward(layer: nn.Conv2d, signal: Tensor, x: Tensor, weight: Tensor, mask: list[bool]) -> Any:
+    sizes = (list(layer.stride), list(layer.padding), list(layer.dilation))
+    return aten.convolution_backward(signal, x, weight, None, *sizes, False, [0, 0], layer.groups, mask)

@@ -1,0 +1,210 @@
+"""One critic step and one generator step of a Wasserstein GAN: all the mathematics of the training loop.
+
+Nothing here waits for the device: what the steps return are detached tensors, to be read when they are
+logged.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor, nn
+from torch.amp import GradScaler
+from torch.nn.modules.batchnorm import _BatchNorm
+
+from wgan_fast.constraints import Constraint, GradientPenalty
+from wgan_fast.double_backward.linear import fast_linear
+from wgan_fast.penalties import first_output
+from wgan_fast.reference import accumulation_dtype
+from wgan_fast.training.step.feedforward import critic_gradients
+from wgan_fast.training.step.losses import LossName, critic_loss, generator_loss
+from wgan_fast.training.step.precision import autocast
+
+Average = Callable[[Sequence[nn.Parameter]], None]
+
+
+class CriticStep(NamedTuple):
+    """What a critic step saw, every entry a detached 0-dimensional tensor.
+
+    ``wasserstein_estimate`` is E[D(real)] - E[D(fake)], of logits under a loss of the standard GAN.
+    ``gradient_norm`` is the mean norm of the critic's input gradients at the penalty's points, None for a
+    constraint without such points; ``penalty`` is None for a constraint without a penalty.
+    """
+
+    loss: Tensor
+    wasserstein_estimate: Tensor
+    penalty: Tensor | None
+    gradient_norm: Tensor | None
+
+
+def has_batch_statistics(module: nn.Module) -> bool:
+    """Whether a sample's output depends on the rest of its batch, as it does through batch normalisation."""
+    return any(isinstance(part, _BatchNorm) for part in module.modules())
+
+
+def critic_step(
+    critic: nn.Module,
+    generator: nn.Module,
+    optimizer: torch.optim.Optimizer,
+    constraint: Constraint,
+    real: Tensor,
+    latent: Tensor,
+    labels: Tensor | None = None,
+    *,
+    loss_name: LossName = "wgan",
+    joint: bool = True,
+    layers: Sequence[nn.Module] | None = None,
+    alpha: Tensor | None = None,
+    autocast_dtype: torch.dtype | None = None,
+    scaler: GradScaler | None = None,
+    keep_gradients: bool = False,
+    average: Average | None = None,
+) -> CriticStep:
+    """Raise E[D(real)] - E[D(fake)] (Arjovsky et al. 2017 and Gulrajani et al. 2017, algorithm 1).
+
+    Args:
+        real: ``(B, *sample_shape)``.
+        latent: ``(B, latent_dim)``, the generator's input.
+        labels: ``(B,)``, the classes of the real samples, for a pair that takes them as its second argument; the
+            generated samples are of the same classes, and so are the points of the penalty between them.
+        loss_name: what the critic minimises, `losses.critic_loss`.
+        joint: score real and generated samples as one batch, which is faster; wrong for a critic that
+            `has_batch_statistics`, whose papers score them apart.
+        layers: what `feedforward.written_out` returned for this critic and constraint: its gradients are then written
+            out, in two thirds of autograd's launches.
+        alpha: ``(B,)``, positions of the random points of a `GradientPenalty`; drawn by default.
+        autocast_dtype: what both networks compute in where autocast lowers it; by default in what they are. Scores,
+            losses and the penalty are fp32 all the same.
+        scaler: this optimizer's own loss scaling, which fp16 needs.
+        keep_gradients: write gradients into the tensors that the last step's are in: a CUDA graph needs fixed
+            addresses.
+        average: called with the parameters when each has its gradient: several processes average theirs.
+
+    Raises:
+        ValueError: ``layers`` with labels, a scaler, or another constraint than a `GradientPenalty`.
+    """
+    if layers is not None and not (labels is None and scaler is None and isinstance(constraint, GradientPenalty)):
+        raise ValueError("layers: expected None with labels, with a scaler, or under this constraint")
+    condition = () if labels is None else (labels,)
+    with fast_linear(real.device), autocast(real.device.type, autocast_dtype), torch.no_grad():
+        fake = generator(latent, *condition).to(real.dtype)
+    parameters = _parameters(optimizer)
+    if layers is not None and isinstance(constraint, GradientPenalty):
+        found = critic_gradients(layers, real, fake, constraint, loss_name, autocast_dtype, alpha)
+        _assign(parameters, [found.of[p] for p in parameters], keep_gradients, average)
+        seen = CriticStep(found.loss + found.penalty, found.wasserstein_estimate, found.penalty, found.norms.mean())
+    else:
+        with fast_linear(real.device), autocast(real.device.type, autocast_dtype):
+            seen = _critic_loss(critic, constraint, real, fake, condition, loss_name, joint, alpha, scaler)
+        _set_gradients(seen.loss, parameters, optimizer, scaler, keep_gradients, average)
+        seen = CriticStep(*(None if value is None else value.detach() for value in seen))  # type: ignore[arg-type]
+    regularisation = constraint.add_gradients(critic)
+    if regularisation is not None:
+        penalty = regularisation if seen.penalty is None else seen.penalty + regularisation
+        seen = seen._replace(loss=seen.loss + regularisation, penalty=penalty)
+    _step(optimizer, scaler)
+    return seen
+
+
+def _critic_loss(
+    critic: nn.Module,
+    constraint: Constraint,
+    real: Tensor,
+    fake: Tensor,
+    condition: tuple[Tensor, ...],
+    loss_name: LossName,
+    joint: bool,
+    alpha: Tensor | None,
+    scaler: GradScaler | None,
+) -> CriticStep:
+    """What a critic step lowers, and sees on the way, with the graph that autograd takes gradients from."""
+    if joint:
+        scores = _scores(critic(torch.cat([real, fake]), *(torch.cat([c, c]) for c in condition)))
+        real_scores, fake_scores = scores[: len(real)], scores[len(real) :]
+    else:
+        real_scores, fake_scores = (_scores(critic(x, *condition)) for x in (real, fake))
+    wasserstein_estimate = real_scores.mean() - fake_scores.mean()
+    loss = critic_loss(loss_name, real_scores, fake_scores)
+    given = {"scaler": scaler, "alpha": alpha}
+    options = {name: value for name, value in given.items() if value is not None}
+    penalised = constraint.penalty(critic, real, fake, critic_args=condition, **options)
+    if penalised is None:
+        return CriticStep(loss, wasserstein_estimate, None, None)
+    penalty, norms = penalised
+    return CriticStep(loss + penalty, wasserstein_estimate, penalty, norms.mean())
+
+
+def generator_step(
+    critic: nn.Module,
+    generator: nn.Module,
+    optimizer: torch.optim.Optimizer,
+    latent: Tensor,
+    labels: Tensor | None = None,
+    *,
+    loss_name: LossName = "wgan",
+    autocast_dtype: torch.dtype | None = None,
+    scaler: GradScaler | None = None,
+    keep_gradients: bool = False,
+    average: Average | None = None,
+) -> Tensor:
+    """Raise E[D(G(z))], or E[D(G(z, y), y)] given ``labels`` y, or lower another `losses.generator_loss`; returns the
+    loss, detached.
+
+    The gradient is taken with respect to the generator's parameters alone, so autograd never forms the
+    critic's weight gradients.
+    """
+    condition = () if labels is None else (labels,)
+    with fast_linear(latent.device), autocast(latent.device.type, autocast_dtype):
+        loss = generator_loss(loss_name, _scores(critic(generator(latent, *condition), *condition)))
+    _set_gradients(loss, _parameters(optimizer), optimizer, scaler, keep_gradients, average)
+    _step(optimizer, scaler)
+    return loss.detach()
+
+
+def _scores(output: Any) -> Tensor:
+    """Scores in fp32 (fp64 for fp64): the mean of a batch in bf16 would have two decimal digits."""
+    scores = first_output(output)
+    return scores.to(accumulation_dtype(scores.dtype))
+
+
+def _parameters(optimizer: torch.optim.Optimizer) -> list[nn.Parameter]:
+    return [p for group in optimizer.param_groups for p in group["params"] if p.requires_grad]
+
+
+def _set_gradients(
+    loss: Tensor,
+    parameters: Sequence[nn.Parameter],
+    optimizer: torch.optim.Optimizer,
+    scaler: GradScaler | None,
+    keep: bool,
+    average: Average | None,
+) -> None:
+    scaled = loss if scaler is None else scaler.scale(loss)
+    gradients = torch.autograd.grad(scaled, parameters, allow_unused=True)
+    _assign(parameters, gradients, keep, average)
+    if scaler is not None:
+        scaler.unscale_(optimizer)
+
+
+def _assign(
+    parameters: Sequence[nn.Parameter], gradients: Sequence[Tensor | None], keep: bool, average: Average | None
+) -> None:
+    pairs = list(zip(parameters, gradients, strict=True))
+    if keep and all((p.grad is None) == (g is None) for p, g in pairs):
+        kept = [(p.grad, g) for p, g in pairs if p.grad is not None and g is not None]
+        torch._foreach_copy_([old for old, _ in kept], [new for _, new in kept])
+    else:
+        for parameter, gradient in pairs:
+            parameter.grad = gradient
+    if average is not None:
+        average(parameters)
+
+
+def _step(optimizer: torch.optim.Optimizer, scaler: GradScaler | None) -> None:
+    if scaler is None:
+        optimizer.step()
+    else:
+        scaler.step(optimizer)
+        scaler.update()
