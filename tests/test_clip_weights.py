@@ -163,6 +163,18 @@ def test_inside_inference_mode(backend: str) -> None:
         assert torch.equal(weight, expected)
 
 
+def test_an_inference_tensor_is_refused_outside_of_inference_mode_as_torch_refuses_it(backend: str) -> None:
+    with torch.inference_mode():
+        frozen, torchs = torch.ones(4), torch.ones(4)
+    normal = torch.ones(3)
+    with pytest.raises(RuntimeError, match="Inplace update to inference tensor"), torch.no_grad():
+        torchs.clamp_(-0.5, 0.5)
+    with pytest.raises(RuntimeError, match="an inference tensor cannot be changed in place"):
+        clip_weights_([normal, frozen], 0.5, backend=backend)
+    assert (frozen == 1).all()
+    assert (normal == 1).all()
+
+
 class Tagged(torch.Tensor):
     """A tensor subclass, as libraries make them."""
 

@@ -144,3 +144,11 @@ def test_bad_out_is_named() -> None:
         interpolate(real, real, out=torch.zeros(1, 2).expand(3, 2))
     with pytest.raises(ValueError, match=r"out: cannot be used where a gradient is recorded"):
         interpolate(real.clone().requires_grad_(), real, out=torch.zeros(3, 2))
+
+
+def test_an_inference_tensor_as_out_is_refused_outside_of_inference_mode(backend: str) -> None:
+    with torch.inference_mode():
+        out = torch.ones(2, 3)
+    with pytest.raises(RuntimeError, match="an inference tensor cannot be changed in place"):
+        interpolate(torch.zeros(2, 3), torch.zeros(2, 3), out=out, backend=backend)
+    assert (out == 1).all()

@@ -46,6 +46,8 @@ TYPES = {
     torch.float16: "fp16",
     torch.int64: "i64",
 }
+# Kernels in which every thread minds its own elements: nothing passes through shared memory.
+MOST_REGISTERS = {"clip_kernel": 40, "rmsprop_kernel": 64, "adam_kernel": 64}
 WIDE_ACCESS = r"\.global(?:\.\w+)*\.(?:v4\.[bfu]32|v2\.[bfu]64|v8\.[bfu]16)\b"
 
 
@@ -61,6 +63,7 @@ class Compiled(NamedTuple):
     stores: int
     registers: int
     assembly: str
+    layouts_changed: int  # values moved between threads
     report: str
 
 
@@ -97,7 +100,8 @@ def compile_for(launch: Launch, architecture: int) -> Compiled:
     source = ASTSource(launch.kernel, signature, constexprs=constants)
     target = GPUTarget("cuda", architecture, 32)
     options = {"num_warps": launch.warps, "enable_fp_fusion": False}
-    assembly = triton.compile(source, target=target, options=options).asm["ptx"]
+    stages = triton.compile(source, target=target, options=options).asm
+    assembly = stages["ptx"]
     (name,) = re.findall(r"\.target (sm_\w+)", assembly)
     tool = [ptxas(architecture), "-v", f"-arch={name}", "-o", os.devnull, "/dev/stdin"]
     report = subprocess.run(tool, input=assembly, capture_output=True, text=True, check=True).stderr
@@ -106,6 +110,7 @@ def compile_for(launch: Launch, architecture: int) -> Compiled:
         stores=len(re.findall("st" + WIDE_ACCESS, assembly)),
         registers=int(re.findall(r"(\d+) registers", report)[0]),
         assembly=assembly,
+        layouts_changed=stages["ttgir"].count("ttg.convert_layout"),
         report=report,
     )
 
@@ -123,6 +128,10 @@ def check(launches: list[Launch], accesses: dict[str, tuple[int, int]]) -> None:
             assert "0 bytes stack frame, 0 bytes spill stores, 0 bytes spill loads" in compiled.report, name
             assert compiled.loads == accesses[name][0] // per_thread, name
             assert compiled.stores == accesses[name][1] // per_thread, name
+            if name in MOST_REGISTERS:
+                assert compiled.registers <= MOST_REGISTERS[name], name
+                assert compiled.layouts_changed == 0, name
+                assert not re.search(r"\b(st\.shared|ld\.shared|ldmatrix|bar\.sync)\b", compiled.assembly), name
 
 
 @pytest.mark.parametrize("dtype", DTYPES)

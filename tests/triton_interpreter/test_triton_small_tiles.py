@@ -223,5 +223,5 @@ def test_a_step_leaves_out_what_does_not_lie_alike() -> None:
 def test_the_tiles_of_these_tests_are_small() -> None:
     """Without this a renamed constant would let every test here run on one large tile."""
     assert clip_weights.BLOCK == optimizer_step.BLOCK == 32
-    rows = multi_tensor.chunk_rows(torch.tensor([[1024]]), torch.tensor([100]), 4, clip_weights.BLOCK)
-    assert len(rows) == 4
+    rows = multi_tensor.chunk_rows(torch.tensor([[1024]]), torch.tensor([100]), 4, clip_weights.BLOCK, 3)
+    assert rows[:, 0].tolist() == [32, 32, 32, -3, -1]

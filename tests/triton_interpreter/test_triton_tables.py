@@ -70,10 +70,10 @@ def test_the_oldest_table_goes_when_there_are_too_many(monkeypatch: pytest.Monke
 
 
 def test_the_rows_cover_every_element_once_and_promise_only_what_is_aligned() -> None:
-    block, size = 32, 4
+    block, piece, size = 32, 20, 4
     addresses = torch.tensor([[4096, 8192], [4100, 8196], [4104, 8192], [4096, 8192], [4112, 8208]])
     sizes = torch.tensor([100, 100, 64, 0, 32])
-    rows = multi_tensor.chunk_rows(addresses, sizes, size, block)
+    rows = multi_tensor.chunk_rows(addresses, sizes, size, block, piece)
     for tensor, total in enumerate(sizes.tolist()):
         mine = rows[rows[:, 1] == tensor]
         begin = (mine[:, 2:] - addresses[tensor]) // size
@@ -84,6 +84,7 @@ def test_the_rows_cover_every_element_once_and_promise_only_what_is_aligned() ->
         assert torch.equal(covered, torch.arange(total))
     promised = rows[rows[:, 0] > 0]
     assert (promised[:, 0] == block).all()
+    assert (rows[:, 0] >= -piece).all()
     assert (promised[:, 2:] % 16 == 0).all()
     # Aligned; alike but off by one element (a short first chunk, then two full ones); not alike; a single chunk.
     assert [int((promised[:, 1] == tensor).sum()) for tensor in range(5)] == [3, 2, 0, 0, 1]
@@ -93,7 +94,8 @@ def test_a_capture_builds_the_table_of_tensors_not_seen_before(
     monkeypatch: pytest.MonkeyPatch, builds: list[int]
 ) -> None:
     """In memory that was set aside before and is held: a graph copies the table from there at every replay."""
-    clip_weights_([torch.randn(50)], -0.1, 0.1)
+    seen = torch.randn(50)  # alive to the end: its address must not be given to another
+    clip_weights_([seen], -0.1, 0.1)
     set_aside = multi_tensor._reserve.free.data_ptr()
     monkeypatch.setattr(multi_tensor, "is_capturing", lambda device: True)
     unseen = [torch.full((50,), 3.0) for _ in range(3)]

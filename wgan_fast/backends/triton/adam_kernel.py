@@ -52,6 +52,7 @@ def adam_kernel(
     MAXIMIZE: tl.constexpr,
     DTYPE: tl.constexpr,
     WIDE: tl.constexpr,
+    PIECE: tl.constexpr,
     BLOCK: tl.constexpr,
 ) -> None:
     """Lists: parameters, gradients, first and second moments, then the largest second moments for AMSGrad.
@@ -72,7 +73,7 @@ def adam_kernel(
                     AMSGRAD, DECAY, DECOUPLED, MAXIMIZE, True, DTYPE, WIDE, BLOCK)  # fmt: skip
     else:
         _adam_chunk(row, -elements, lr, correction, inverse_root, beta1, beta2, eps, weight_decay, lo, hi,
-                    AMSGRAD, DECAY, DECOUPLED, MAXIMIZE, False, DTYPE, WIDE, BLOCK)  # fmt: skip
+                    AMSGRAD, DECAY, DECOUPLED, MAXIMIZE, False, DTYPE, WIDE, PIECE)  # fmt: skip
 
 
 @triton.jit

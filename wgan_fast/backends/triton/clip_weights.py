@@ -9,7 +9,16 @@ import triton.language as tl
 from torch import Tensor
 
 from wgan_fast.backends.triton.launching import kernel, launch
-from wgan_fast.backends.triton.multi_tensor import all_lie_alike, chunk_of, chunk_table, lie_alike, load, row_of, store
+from wgan_fast.backends.triton.multi_tensor import (
+    all_lie_alike,
+    chunk_of,
+    chunk_table,
+    lie_alike,
+    load,
+    piece_of,
+    row_of,
+    store,
+)
 from wgan_fast.backends.triton.rules import DTYPES, WIDE, block_of, clamp
 
 # Elements a program: the 2.8 M parameters of a DCGAN critic make 680 programs, five a multiprocessor of an
@@ -25,6 +34,7 @@ def clip_kernel(
     hi: tl.float64,
     DTYPE: tl.constexpr,
     WIDE: tl.constexpr,
+    PIECE: tl.constexpr,
     BLOCK: tl.constexpr,
 ) -> None:
     row = row_of(table, 1)
@@ -32,7 +42,7 @@ def clip_kernel(
     if elements > 0:
         _clip_chunk(row, elements, lo, hi, True, DTYPE, WIDE, BLOCK)
     else:
-        _clip_chunk(row, -elements, lo, hi, False, DTYPE, WIDE, BLOCK)
+        _clip_chunk(row, -elements, lo, hi, False, DTYPE, WIDE, PIECE)
 
 
 @triton.jit
@@ -64,7 +74,8 @@ def clip_weights_(tensors: Sequence[Tensor], lo: float, hi: float) -> list[int]:
     for group in groups:
         dtype = group[0].dtype
         block = block_of(BLOCK, dtype)
-        table = chunk_table([group], block)
-        constants = (DTYPES[dtype], WIDE[dtype], block)
+        piece = piece_of(block, WARPS)
+        table = chunk_table([group], block, piece)
+        constants = (DTYPES[dtype], WIDE[dtype], piece, block)
         launch(clip_kernel, len(table), group[0].device, WARPS, (table, lo, hi), constants)
     return rest

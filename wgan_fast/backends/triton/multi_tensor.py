@@ -1,9 +1,11 @@
 """Many tensors in one launch: a table on the device says where each program finds its chunk.
 
-One row a program, int64: [elements, ordinal of the tensor, address of the chunk in every list of tensors].
-Chunks have ``block`` elements and begin on 16-byte boundaries; a tensor that starts between two gets a
-shorter first chunk. ``elements`` is positive for a full chunk on 16-byte boundaries in every list, which the
-kernel moves in 128-bit accesses, and negative for the rest, which it masks.
+One row per program, int64: [elements, ordinal of the tensor, address of the chunk in every list of tensors].
+Chunks have ``block`` elements and begin on 16-byte boundaries. ``elements`` is positive for a full chunk on
+16-byte boundaries in every list, which the kernel moves in 128-bit accesses. The rest, before the first full
+chunk, after the last, and in lists that are not aligned alike, is cut into pieces of up to one element for each
+thread of a program, which the kernel masks; ``elements`` is negative there. (A masked chunk of ``block`` elements
+would decide the registers of the whole kernel, and pass through shared memory between its loads and stores.)
 
 Tables are kept by address and size, because building one takes longer than the launch. A CUDA graph replays
 the address of its table, so one that is used in a capture is never freed. A table for addresses that a capture
@@ -62,16 +64,21 @@ def lie_alike(tensors: Sequence[Tensor]) -> bool:
     return is_dense(first) and all(other.stride() == first.stride() for other in tensors)
 
 
-def chunk_table(lists: Sequence[Sequence[Tensor]], block: int) -> Tensor:
+def piece_of(block: int, warps: int) -> int:
+    """Elements of a program that is not full: one for each thread."""
+    return min(block, 32 * warps)
+
+
+def chunk_table(lists: Sequence[Sequence[Tensor]], block: int, piece: int) -> Tensor:
     """The table of these tensors, (programs, 2 + lists), on their device; of one dtype, lying alike."""
     first = lists[0][0]
     sizes = tuple(map(Tensor.numel, lists[0]))
     addresses = tuple(tuple(map(Tensor.data_ptr, tensors)) for tensors in lists)
 
     def build() -> Tensor:
-        return chunk_rows(torch.tensor(addresses).T, torch.tensor(sizes), first.element_size(), block)
+        return chunk_rows(torch.tensor(addresses).T, torch.tensor(sizes), first.element_size(), block, piece)
 
-    return _kept((first.dtype, block, sizes, addresses), first.device, build)
+    return _kept((first.dtype, block, piece, sizes, addresses), first.device, build)
 
 
 def address_table(tensors: Sequence[Tensor]) -> Tensor:
@@ -80,7 +87,7 @@ def address_table(tensors: Sequence[Tensor]) -> Tensor:
     return _kept(addresses, tensors[0].device, lambda: torch.tensor(addresses))
 
 
-def chunk_rows(addresses: Tensor, sizes: Tensor, element_size: int, block: int) -> Tensor:
+def chunk_rows(addresses: Tensor, sizes: Tensor, element_size: int, block: int, piece: int) -> Tensor:
     """The rows of the table, from the addresses (tensors, lists) and sizes (tensors,) of all tensors."""
     offsets = addresses % ALIGNMENT
     alike = (offsets == offsets[:, :1]).all(1)
@@ -92,6 +99,11 @@ def chunk_rows(addresses: Tensor, sizes: Tensor, element_size: int, block: int) 
     begin = start.clamp_min(0)
     elements = torch.minimum(start + block, sizes[ordinal]) - begin
     full = alike[ordinal] & (elements == block)
+    pieces = torch.where(full, 1, (elements + piece - 1) // piece)
+    chunk = torch.repeat_interleave(torch.arange(len(pieces)), pieces)
+    done = piece * (torch.arange(len(chunk)) - (pieces.cumsum(0) - pieces)[chunk])
+    full, ordinal, begin = full[chunk], ordinal[chunk], begin[chunk] + done
+    elements = torch.where(full, block, (elements[chunk] - done).clamp_max(piece))
     return torch.cat(
         [
             torch.where(full, elements, -elements).unsqueeze(1),

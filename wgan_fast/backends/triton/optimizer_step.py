@@ -19,12 +19,12 @@ from torch import Tensor
 
 from wgan_fast.backends.triton.adam_kernel import adam_kernel, count_kernel
 from wgan_fast.backends.triton.launching import is_capturing, launch
-from wgan_fast.backends.triton.multi_tensor import address_table, all_lie_alike, chunk_table, lie_alike
+from wgan_fast.backends.triton.multi_tensor import address_table, all_lie_alike, chunk_table, lie_alike, piece_of
 from wgan_fast.backends.triton.rmsprop_kernel import rmsprop_kernel
-from wgan_fast.backends.triton.rules import DTYPES, WIDE, block_of
+from wgan_fast.backends.triton.rules import DTYPES, WIDE
 from wgan_fast.optimizer_options import AdamOptions, RMSpropOptions
 
-# Three to five streams of memory, eight elements of each a thread: no spills, 1350 programs for a DCGAN critic.
+# Three to five streams of memory, eight elements of each per thread: no spills, 1350 programs for a DCGAN critic.
 BLOCK = 2048
 WARPS = 8
 COUNT_BLOCK = 128
@@ -59,12 +59,17 @@ def on_device(tensor: Tensor) -> bool:
     return not tensor.is_cpu
 
 
+def _block(dtype: torch.dtype) -> int:
+    """Elements of a full program. In fp64 two per thread: with four, the subroutine of its divisions needs a stack."""
+    return BLOCK // 4 if dtype == torch.float64 else BLOCK
+
+
 def _groups(lists: Lists, steps: Sequence[Tensor]) -> tuple[list[Group], list[int]]:
     """The parameters by kind, and the positions of those left out."""
-    if all_lie_alike(lists) and len({(step.dtype, step.device) for step in steps}) == 1:
-        kinds = [_kind([column[0] for column in lists], steps[0])]
-        rest = list(range(len(steps))) if kinds[0] is None else []
-        groups = [Group(kind, lists, steps) for kind in kinds if kind is not None]
+    rest: list[int] = []
+    if all_lie_alike(lists) and _counted_alike(steps, lists[0][0].get_device()):
+        first = lists[0][0]
+        groups = [Group(Kind(first.device, first.dtype, on_device(steps[0])), lists, steps)]
     else:
         kinds = [_kind(tensors, step) for step, *tensors in zip(steps, *lists, strict=True)]
         rest = [i for i, kind in enumerate(kinds) if kind is None]
@@ -81,6 +86,12 @@ def _groups(lists: Lists, steps: Sequence[Tensor]) -> tuple[list[Group], list[in
     return groups, rest
 
 
+def _counted_alike(steps: Sequence[Tensor], device: int) -> bool:
+    """True in the usual case: all counts in fp32, on the host or all on this device."""
+    places = set(map(Tensor.get_device, steps))
+    return len(places) == 1 and places <= {device, -1} and all([step.dtype == torch.float32 for step in steps])
+
+
 def _kind(tensors: Sequence[Tensor], step: Tensor) -> Kind | None:
     """None where a kernel cannot take the parameter."""
     param = tensors[0]
@@ -94,20 +105,22 @@ def _host_counts(steps: Sequence[Tensor]) -> list[ctypes.c_float]:
     return [ctypes.c_float.from_address(address) for address in map(Tensor.data_ptr, steps)]
 
 
-def _advance(steps: Sequence[Tensor]) -> None:
-    for count in _host_counts(steps):
+def _advance(counts: Sequence[ctypes.c_float]) -> None:
+    for count in counts:
         count.value += 1
 
 
-def _by_count(group: Group) -> list[tuple[Group, float | None]]:
-    """The group, apart where counts on the host differ; with the count after this step, None on the device."""
+def _by_count(group: Group) -> list[tuple[Group, list[ctypes.c_float]]]:
+    """The group, apart where counts on the host differ, with these counts: none where they are on the device."""
     if group.kind.counted_there:
-        return [(group, None)]
-    counts = [count.value for count in _host_counts(group.steps)]
-    distinct = dict.fromkeys(counts)
+        return [(group, [])]
+    counts = _host_counts(group.steps)
+    values = [count.value for count in counts]
+    distinct = dict.fromkeys(values)
     if len(distinct) == 1:
-        return [(group, counts[0] + 1)]
-    return [(group.only([other == count for other in counts]), count + 1) for count in distinct]
+        return [(group, counts)]
+    masks = [[value == other for value in values] for other in distinct]
+    return [(group.only(mask), list(itertools.compress(counts, mask))) for mask in masks]
 
 
 def _learning_rate(lr: float | Tensor, device: torch.device) -> tuple[Tensor | None, float, Any]:
@@ -123,15 +136,16 @@ def rmsprop_step_(lists: Sequence[Sequence[Tensor]], options: RMSpropOptions) ->
     lr, *numbers, maximize, lo, hi = options
     switches = (bool(columns[3]), bool(columns[4]), options.weight_decay != 0, bool(maximize))
     for (device, dtype, counted_there), used, steps in groups:
-        block = block_of(BLOCK, dtype)
-        table = chunk_table(used, block)
+        block = _block(dtype)
+        piece = piece_of(block, WARPS)
+        table = chunk_table(used, block, piece)
         lr_tensor, rate, lr_dtype = _learning_rate(lr, device)
-        constants = (lr_dtype, *switches, DTYPES[dtype], WIDE[dtype], block)
+        constants = (lr_dtype, *switches, DTYPES[dtype], WIDE[dtype], piece, block)
         launch(rmsprop_kernel, len(table), device, WARPS, (table, lr_tensor, rate, *numbers, lo, hi), constants)
         if counted_there:
             torch._foreach_add_(list(steps), 1)
         else:
-            _advance(steps)
+            _advance(_host_counts(steps))
     return rest
 
 
@@ -140,21 +154,22 @@ def adam_step_(lists: Sequence[Sequence[Tensor]], options: AdamOptions) -> list[
     groups, rest = _groups([column for column in columns if column], steps)
     lr, beta1, beta2, *numbers, decoupled, maximize, lo, hi = options
     switches = (bool(columns[4]), options.weight_decay != 0, bool(decoupled), bool(maximize))
-    for part, count in itertools.chain.from_iterable(map(_by_count, groups)):
-        (device, dtype, _), used, steps = part
-        block = block_of(BLOCK, dtype)
-        table = chunk_table(used, block)
+    for part, counts in itertools.chain.from_iterable(map(_by_count, groups)):
+        (device, dtype, counted_there), used, steps = part
+        block = _block(dtype)
+        piece = piece_of(block, WARPS)
+        table = chunk_table(used, block, piece)
         corrections, correction, inverse_root = None, 1.0, 1.0
-        if count is None:
+        if counted_there:
             corrections = _count_on_device(steps, beta1, beta2)
         else:
+            count = counts[0].value + 1
             correction, inverse_root = 1 - beta1**count, 1 / math.sqrt(1 - beta2**count)
         lr_tensor, rate, lr_dtype = _learning_rate(lr, device)
         scalars = (rate, correction, inverse_root, beta1, beta2, *numbers, lo, hi)
-        constants = (lr_dtype, count is None, *switches, DTYPES[dtype], WIDE[dtype], block)
+        constants = (lr_dtype, counted_there, *switches, DTYPES[dtype], WIDE[dtype], piece, block)
         launch(adam_kernel, len(table), device, WARPS, (table, lr_tensor, corrections, *scalars), constants)
-        if count is not None:
-            _advance(steps)
+        _advance(counts)
     return rest
 
 

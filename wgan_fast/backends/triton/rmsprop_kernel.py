@@ -28,6 +28,7 @@ def rmsprop_kernel(
     MAXIMIZE: tl.constexpr,
     DTYPE: tl.constexpr,
     WIDE: tl.constexpr,
+    PIECE: tl.constexpr,
     BLOCK: tl.constexpr,
 ) -> None:
     """Lists: parameters, gradients, square averages; gradient averages, momentum buffers where used."""
@@ -40,7 +41,7 @@ def rmsprop_kernel(
                        CENTERED, MOMENTUM, DECAY, MAXIMIZE, True, DTYPE, WIDE, BLOCK)  # fmt: skip
     else:
         _rmsprop_chunk(row, -elements, lr, alpha, eps, weight_decay, momentum, lo, hi,
-                       CENTERED, MOMENTUM, DECAY, MAXIMIZE, False, DTYPE, WIDE, BLOCK)  # fmt: skip
+                       CENTERED, MOMENTUM, DECAY, MAXIMIZE, False, DTYPE, WIDE, PIECE)  # fmt: skip
 
 
 @triton.jit

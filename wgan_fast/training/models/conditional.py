@@ -10,6 +10,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
+from wgan_fast.training.step.feedforward import Projection, Shift
+
 LARGEST_EMBEDDING = 64
 
 
@@ -72,3 +74,9 @@ class ProjectionCritic(nn.Module):
         features = self.features(hidden + shift.reshape(*shift.shape, *[1] * (hidden.dim() - 2)))
         scores: Tensor = self.head(features) + (self.projection(labels) * features.flatten(1)).sum(dim=1)
         return scores
+
+    def plain_parts(self) -> list[nn.Module]:
+        """The same critic as a sequence, for `feedforward`."""
+        head, _ = self.head
+        last = (nn.Flatten(), Projection(head, self.projection))
+        return [self.first, Shift(self.shift), self.features, *last]

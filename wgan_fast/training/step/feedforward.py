@@ -9,14 +9,14 @@ with δ the backward signals of the loss's scores and of the sum of D(x̂), a th
 the penalty's slope at the input gradient, carried forward through the layers (``wgan_fast.double_backward`` has the
 derivation). The same numbers to rounding, in two thirds of the launches; the tangent is written where a_x̂ was.
 
-Of a `ProjectionCritic` the class y enters twice: e_y is added behind the first layer, as a bias that depends on the
+Of a conditional critic the class y enters twice: e_y is added behind the first layer, as a bias that depends on the
 sample, and the head's weight is w + p_y.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, Protocol, runtime_checkable
 
 import torch
 import torch.nn.functional as F
@@ -28,7 +28,6 @@ from wgan_fast.functional import gradient_norm_penalty
 from wgan_fast.onednn import product
 from wgan_fast.penalties import penalty_points
 from wgan_fast.reference import accumulation_dtype
-from wgan_fast.training.models.conditional import ProjectionCritic
 from wgan_fast.training.step.losses import LossName, critic_loss
 
 aten: Any = torch.ops.aten
@@ -61,6 +60,13 @@ def written_out(critic: nn.Module, constraint: Constraint) -> list[nn.Module] | 
     return plain_layers(critic) if type(constraint) is GradientPenalty and not constraint.scored else None
 
 
+@runtime_checkable
+class WrittenOut(Protocol):
+    """A critic that is a sequence of other modules, `Shift` and `Projection` among them."""
+
+    def plain_parts(self) -> list[nn.Module]: ...
+
+
 class Shift(nn.Module):
     """A vector of the class, added to each sample's channels."""
 
@@ -79,8 +85,8 @@ class Projection(nn.Module):
 
 
 def plain_layers(critic: nn.Module) -> list[nn.Module] | None:
-    """The layers of a critic that is a sequence of linear layers, convolutions, (leaky) ReLU and flattening, or of a
-    `ProjectionCritic` of such.
+    """The layers of a critic that is a sequence of linear layers, convolutions, (leaky) ReLU and flattening, or is made of
+    such `plain_parts`.
 
     None for any other: with hooks, parametrizations, shared or frozen parameters, or in a 16-bit type itself.
     """
@@ -92,12 +98,8 @@ def plain_layers(critic: nn.Module) -> list[nn.Module] | None:
             return None
         if type(module) is nn.Sequential:
             pending = [*module, *pending]
-        elif type(module) is ProjectionCritic:
-            head = next(module.head.children())
-            if any(_hooked(part) for part in (module.head, head, module.shift, module.projection)):
-                return None
-            last = (nn.Flatten(), Projection(head, module.projection))
-            pending = [module.first, Shift(module.shift), module.features, *last, *pending]
+        elif isinstance(module, WrittenOut):
+            pending = [*module.plain_parts(), *pending]
         elif type(module) is not nn.Identity:
             layers.append(module)
     if layers and type(layers[-1]) is nn.Flatten and layers[-1].start_dim == 0:
@@ -125,8 +127,10 @@ def _serves(layer: nn.Module) -> bool:
         return type(layer) is nn.Flatten and (layer.start_dim, layer.end_dim) == (1, -1)
     if isinstance(layer, Projection):
         head = layer.head
+        if _hooked(head) or _hooked(layer.embedding):
+            return False
         return type(head) is nn.Linear or (type(head) is nn.Conv2d and head.groups == 1 and not any(head.padding))
-    return type(layer) in (nn.Linear, nn.ReLU, Shift)
+    return type(layer) in (nn.Linear, nn.ReLU) or (type(layer) is Shift and not _hooked(layer.embedding))
 
 
 def _is_weighted(layer: nn.Module) -> bool:
@@ -167,7 +171,7 @@ def critic_gradients(
         loss_name: what the critic minimises.
         dtype: of the products, as under autocast; by default that of the samples.
         alpha: ``(B,)``, positions of random points; by default drawn as `gradient_penalty` draws them.
-        labels: ``(B,)``, the classes of both, for a `ProjectionCritic`.
+        labels: ``(B,)``, the classes of both, for a conditional critic.
     """
     classes = labels if labels is None else labels.repeat(3)
     batch, mixed = len(real), slice(2 * len(real), None)
