@@ -77,6 +77,5 @@ class ProjectionCritic(nn.Module):
 
     def plain_parts(self) -> list[nn.Module]:
         """The same critic as a sequence, for `feedforward`."""
-        head, _ = self.head
-        last = (nn.Flatten(), Projection(head, self.projection))
+        last = (nn.Flatten(), Projection(next(self.head.children()), self.projection))
         return [self.first, Shift(self.shift), self.features, *last]

@@ -85,8 +85,8 @@ class Projection(nn.Module):
 
 
 def plain_layers(critic: nn.Module) -> list[nn.Module] | None:
-    """The layers of a critic that is a sequence of linear layers, convolutions, (leaky) ReLU and flattening, or is made of
-    such `plain_parts`.
+    """The layers of a critic that is a sequence of linear layers, convolutions, (leaky) ReLU and flattening, or whose
+    `plain_parts` are.
 
     None for any other: with hooks, parametrizations, shared or frozen parameters, or in a 16-bit type itself.
     """
@@ -99,6 +99,8 @@ def plain_layers(critic: nn.Module) -> list[nn.Module] | None:
         if type(module) is nn.Sequential:
             pending = [*module, *pending]
         elif isinstance(module, WrittenOut):
+            if any(_hooked(part) for part in module.children()):
+                return None
             pending = [*module.plain_parts(), *pending]
         elif type(module) is not nn.Identity:
             layers.append(module)
