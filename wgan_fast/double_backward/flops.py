@@ -17,7 +17,7 @@ def count_flops(function: Callable[[], object]) -> int:
     """
     with _Counter() as counter:
         function()
-    return counter.flops
+    return int(counter.flops)
 
 
 class _Counter(TorchDispatchMode):

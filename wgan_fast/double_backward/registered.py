@@ -59,7 +59,7 @@ def _call(
     others = [value for key, value in given.items() if key not in (name, bias) and isinstance(value, Tensor)]
     if not shared.is_marked(x) or any(value.requires_grad or type(value) not in PLAIN_TYPES for value in others):
         return NotImplemented
-    if isinstance(vector, Tensor) and vector.requires_grad:
+    if bias is not None and isinstance(vector, Tensor) and vector.requires_grad:
         if type(vector) not in PLAIN_TYPES or shared.is_marked(vector) or vector.dim() != 1 or not plain_autograd():
             return NotImplemented
         # Nothing is added, but the gradient there is that of the bias.

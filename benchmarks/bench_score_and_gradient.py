@@ -1,0 +1,169 @@
+"""A critic step whose penalty is taken at the scored samples: one pass against what users write.
+
+``wgan_fast`` takes scores and penalty from one forward pass (``return_scores=True``). "users' lines" do that with
+autograd, "torch.compile" is their whole step, compiled, and "own forward pass" is ``gradient_penalty`` beside the
+scores. A critic step is the loss and the gradients of all parameters.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from itertools import pairwise
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+import wgan_fast
+from benchmarks.common import Case, Provider, compiled, main
+from benchmarks.schema import OURS
+
+DEVICE = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+
+
+def amp(activation: type[nn.Module] = nn.ReLU) -> nn.Module:
+    """The discriminator of MimicKit and skrl, for 250 numbers of motion."""
+    hidden = [nn.Linear(250, 1024), activation(), nn.Linear(1024, 512), activation()]
+    return nn.Sequential(*hidden, nn.Linear(512, 1))
+
+
+def dcgan(norm: bool = False) -> nn.Module:
+    layers: list[nn.Module] = []
+    for i, (a, b) in enumerate(pairwise([3, 64, 128, 256, 512])):
+        layers += [nn.Conv2d(a, b, 4, 2, 1), *([nn.InstanceNorm2d(b, affine=True)] if norm and i else [])]
+        layers.append(nn.LeakyReLU(0.2))
+    return nn.Sequential(*layers, nn.Conv2d(512, 1, 4), nn.Flatten())
+
+
+class Block(nn.Module):
+    """R3GAN's: 1x1, grouped 3x3 and 1x1 convolutions without bias; biases added before the activations."""
+
+    def __init__(self, channels: int, groups: int = 16) -> None:
+        super().__init__()
+        self.expand = nn.Conv2d(channels, 2 * channels, 1, bias=False)
+        self.grouped = nn.Conv2d(2 * channels, 2 * channels, 3, padding=1, groups=groups, bias=False)
+        self.project = nn.Conv2d(2 * channels, channels, 1, bias=False)
+        self.biases = nn.ParameterList(torch.zeros(2 * channels) for _ in range(2))
+
+    def forward(self, x: Tensor) -> Tensor:
+        h = F.leaky_relu(self.expand(x) + self.biases[0].view(1, -1, 1, 1), 0.2)
+        h = F.leaky_relu(self.grouped(h) + self.biases[1].view(1, -1, 1, 1), 0.2)
+        y: Tensor = x + self.project(h)
+        return y
+
+
+class Residual(nn.Module):
+    """Six such blocks, pooled after each second; with the standard deviation over the minibatch if asked."""
+
+    def __init__(self, minibatch: bool = False, channels: int = 64) -> None:
+        super().__init__()
+        self.minibatch = minibatch
+        self.enter = nn.Conv2d(3, channels, 1)
+        self.blocks = nn.ModuleList(Block(channels) for _ in range(6))
+        self.score = nn.Linear(channels + minibatch, 1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        h = self.enter(x)
+        for i, block in enumerate(self.blocks):
+            h = block(h)
+            h = F.avg_pool2d(h, 2) if i % 2 else h
+        h = h.mean((2, 3))
+        if self.minibatch:
+            h = torch.cat([h, (h.var(0) + 1e-8).sqrt().mean().expand(len(h), 1)], 1)
+        y: Tensor = self.score(h)
+        return y
+
+
+def r1_and_r2(real: tuple[Tensor, Tensor], fake: tuple[Tensor, Tensor]) -> Tensor:
+    """(penalty, scores) at real and at generated samples: BCE with R1 and R2, as MimicKit has it."""
+    loss: Tensor = F.softplus(-real[1]).mean() + F.softplus(fake[1]).mean() + real[0] + fake[0]
+    return loss
+
+
+def relativistic(real: tuple[Tensor, Tensor], fake: tuple[Tensor, Tensor]) -> Tensor:
+    loss: Tensor = F.softplus(fake[1] - real[1]).mean() + real[0] + fake[0]
+    return loss
+
+
+def hinge(real: tuple[Tensor, Tensor], fake: Tensor) -> Tensor:
+    """The penalty at the real samples alone."""
+    loss: Tensor = F.relu(1 - real[1]).mean() + F.relu(1 + fake).mean() + real[0]
+    return loss
+
+
+@dataclass(frozen=True)
+class Workload:
+    make: Callable[[], nn.Module]
+    shape: tuple[int, ...]
+    loss: Callable[..., Tensor]
+    penalties: int
+
+
+WORKLOADS = {
+    "AMP perceptron, B=1024, R1 + R2": Workload(amp, (1024, 250), r1_and_r2, 2),
+    "AMP perceptron, B=1024, R1": Workload(amp, (1024, 250), hinge, 1),
+    "AMP perceptron, B=4096, R1": Workload(amp, (4096, 250), hinge, 1),
+    "grouped residual, 32x32, B=16, relativistic": Workload(Residual, (16, 3, 32, 32), relativistic, 2),
+    "DCGAN-64, B=32, hinge + R1": Workload(dcgan, (32, 3, 64, 64), hinge, 1),
+    "DCGAN-64 with InstanceNorm, B=16": Workload(lambda: dcgan(True), (16, 3, 64, 64), relativistic, 2),
+    "AMP perceptron with SiLU, B=1024": Workload(lambda: amp(nn.SiLU), (1024, 250), relativistic, 2),
+    "with minibatch statistics, 32x32, B=16": Workload(lambda: Residual(True), (16, 3, 32, 32), relativistic, 2),
+}
+
+
+def users(critic: nn.Module, x: Tensor) -> tuple[Tensor, Tensor]:
+    x = x.detach().requires_grad_()
+    scores = critic(x)
+    (gradients,) = torch.autograd.grad(scores.sum(), x, create_graph=True)
+    return 0.5 * gradients.square().flatten(1).sum(1).mean(), scores
+
+
+def one_pass(critic: nn.Module, x: Tensor) -> tuple[Tensor, Tensor]:
+    return wgan_fast.r1_penalty(critic, x, weight=0.5, return_scores=True)
+
+
+def own_forward(critic: nn.Module, x: Tensor) -> tuple[Tensor, Tensor]:
+    return wgan_fast.r1_penalty(critic, x, weight=0.5), critic(x)
+
+
+def providers(workload: Workload) -> dict[str, Provider]:
+    torch.manual_seed(0)
+    critic = workload.make().to(DEVICE)
+    real, fake = torch.randn((2, *workload.shape), device=DEVICE)
+    parameters = list(critic.parameters())
+
+    def step(way: Callable[[nn.Module, Tensor], tuple[Tensor, Tensor]]) -> Callable[[], tuple[Tensor, ...]]:
+        def run() -> tuple[Tensor, ...]:
+            at_fake = way(critic, fake) if workload.penalties == 2 else critic(fake)
+            loss = workload.loss(way(critic, real), at_fake)
+            return loss.detach(), *torch.autograd.grad(loss, parameters)
+
+        return run
+
+    steps = {
+        OURS: step(one_pass),
+        f"{OURS}, own forward pass": step(own_forward),
+        "users' lines": step(users),
+        "torch.compile of the users' step": compiled(step(users)),
+    }
+    return {name: Provider(timed=run, result=run) for name, run in steps.items()}
+
+
+def cases() -> Iterator[Case]:
+    torch._dynamo.config.trace_autograd_ops = True  # the inner gradient inside the compiled step
+    for name, workload in WORKLOADS.items():
+        torch._dynamo.reset()
+        yield Case(
+            op="critic step, penalty at the scored samples",
+            workload=name,
+            bytes=0,  # bound by arithmetic: there is no copy to compare with
+            providers=providers(workload),
+            rtol=1e-3,
+            atol=1e-4,
+            device=DEVICE,
+        )
+
+
+if __name__ == "__main__":
+    main("score_and_gradient", cases)
