@@ -12,7 +12,7 @@ WORKERS ?= auto
 BIN := $(VENV)/bin
 INSTALL := $(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt
 SOURCES := setup.py pyproject.toml constraints.txt $(shell find csrc -type f)
-PYTHON_FILES := wgan_fast tests benchmarks build_tools setup.py
+PYTHON_FILES := wgan_fast tests benchmarks build_tools examples setup.py
 CXX_FILES := $(shell find csrc tests -name '*.h' -o -name '*.cpp' -o -name '*.cu' -o -name '*.cuh')
 
 .PHONY: demo test lint typecheck bench gpu clean
