@@ -12,6 +12,7 @@ from samples import DTYPES, assert_as_close_as, assert_same_bits
 from torch import Tensor
 
 from wgan_fast import reference
+from wgan_fast.optimizer_options import AdamOptions, RMSpropOptions
 
 ROUND_THEN_ODD = [64, 62, 63, 1]
 
@@ -72,11 +73,9 @@ def test_clip_weights(dtype: torch.dtype, launchers: ModuleType) -> None:
 @pytest.mark.parametrize("dtype", DTYPES)
 @pytest.mark.parametrize("name", ["rmsprop_step_", "adam_step_"])
 def test_optimizer_steps(dtype: torch.dtype, name: str, launchers: ModuleType) -> None:
-    numbers = {"lr": 1e-2, "eps": 1e-8, "weight_decay": 0.0, "maximize": False, "lo": -0.5, "hi": 0.5}
-    if name == "rmsprop_step_":
-        numbers |= {"alpha": 0.99, "momentum": 0.0}
-    else:
-        numbers |= {"beta1": 0.5, "beta2": 0.9, "decoupled_weight_decay": False}
+    options: RMSpropOptions | AdamOptions = RMSpropOptions(1e-2, 0.99, 1e-8, 0.0, 0.0, False, -0.5, 0.5)
+    if name == "adam_step_":
+        options = AdamOptions(1e-2, 0.5, 0.9, 1e-8, 0.0, False, False, -0.5, 0.5)
     for size in SIZES:
         values = [torch.randn(size), torch.randn(size), torch.rand(size), torch.rand(size)]
         if name == "rmsprop_step_":
@@ -87,10 +86,10 @@ def test_optimizer_steps(dtype: torch.dtype, name: str, launchers: ModuleType) -
             return [*([apart(each.to(dtype))] for each in values), *empty, [torch.tensor(3.0)]]
 
         actual, theirs, exact = lists(dtype), lists(dtype), [[t.double() for t in ts] for ts in lists(dtype)]
-        assert getattr(launchers, name)(*actual, **numbers) == []
+        assert getattr(launchers, name)(actual, options) == []
         for step in (theirs, exact):
             step[-1] = [torch.tensor(3.0)]
-            getattr(reference, name)(*step, **numbers)
+            getattr(reference, name)(step, options)
         for mine, yardstick, true in zip(actual[:-1], theirs[:-1], exact[:-1], strict=True):
             for each in zip(mine, yardstick, true, strict=True):
                 assert_as_close_as(*each, magnitude=1.0)
