@@ -7,8 +7,8 @@
 //
 // Rows that fit into the registers of one block are read once: part of a warp, a warp or a block holds a row,
 // sums its squares and writes the slope from what it holds. Longer rows are split over blocks: a launch for
-// the partial sums, one for the slopes. Values of rows are summed by the block that has them, and by one more
-// launch of a single block if there are several.
+// the partial sums, one that adds them to norms, and one for the slopes, which reads the norms. Values of
+// rows are summed by the block that has them, and by one more launch of a single block if there are several.
 //
 // Every sum is taken in an order that only the shape and the alignment decide: the same input gives the same
 // bits.
@@ -21,24 +21,45 @@
 namespace wgan_fast {
 namespace {
 
-// Up to so many items for each of its threads, a row is shared by part of a warp.
+// Up to so many items for each of its threads, a row is shared by part of a warp; so many partial sums of a
+// split row are added by a thread, until a block has no more threads.
 constexpr int kItemsOfShortRow = 4;
 
-// Where row values go: to one address a row, or summed over the rows of a block to one address a block.
+// Where norms and row values go: the values to one address a row, or summed over the rows of a block to one
+// address a block.
 template <class W>
-struct ValueSink {
+struct Results {
+  W* norms;
   W* of_rows;
   W* of_blocks;
   W divisor;
+
+  // Called by all threads of the block, which share its rows in groups of row_threads.
+  __device__ __forceinline__ void store(W norm, int64_t row, bool exists, int row_threads,
+                                        const PenaltyConstants<W>& constants) const {
+    W value = 0;
+    if (exists && int(threadIdx.x) % row_threads == 0) {
+      value = penalty_value(norm, constants);
+      norms[row] = norm;
+      if (of_rows) of_rows[row] = value;
+    }
+    if (!of_blocks) return;
+    if (row_threads < int(blockDim.x)) value = sum_over_row(value, int(blockDim.x));
+    if (threadIdx.x == 0) of_blocks[blockIdx.x] = value / divisor;
+  }
 };
+
+__device__ __forceinline__ int64_t row_of_thread(int row_threads) {
+  return int64_t(blockIdx.x) * (int(blockDim.x) / row_threads) + int(threadIdx.x) / row_threads;
+}
 
 template <class T, int kWidth>
 __global__ void __launch_bounds__(kMostThreads)
-    whole_rows(const T* gradients, T* slope, Wide<T>* norms, ValueSink<Wide<T>> sink, int64_t batch,
-               int row_items, int row_threads, const __grid_constant__ PenaltyConstants<Wide<T>> constants) {
+    whole_rows(const T* gradients, T* slope, Results<Wide<T>> results, int64_t batch, int row_items,
+               int row_threads, const __grid_constant__ PenaltyConstants<Wide<T>> constants) {
   using W = Wide<T>;
   const int lane = int(threadIdx.x) % row_threads;
-  const int64_t row = int64_t(blockIdx.x) * (int(blockDim.x) / row_threads) + int(threadIdx.x) / row_threads;
+  const int64_t row = row_of_thread(row_threads);
   const bool exists = row < batch;
   const int items = exists ? row_items : 0;
   const int64_t begin = row * row_items * kWidth;
@@ -46,16 +67,7 @@ __global__ void __launch_bounds__(kMostThreads)
   HeldItems<T, kWidth> held(gradients + begin, items, lane, row_threads);
   const W norm = std::sqrt(sum_over_row(held.sum_of_squares(), row_threads));
   if (slope) held.store_scaled(slope + begin, penalty_coefficient(norm, constants));
-
-  W value = 0;
-  if (exists && lane == 0) {
-    value = penalty_value(norm, constants);
-    norms[row] = norm;
-    if (sink.of_rows) sink.of_rows[row] = value;
-  }
-  if (!sink.of_blocks) return;
-  if (row_threads < int(blockDim.x)) value = sum_over_row(value, int(blockDim.x));
-  if (threadIdx.x == 0) sink.of_blocks[blockIdx.x] = value / sink.divisor;
+  results.store(norm, row, exists, row_threads, constants);
 }
 
 // Block i of a split row sums the squares of its part; all parts but the last are full.
@@ -71,29 +83,33 @@ __global__ void __launch_bounds__(kThreads)
   if (threadIdx.x == 0) partials[blockIdx.x] = sum;
 }
 
-// Adds the partial sums of a row and scales a part of it. Without a slope to write there is one block a row.
+// Norms and values of split rows: adds the partial sums, each read once.
+template <class W>
+__global__ void __launch_bounds__(kMostThreads)
+    split_norms(const W* partials, Results<W> results, int64_t batch, int parts, int row_threads,
+                const __grid_constant__ PenaltyConstants<W> constants) {
+  const int64_t row = row_of_thread(row_threads);
+  const bool exists = row < batch;
+  W sum = 0;
+  for (int i = int(threadIdx.x) % row_threads; exists && i < parts; i += row_threads) {
+    sum += partials[row * parts + i];
+  }
+  results.store(std::sqrt(sum_over_row(sum, row_threads)), row, exists, row_threads, constants);
+}
+
+// Block i scales a part of a row whose norm is known.
 template <class T, int kWidth>
 __global__ void __launch_bounds__(kThreads, 4)
-    split_slopes(const T* gradients, T* slope, const Wide<T>* partials, Wide<T>* norms, Wide<T>* row_values,
-                 int64_t row_items, int parts, const __grid_constant__ PenaltyConstants<Wide<T>> constants) {
-  using W = Wide<T>;
-  const unsigned row_blocks = slope ? unsigned(parts) : 1;
+    split_slopes(const T* gradients, T* slope, const Wide<T>* norms, int64_t row_items, int parts,
+                 const __grid_constant__ PenaltyConstants<Wide<T>> constants) {
   // The parts read last by partial_sums come first: they may still be in the cache.
   const unsigned block = gridDim.x - 1 - blockIdx.x;
-  const int64_t row = block / row_blocks, part = block % row_blocks;
+  const int64_t row = block / unsigned(parts), part = block % unsigned(parts);
   const int64_t begin = part * kPartItems<T, kWidth>, left = row_items - begin;
-  const int items = !slope ? 0 : left < kPartItems<T, kWidth> ? int(left) : kPartItems<T, kWidth>;
+  const int items = left < kPartItems<T, kWidth> ? int(left) : kPartItems<T, kWidth>;
   const int64_t offset = (row * row_items + begin) * kWidth;
   HeldItems<T, kWidth> held(gradients + offset, items, int(threadIdx.x), kThreads);
-
-  W sum = 0;
-  for (int i = int(threadIdx.x); i < parts; i += kThreads) sum += partials[row * parts + i];
-  const W norm = std::sqrt(sum_over_row(sum, kThreads));
-  if (slope) held.store_scaled(slope + offset, penalty_coefficient(norm, constants));
-  if (part == 0 && threadIdx.x == 0) {
-    norms[row] = norm;
-    row_values[row] = penalty_value(norm, constants);
-  }
+  held.store_scaled(slope + offset, penalty_coefficient(norms[row], constants));
 }
 
 // One block adds what the others have left, and divides.
@@ -112,25 +128,28 @@ struct Plan {
   int64_t row_items;
   bool split;
   int parts;          // split rows: blocks that share one
-  int row_threads;    // whole rows: threads that share one
-  int block_threads;  // whole rows: a multiple of row_threads and of a warp
+  int row_threads;    // threads that share a row, or the partial sums of a split one
+  int block_threads;  // a multiple of row_threads and of a warp
 
   Plan(int64_t batch, int64_t row_size) : row_items(row_size / kWidth) {
     split = row_items > kMostRowItems<T, kWidth>;
     parts = int(ceil_div(row_items, kPartItems<T, kWidth>));
-    row_threads = 1;
-    if (row_items > kItemsOfShortRow * kWarp) {
+    if (!split && row_items > kItemsOfShortRow * kWarp) {
       block_threads = row_threads = int(ceil_div(row_items, kItems<T, kWidth> * kWarp)) * kWarp;
       return;
     }
-    while (row_threads * kItemsOfShortRow < row_items) row_threads *= 2;
+    const int64_t items = split ? parts : row_items;
+    const int most = split ? kMostThreads : kThreads;
+    row_threads = 1;
+    while (row_threads < most && row_threads * kItemsOfShortRow < items) row_threads *= 2;
     const int64_t needed = ceil_div(batch * row_threads, kWarp) * kWarp;
-    block_threads = int(std::min<int64_t>(kThreads, std::max<int64_t>(kWarp, needed)));
+    block_threads = int(std::min<int64_t>(most, std::max<int64_t>(kWarp, needed)));
   }
 
-  int64_t whole_row_blocks(int64_t batch) const { return ceil_div(batch, block_threads / row_threads); }
-  // Partial sums and row values, or one value a block.
-  int64_t workspace(int64_t batch) const { return split ? batch * (parts + 1) : whole_row_blocks(batch); }
+  // Of the launch that finds the norms.
+  int64_t blocks(int64_t batch) const { return ceil_div(batch, block_threads / row_threads); }
+  // One value a block, and the partial sums.
+  int64_t workspace(int64_t batch) const { return blocks(batch) + (split ? batch * parts : 0); }
 };
 
 template <class T, int kWidth>
@@ -148,26 +167,26 @@ struct Penalty {
     const Plan<T, kWidth> plan(batch, row_size);
     const W divisor = reduction == Reduction::kMean ? W(batch) : W(1);
     const bool per_row = reduction == Reduction::kNone;
+    const int64_t blocks = plan.blocks(batch);
+    const bool at_once = blocks == 1;
+    W* of_blocks = at_once ? value : workspace;
+    const Results<W> results{norms, per_row ? value : nullptr, per_row ? nullptr : of_blocks,
+                             at_once ? divisor : W(1)};
     if (plan.split) {
       const int64_t parts = batch * plan.parts;
-      W* row_values = per_row ? value : workspace + parts;
-      launch(partial_sums<T, kWidth>, parts, kThreads, gradients, workspace, plan.row_items, plan.parts);
-      launch(split_slopes<T, kWidth>, slope ? parts : batch, kThreads, gradients, slope, workspace, norms,
-             row_values, plan.row_items, plan.parts, constants);
-      if (!per_row) reduce(row_values, batch, divisor);
-      return;
-    }
-    const int64_t blocks = plan.whole_row_blocks(batch);
-    ValueSink<W> sink{per_row ? value : nullptr,
-                      per_row       ? nullptr
-                      : blocks == 1 ? value
-                                    : workspace,
-                      blocks == 1 ? divisor : W(1)};
-    if (blocks > 0) {
-      launch(whole_rows<T, kWidth>, blocks, plan.block_threads, gradients, slope, norms, sink, batch,
+      W* partials = workspace + blocks;
+      launch(partial_sums<T, kWidth>, parts, kThreads, gradients, partials, plan.row_items, plan.parts);
+      launch(split_norms<W>, blocks, plan.block_threads, partials, results, batch, plan.parts,
+             plan.row_threads, constants);
+      if (slope) {
+        launch(split_slopes<T, kWidth>, parts, kThreads, gradients, slope, norms, plan.row_items, plan.parts,
+               constants);
+      }
+    } else if (blocks > 0) {
+      launch(whole_rows<T, kWidth>, blocks, plan.block_threads, gradients, slope, results, batch,
              int(plan.row_items), plan.row_threads, constants);
     }
-    if (!per_row && blocks != 1) reduce(workspace, blocks, divisor);
+    if (!per_row && !at_once) reduce(workspace, blocks, divisor);
   }
 
   void reduce(const W* values, int64_t count, W divisor) const {

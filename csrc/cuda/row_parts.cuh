@@ -17,7 +17,7 @@ constexpr int kPartItems = kItems<T, kWidth> * kThreads;
 template <class T, int kWidth>
 constexpr int kMostRowItems = kItems<T, kWidth> * kMostThreads;
 
-// The sum over the `threads` neighbouring threads of a row: a power of two up to a warp, or a whole block.
+// The sum over the `threads` neighbouring threads of a row: a power of two, or a whole block.
 // All threads of the block call it, and all of a row get the same bits.
 template <class W>
 __device__ W sum_over_row(W sum, int threads) {
@@ -29,7 +29,8 @@ __device__ W sum_over_row(W sum, int threads) {
   if (threadIdx.x % kWarp == 0) of_warp[threadIdx.x / kWarp] = sum;
   __syncthreads();
   W total = 0;
-  for (int warp = 0; warp < threads / kWarp; ++warp) total += of_warp[warp];
+  const int warps = threads / kWarp, first = int(threadIdx.x) / threads * warps;
+  for (int warp = first; warp < first + warps; ++warp) total += of_warp[warp];
   __syncthreads();  // of_warp may be written again
   return total;
 }

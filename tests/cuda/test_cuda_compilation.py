@@ -99,3 +99,15 @@ def test_memory_is_accessed_16_bytes_at_a_time(source: str) -> None:
         assert len(re.findall(WIDE_ACCESS.format("ld"), entry)) >= loads
         if "partial_sums" not in entry.split("(")[0]:
             assert len(re.findall(WIDE_ACCESS.format("st"), entry)) >= stores
+
+
+def entries_named(name: str, source: str) -> list[str]:
+    _, ptx = compiled(source, "sm_90")
+    return [entry for entry in re.split(r"(?=\.entry )", ptx) if name in entry.split("(")[0]]
+
+
+def test_slopes_of_split_rows_wait_for_nothing() -> None:
+    """Their norms are known: no sum over threads, no partial sums to read."""
+    entries = entries_named("split_slopes", "gradient_norm_penalty")
+    assert len(entries) == 8
+    assert [entry for entry in entries if re.search(r"\bbar(?:rier)?\.|\bshfl\.", entry)] == []

@@ -137,14 +137,40 @@ def test_rmsprop_reads_a_learning_rate_on_the_device(dtype: torch.dtype, host_ex
         ((256, 2), 1),  # one block has all rows, and their mean
         ((64, 784), 2),
         ((4, 12288), 2),
-        ((2, 70_000), 3),  # rows split over blocks: partial sums, slopes, mean
+        ((2, 70_000), 3),  # rows split over blocks: partial sums, norms and their mean, slopes
     ],
 )
 def test_launches_of_the_penalty(shape: tuple[int, int], launches: int, runtime: Runtime, backend: str) -> None:
-    gradients = torch.randn(shape)
+    gradients = torch.randn(shape, requires_grad=True)
     before = runtime.launches()
     functional.gradient_norm_penalty(gradients, backend=backend)
     assert runtime.launches() - before == launches
+
+
+def test_the_penalty_of_split_rows_without_a_slope_is_two_launches(runtime: Runtime, backend: str) -> None:
+    before = runtime.launches()
+    functional.gradient_norm_penalty(torch.randn(2, 70_000), backend=backend)
+    assert runtime.launches() - before == 2
+
+
+# Partial sums that two threads, part of a warp, several warps and half a block add; rows for one block, and for two.
+# fp64 has the smallest parts.
+@pytest.mark.parametrize(
+    ("shape", "reduction"),
+    [
+        ((3, 8_201), "none"),
+        ((520, 8_201), "mean"),
+        ((3, 75_001), "mean"),
+        ((5, 270_001), "none"),
+        ((1, 2_100_001), "mean"),
+    ],
+)
+def test_split_rows_of_any_number_of_parts(shape: tuple[int, int], reduction: str, cuda_on_host: ModuleType) -> None:
+    gradients = torch.randn(shape, dtype=torch.float64) * torch.rand(shape[0], 1) / shape[1] ** 0.5
+    options = {"target": 1.0, "one_sided": False, "weight": 10.0, "reduction": reduction, "with_slope": True}
+    actual = cuda_on_host.gradient_norm_penalty(gradients, **options)
+    expected = reference.gradient_norm_penalty(gradients, **options)
+    torch.testing.assert_close(actual, expected, rtol=1e-12, atol=1e-15)
 
 
 def test_the_penalty_has_the_same_bits_every_time_and_at_every_address(backend: str) -> None:
