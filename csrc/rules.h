@@ -167,11 +167,17 @@ struct AdamCorrection {
   W kept;                     // 1 - lr weight_decay, the factor of the decoupled decay
 };
 
+WGAN_FAST_HD double adam_weight_sum(double beta, double step) { return 1 - pow(beta, step); }
+
+// From the weight sums of both moments.
+template <class W>
+WGAN_FAST_HD AdamCorrection<W> adam_correction(double first, double second, const AdamOptions& o) {
+  return {W(o.lr / first), W(1 / sqrt(second)), W(1 - o.lr * o.weight_decay)};
+}
+
 template <class W>
 WGAN_FAST_HD AdamCorrection<W> adam_correction(double step, const AdamOptions& o) {
-  const double first = 1 - pow(o.beta1, step);
-  const double second = 1 - pow(o.beta2, step);
-  return {W(o.lr / first), W(1 / sqrt(second)), W(1 - o.lr * o.weight_decay)};
+  return adam_correction<W>(adam_weight_sum(o.beta1, step), adam_weight_sum(o.beta2, step), o);
 }
 
 template <class W, bool kAmsgrad>

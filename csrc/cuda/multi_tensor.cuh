@@ -10,7 +10,8 @@
 //   kArrays, written(array)                how many tensors are walked in parallel, and which of them change
 //   kUnroll                                packs that a thread loads before it stores the first
 //   PerTensor                              what it has to know of each tensor, empty or a few numbers
-//   prepare(per_tensor)                    called once a block by all its threads; what it returns goes to
+//   prepare(per_tensor)                    called once a block by all its threads, after their first loads of
+//                                          packs are on their way; what it returns goes to
 //   operator()(Value (&values)[kArrays], prepared)   which changes one element of each array
 #pragma once
 
@@ -44,21 +45,26 @@ struct TensorTable {
   int32_t chunk;  // elements, a multiple of the pack width
 };
 
-template <int kWidth, class Op, class Prepared>
-__device__ __forceinline__ void walk_packs(typename Op::Value* const (&arrays)[Op::kArrays], int packs,
-                                           const Op& op, const Prepared& prepared) {
+// What a thread loads before it stores: kUnroll packs of each array.
+template <int kWidth, class Op>
+struct HeldPacks {
   using T = typename Op::Value;
-#pragma unroll 1
-  for (int first = int(threadIdx.x); first < packs; first += kMultiTensorThreads * Op::kUnroll) {
-    Pack<T, kWidth> loaded[Op::kUnroll][Op::kArrays];
+  Pack<T, kWidth> held[Op::kUnroll][Op::kArrays];
+
+  __device__ __forceinline__ void load(T* const (&arrays)[Op::kArrays], int first, int packs) {
 #pragma unroll
     for (int u = 0; u < Op::kUnroll; ++u) {
       const int pack = first + u * kMultiTensorThreads;
 #pragma unroll
       for (int array = 0; array < Op::kArrays; ++array) {
-        if (pack < packs) loaded[u][array] = load_pack<kWidth>(arrays[array], pack);
+        if (pack < packs) held[u][array] = load_pack<kWidth>(arrays[array], pack);
       }
     }
+  }
+
+  template <class Prepared>
+  __device__ __forceinline__ void store_updated(T* const (&arrays)[Op::kArrays], int first, int packs,
+                                                const Op& op, const Prepared& prepared) {
 #pragma unroll
     for (int u = 0; u < Op::kUnroll; ++u) {
       const int pack = first + u * kMultiTensorThreads;
@@ -67,18 +73,31 @@ __device__ __forceinline__ void walk_packs(typename Op::Value* const (&arrays)[O
       for (int lane = 0; lane < kWidth; ++lane) {
         T values[Op::kArrays];
 #pragma unroll
-        for (int array = 0; array < Op::kArrays; ++array) values[array] = loaded[u][array].get(lane);
+        for (int array = 0; array < Op::kArrays; ++array) values[array] = held[u][array].get(lane);
         op(values, prepared);
 #pragma unroll
-        for (int array = 0; array < Op::kArrays; ++array) loaded[u][array].set(lane, values[array]);
+        for (int array = 0; array < Op::kArrays; ++array) held[u][array].set(lane, values[array]);
       }
 #pragma unroll
       for (int array = 0; array < Op::kArrays; ++array) {
-        if (Op::written(array)) store_pack<kWidth>(arrays[array], pack, loaded[u][array]);
+        if (Op::written(array)) store_pack<kWidth>(arrays[array], pack, held[u][array]);
       }
     }
   }
-}
+
+  // Goes on from the packs that are held: those of threadIdx.x.
+  template <class Prepared>
+  __device__ __forceinline__ void walk(T* const (&arrays)[Op::kArrays], int packs, const Op& op,
+                                       const Prepared& prepared) {
+#pragma unroll 1
+    for (int first = int(threadIdx.x); first < packs;) {
+      store_updated(arrays, first, packs, op, prepared);
+      first += kMultiTensorThreads * Op::kUnroll;
+      if (first >= packs) return;
+      load(arrays, first, packs);
+    }
+  }
+};
 
 template <class Op>
 __global__ void __launch_bounds__(kMultiTensorThreads)
@@ -89,8 +108,6 @@ __global__ void __launch_bounds__(kMultiTensorThreads)
     const int middle = (tensor + above) / 2;
     (table.first_block[middle] <= int(blockIdx.x) ? tensor : above) = middle;
   }
-  const auto prepared = op.prepare(table.per_tensor[tensor]);
-
   const int64_t begin = int64_t(int(blockIdx.x) - table.first_block[tensor]) * table.chunk;
   const int64_t left = table.sizes[tensor] - begin;
   const int count = left < table.chunk ? int(left) : table.chunk;
@@ -102,15 +119,18 @@ __global__ void __launch_bounds__(kMultiTensorThreads)
     packed = packed && begin_packs(arrays[array]);
   }
 
-  int done = 0;
-  if (packed) {
-    const int packs = count / kPackWidth<T>;
-    walk_packs<kPackWidth<T>>(arrays, packs, op, prepared);
-    done = packs * kPackWidth<T>;
+  constexpr int kWidth = kPackWidth<T>;
+  const int packs = packed ? count / kWidth : 0;
+  HeldPacks<kWidth, Op> held;
+  held.load(arrays, int(threadIdx.x), packs);
+  const auto prepared = op.prepare(table.per_tensor[tensor]);
+  held.walk(arrays, packs, op, prepared);
+
 #pragma unroll
-    for (int array = 0; array < Op::kArrays; ++array) arrays[array] += done;
-  }
-  walk_packs<1>(arrays, count - done, op, prepared);
+  for (int array = 0; array < Op::kArrays; ++array) arrays[array] += packs * kWidth;
+  HeldPacks<1, Op> rest;
+  rest.load(arrays, int(threadIdx.x), count - packs * kWidth);
+  rest.walk(arrays, count - packs * kWidth, op, prepared);
 }
 
 // One tensor of a list with its companions (gradient, moments), all of one size and dtype.

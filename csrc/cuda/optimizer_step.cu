@@ -73,12 +73,18 @@ struct AdamStep {
       return {Wide<T>(rate * tensor.correction.step_size), tensor.correction.inverse_root_correction,
               Wide<T>(1 - rate * options.weight_decay)};
     }
-    // One thread takes the powers for its block: they are fp64, which most GPUs have few units for.
+    // One warp takes the powers for its block, both at once: they are fp64, which most GPUs have few units
+    // for.
     __shared__ Correction correction;
-    if (threadIdx.x == 0) {
-      AdamOptions current = options;
-      if (lr.given()) current.lr = lr.read();
-      correction = adam_correction<Wide<T>>(*tensor.step + 1, current);
+    if (threadIdx.x < kWarp) {
+      const bool is_first = threadIdx.x % 2 == 0;
+      const double sum = adam_weight_sum(is_first ? options.beta1 : options.beta2, *tensor.step + 1);
+      const double other = __shfl_xor_sync(kFullWarp, sum, 1);
+      if (threadIdx.x == 0) {
+        AdamOptions current = options;
+        if (lr.given()) current.lr = lr.read();
+        correction = adam_correction<Wide<T>>(sum, other, current);
+      }
     }
     __syncthreads();
     return correction;

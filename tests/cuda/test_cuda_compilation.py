@@ -106,6 +106,18 @@ def entries_named(name: str, source: str) -> list[str]:
     return [entry for entry in re.split(r"(?=\.entry )", ptx) if name in entry.split("(")[0]]
 
 
+def test_adam_loads_before_it_takes_powers() -> None:
+    """fp64 powers, which all threads of a block wait for, take longer than the first loads do."""
+    entries = entries_named("AdamStep", "optimizer_step")
+    assert len(entries) == 8
+    for entry in entries:
+        load = re.search(WIDE_ACCESS.format("ld"), entry)
+        powers = re.search(r"__internal_accurate_pow|\bbar(?:rier)?\.", entry)
+        assert load is not None
+        assert powers is not None
+        assert load.start() < powers.start()
+
+
 def test_slopes_of_split_rows_wait_for_nothing() -> None:
     """Their norms are known: no sum over threads, no partial sums to read."""
     entries = entries_named("split_slopes", "gradient_norm_penalty")

@@ -41,7 +41,7 @@ def test_no_kernel_races() -> None:
 
 
 def test_an_off_by_one_is_caught() -> None:
-    fault = Fault("clip_weights", "multi_tensor.cuh", "if (pack < packs) loaded", "if (pack <= packs) loaded")
+    fault = Fault("clip_weights", "multi_tensor.cuh", "if (pack < packs) held", "if (pack <= packs) held")
     code, messages = exercise(MEMORY, "clip_weights", fault=fault)
     assert code != 0
     assert "AddressSanitizer: heap-buffer-overflow" in messages
