@@ -32,6 +32,16 @@ def fma(a: Array, b: Array, c: Array) -> Array:
     return _sum_to_odd(product, addend).astype(dtype)
 
 
+def fma_down(a: Array, b: Array, c: Array) -> Array:
+    """a b + c in fp32, rounded towards minus infinity."""
+    product, addend = np.multiply(a, b, dtype=np.float64), np.asarray(c, np.float64)
+    # Rounded to odd, a sum that is not exact stays on its side of every fp32 number.
+    total = _sum_to_odd(product, addend)
+    total = np.where((total == 0) & (np.signbit(product) | np.signbit(addend)), -0.0, total)
+    nearest = total.astype(np.float32)
+    return np.where(nearest > total, np.nextafter(nearest, np.float32(-np.inf)), nearest)
+
+
 def _two_sum(a: Array, b: Array) -> tuple[Array, Array]:
     total = a + b
     part = total - a

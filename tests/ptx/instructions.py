@@ -98,10 +98,12 @@ def multiply(op: Operation) -> Step:
     (kind,) = op.types
     third = [] if op.name == "mul" else [kind]
     if kind in FLOATS:
-        op.allow("rn", "ftz")
-        if third and kind not in ("f32", "f64"):
+        op.allow("rn", "rm", "ftz")
+        down = op.has("rm")
+        if (third and kind not in ("f32", "f64")) or (down and (op.name, kind) != ("fma", "f32")):
             raise op.unknown()
-        return op.elementwise(flushed(op, ar.fma if third else np.multiply), [kind] * 2 + third, kind)
+        fma = ar.fma_down if down else ar.fma
+        return op.elementwise(flushed(op, fma if third else np.multiply), [kind] * 2 + third, kind)
     op.allow("lo", "hi", "wide")
     product: Callable[..., Any] = np.multiply
     result = kind

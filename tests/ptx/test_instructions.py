@@ -178,6 +178,22 @@ def test_fma_rounds_once(dtype: type) -> None:
     assert actual.tolist() == [_exact_fma(*map(float, row), dtype) for row in triples]
 
 
+def test_fma_rounds_down_where_it_says_so() -> None:
+    generator = np.random.default_rng(3)
+    triples = generator.standard_normal((800, 3)).astype(np.float32)
+    triples[:400, 2] = -triples[:400, 0] * triples[:400, 1]
+    triples[400] = [1, 1, -1]  # minus zero
+    triples[401] = [2.0**100, 2.0**100, 0]  # the largest number
+    loads = "".join(f"ld.global.f32 %f{i + 1}, [%rd1+{i * 4}]; " for i in range(3))
+    actual = execute(loads + "fma.rm.f32 %f4, %f1, %f2, %f3; st.global.f32 [%rd2], %f4;", triples, np.float32)
+    assert np.signbit(actual[400])
+    assert actual[401] == np.finfo(np.float32).max
+    triples, actual = np.delete(triples, 401, 0), np.delete(actual, 401)
+    above = np.nextafter(actual, np.float32(INF))
+    for (a, b, c), low, high in zip(triples.tolist(), actual, above, strict=True):
+        assert Fraction(float(low)) <= Fraction(a) * Fraction(b) + Fraction(c) < Fraction(float(high))
+
+
 def test_integers_divide_towards_zero_and_multiply_to_their_upper_half() -> None:
     values = np.array([[7, 2], [-7, 2], [7, -2], [-7, -2]], np.int32)
     load = "ld.global.v2.u32 {%r2, %r3}, [%rd1]; "
