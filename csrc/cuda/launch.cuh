@@ -85,7 +85,10 @@ struct Launch {
     config.gridDim = dim3(unsigned(blocks));
     config.blockDim = dim3(unsigned(threads));
     config.stream = stream;
-    const cudaError_t error = cudaLaunchKernelEx(&config, kernel, static_cast<Arguments&&>(arguments)...);
+    check(cudaLaunchKernelEx(&config, kernel, static_cast<Arguments&&>(arguments)...));
+  }
+
+  void check(cudaError_t error) const {
     if (error == cudaSuccess) return;
     cudaGetLastError();  // so that the next call of anyone does not report this fault again
     fail(cudaGetErrorString(error));

@@ -3,7 +3,8 @@
 // The table of addresses travels by value, as a kernel parameter: no copy to the device, no memory to keep,
 // and a CUDA graph that captures the launch holds the table itself. Every block works on one chunk of one
 // tensor and finds it by bisection over the tensors' first blocks, so a table holds tensors only, however
-// many chunks.
+// many chunks. Chunks are as large as it takes for all blocks to run at once: no second wave of a few blocks,
+// for which the device would be mostly idle.
 //
 // An op is a struct of constants with
 //   Value                                  the dtype of the tensors
@@ -16,6 +17,9 @@
 #pragma once
 
 #include <algorithm>
+#include <array>
+#include <atomic>
+#include <limits>
 #include <vector>
 
 #include "launch.cuh"
@@ -25,11 +29,8 @@ namespace wgan_fast {
 constexpr int kMultiTensorThreads = 256;
 // Kernel parameters may take 4 KB on every driver (32 KB on recent ones).
 constexpr int kParameterBytes = 4096;
-// Chunks are halved until a list makes this many blocks: four for each of the 132 multiprocessors of an H100,
-// and a 2.8 M parameter critic becomes 675 blocks of 4096 values.
-constexpr int64_t kEnoughBlocks = 4 * 132;
-constexpr int kSmallestChunkPacks = kMultiTensorThreads;
-constexpr int kLargestChunkPacks = 16 * kMultiTensorThreads;
+// Devices whose number of blocks is remembered.
+constexpr int kKnownDevices = 64;
 
 template <class Op>
 struct TensorTable {
@@ -141,35 +142,60 @@ struct TensorEntry {
   typename Op::PerTensor per_tensor;
 };
 
+// How many blocks of the op's kernel the current device runs at once. It is asked once; a device has one
+// answer, so it does not matter which of two threads stores it.
+template <class Op>
+int64_t resident_blocks(const Launch& launch) {
+  static std::array<std::atomic<int>, kKnownDevices> known{};
+  int device = 0;
+  launch.check(cudaGetDevice(&device));
+  const bool kept = device < kKnownDevices;
+  int blocks = kept ? known[size_t(device)].load(std::memory_order_relaxed) : 0;
+  if (blocks == 0) {
+    int multiprocessors = 0;
+    launch.check(cudaDeviceGetAttribute(&multiprocessors, cudaDevAttrMultiProcessorCount, device));
+    launch.check(cudaOccupancyMaxActiveBlocksPerMultiprocessor(&blocks, multi_tensor_kernel<Op>,
+                                                               kMultiTensorThreads, 0));
+    blocks *= multiprocessors;
+    if (kept) known[size_t(device)].store(blocks, std::memory_order_relaxed);
+  }
+  return blocks;
+}
+
+// Elements of a chunk, whole packs for all threads of a block. A tensor's last chunk may be short, so a list
+// makes one block per tensor more than its elements do: that many are set aside, up to half of all.
+inline int32_t chunk_size(int64_t total, int64_t tensors, int64_t resident, int width) {
+  const int64_t blocks = std::max<int64_t>(resident - std::min(tensors, resident / 2), 1);
+  const int64_t step = kMultiTensorThreads * width;
+  const int64_t largest = std::numeric_limits<int32_t>::max() / step;
+  return int32_t(std::clamp<int64_t>(ceil_div(ceil_div(total, blocks), step), 1, largest) * step);
+}
+
 template <class Op>
 void multi_tensor_apply(const Launch& launch, const Op& op, const std::vector<TensorEntry<Op>>& entries) {
-  int64_t total = 0;
-  for (const TensorEntry<Op>& entry : entries) total += entry.size;
-  constexpr int kWidth = kPackWidth<typename Op::Value>;
-  int32_t chunk = kLargestChunkPacks * kWidth;
-  while (chunk > kSmallestChunkPacks * kWidth && total / chunk < kEnoughBlocks) chunk /= 2;
-
   static_assert(sizeof(TensorTable<Op>) + sizeof(Op) <= kParameterBytes, "the table is a kernel parameter");
   TensorTable<Op> table;
-  table.chunk = chunk;
-  table.count = 0;
-  int64_t blocks = 0;
-  const auto launch_table = [&] {
-    if (table.count > 0) launch(multi_tensor_kernel<Op>, blocks, kMultiTensorThreads, table, op);
+  for (size_t first = 0; first < entries.size(); first += TensorTable<Op>::kCapacity) {
+    const size_t end = std::min(entries.size(), first + TensorTable<Op>::kCapacity);
+    int64_t total = 0;
+    for (size_t i = first; i < end; ++i) total += entries[i].size;
+    if (total == 0) continue;
+    table.chunk =
+        chunk_size(total, int64_t(end - first), resident_blocks<Op>(launch), kPackWidth<typename Op::Value>);
     table.count = 0;
-    blocks = 0;
-  };
-  for (const TensorEntry<Op>& entry : entries) {
-    if (entry.size == 0) continue;
-    for (int array = 0; array < Op::kArrays; ++array)
-      table.addresses[array][table.count] = entry.addresses[array];
-    table.sizes[table.count] = entry.size;
-    table.per_tensor[table.count] = entry.per_tensor;
-    table.first_block[table.count] = int32_t(blocks);
-    blocks += ceil_div(entry.size, chunk);
-    if (++table.count == TensorTable<Op>::kCapacity) launch_table();
+    int64_t blocks = 0;
+    for (size_t i = first; i < end; ++i) {
+      const TensorEntry<Op>& entry = entries[i];
+      if (entry.size == 0) continue;
+      for (int array = 0; array < Op::kArrays; ++array)
+        table.addresses[array][table.count] = entry.addresses[array];
+      table.sizes[table.count] = entry.size;
+      table.per_tensor[table.count] = entry.per_tensor;
+      table.first_block[table.count++] = int32_t(blocks);
+      blocks += ceil_div(entry.size, table.chunk);
+    }
+    launch(multi_tensor_kernel<Op>, blocks, kMultiTensorThreads, table, op);
   }
-  launch_table();
 }
 
 }  // namespace wgan_fast

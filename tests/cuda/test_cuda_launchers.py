@@ -17,6 +17,7 @@ from wgan_fast import backends, functional, reference
 from wgan_fast.optimizer_options import AdamOptions, RMSpropOptions
 
 NOT_LAUNCHED, NO_DEVICE = 9, 100  # cudaErrorInvalidConfiguration, cudaErrorNoDevice
+RESIDENT = 7 * 5  # blocks that the device of host/host_cuda.cpp runs at once
 
 
 class Runtime:
@@ -27,6 +28,9 @@ class Runtime:
 
     def launches(self) -> int:
         return int(self._library.host_cuda_launches())
+
+    def latest_blocks(self) -> int:
+        return int(self._library.host_cuda_latest_blocks())
 
     def fail(self, of_launch: int = 0, of_device: int = 0) -> None:
         self._library.host_cuda_fail(of_launch, of_device)
@@ -65,6 +69,33 @@ def test_a_list_of_any_length_is_clipped_in_few_launches(
     assert runtime.launches() - before == launches
     for actual, wanted in zip(tensors, expected, strict=True):
         assert_same_bits(actual, wanted)
+
+
+# Round sizes, tails of every kind, and one large tensor among small ones.
+@pytest.mark.parametrize("sizes", [[1 << 20], [300_001], [70_000, 3, 90_001, 128, 41_000], [5] * 12 + [200_003]])
+@pytest.mark.parametrize("op", ["clip_weights_", "rmsprop_step_", "adam_step_"])
+def test_all_blocks_of_a_launch_run_at_once_and_fill_half_of_the_device(
+    op: str, sizes: list[int], runtime: Runtime, backend: str
+) -> None:
+    params, grads, first, second = ([torch.rand(size) for size in sizes] for _ in range(4))
+    expected = copied([params, grads, first, second])
+    steps = [torch.tensor(1.0) for _ in sizes]
+    for tensors, which in (([params, grads, first, second], backend), (expected, "reference")):
+        if op == "clip_weights_":
+            wgan_fast.clip_weights_(tensors[0], 0.5, backend=which)
+        else:
+            moments = [*tensors[2:], []] if op == "adam_step_" else [tensors[2], [], []]
+            counts = [step.clone() for step in steps]
+            getattr(functional, op)(*tensors[:2], *moments, counts, lr=1e-2, clip_value=0.5, backend=which)
+    assert RESIDENT / 2 <= runtime.latest_blocks() <= RESIDENT
+    roundings = 2 * torch.finfo(torch.float32).eps  # of values below 1
+    for actual, exact in zip(params, expected[0], strict=True):
+        torch.testing.assert_close(actual, exact, rtol=0, atol=roundings)
+
+
+def test_more_tensors_than_the_device_runs_blocks_have_a_block_each(runtime: Runtime, backend: str) -> None:
+    wgan_fast.clip_weights_([torch.ones(100) for _ in range(3 * RESIDENT)], 0.5, backend=backend)
+    assert runtime.latest_blocks() == 3 * RESIDENT
 
 
 @pytest.mark.parametrize("op", ["rmsprop_step_", "adam_step_"])

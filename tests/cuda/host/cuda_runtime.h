@@ -45,6 +45,9 @@ void* exchange_slot(unsigned thread);
 // What the stand-in answers instead of success, for tests of the error paths; reset by being reported.
 extern int next_launch_error, device_error;
 extern int64_t launches;
+// Blocks of the latest launch; multiprocessors of the device, and the blocks that each of them runs at once.
+extern unsigned latest_blocks;
+extern int multiprocessors, resident;
 
 }  // namespace host_cuda
 
@@ -69,7 +72,7 @@ enum cudaError_t {
   cudaErrorInsufficientDriver = 35,
   cudaErrorNoDevice = 100,
 };
-enum cudaDeviceAttr { cudaDevAttrComputeCapabilityMajor };
+enum cudaDeviceAttr { cudaDevAttrComputeCapabilityMajor, cudaDevAttrMultiProcessorCount };
 using cudaStream_t = struct HostStream*;
 
 struct cudaLaunchConfig_t {
@@ -82,7 +85,14 @@ const char* cudaGetErrorString(cudaError_t error);
 cudaError_t cudaGetLastError();
 cudaError_t cudaGetDeviceCount(int* count);
 cudaError_t cudaDeviceGetAttribute(int* value, cudaDeviceAttr attribute, int device);
+cudaError_t cudaGetDevice(int* device);
 cudaError_t cudaSetDevice(int device);
+
+template <class... Parameters>
+cudaError_t cudaOccupancyMaxActiveBlocksPerMultiprocessor(int* blocks, void (*)(Parameters...), int, size_t) {
+  *blocks = host_cuda::resident;
+  return cudaError_t(host_cuda::device_error);
+}
 
 template <class... Parameters, class... Arguments>
 cudaError_t cudaLaunchKernelEx(const cudaLaunchConfig_t* config, void (*kernel)(Parameters...),
@@ -96,6 +106,7 @@ cudaError_t cudaLaunchKernelEx(const cudaLaunchConfig_t* config, void (*kernel)(
   const unsigned blocks = config->gridDim.x, threads = config->blockDim.x;
   if (blocks == 0 || threads == 0 || threads > host_cuda::kMostThreads) return cudaErrorInvalidConfiguration;
   ++host_cuda::launches;
+  host_cuda::latest_blocks = blocks;
   host_cuda::run_grid(blocks, threads, [&] { kernel(static_cast<Parameters>(arguments)...); });
   return cudaSuccess;
 }

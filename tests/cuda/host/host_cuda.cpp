@@ -19,6 +19,8 @@ namespace host_cuda {
 
 int next_launch_error = 0, device_error = 0;
 int64_t launches = 0;
+unsigned latest_blocks = 0;
+int multiprocessors = 7, resident = 5;
 
 // For tests in Python, through ctypes.
 extern "C" __attribute__((visibility("default"))) void host_cuda_fail(int of_launch, int of_device) {
@@ -26,6 +28,7 @@ extern "C" __attribute__((visibility("default"))) void host_cuda_fail(int of_lau
   device_error = of_device;
 }
 extern "C" __attribute__((visibility("default"))) int64_t host_cuda_launches() { return launches; }
+extern "C" __attribute__((visibility("default"))) unsigned host_cuda_latest_blocks() { return latest_blocks; }
 
 namespace {
 int64_t slots[kMostThreads];
@@ -200,9 +203,14 @@ cudaError_t cudaGetDeviceCount(int* count) {
   return cudaError_t(host_cuda::device_error);
 }
 
-cudaError_t cudaDeviceGetAttribute(int* value, cudaDeviceAttr, int) {
-  *value = 9;
+cudaError_t cudaDeviceGetAttribute(int* value, cudaDeviceAttr attribute, int) {
+  *value = attribute == cudaDevAttrMultiProcessorCount ? host_cuda::multiprocessors : 9;
   return cudaSuccess;
+}
+
+cudaError_t cudaGetDevice(int* device) {
+  *device = 0;
+  return cudaError_t(host_cuda::device_error);
 }
 
 cudaError_t cudaSetDevice(int) { return cudaError_t(host_cuda::device_error); }
