@@ -10,7 +10,7 @@ from collections.abc import Iterator, Sequence
 from types import FrameType
 from typing import Any
 
-from wgan_fast.cli.options import Command, Evaluate, Sample, Study, Train, parse
+from wgan_fast.cli.options import Bench, Command, Evaluate, Explain, Sample, Study, Train, parse
 from wgan_fast.training.errors import UserError, require
 from wgan_fast.training.loop.distributed import Processes, ProcessLost, is_first, launched
 
@@ -48,6 +48,10 @@ def run(command: Command) -> int:
         return _evaluate(command, console)
     if isinstance(command, Study):
         return _study(command, console)
+    if isinstance(command, Explain):
+        return _explain(command, console)
+    if isinstance(command, Bench):
+        return _bench(command, console)
     from wgan_fast.cli import console as view
 
     view.print_doctor(console)
@@ -134,6 +138,38 @@ def _evaluate(command: Evaluate, console: Any) -> int:
     evaluation, file = Run.open(command.run, command.device, command.checkpoint).evaluate()
     view.print_evaluation(console, evaluation)
     console.print(str(file), highlight=False, soft_wrap=True)
+    return 0
+
+
+def _explain(command: Explain, console: Any) -> int:
+    import torch
+
+    from wgan_fast.double_backward import explain
+    from wgan_fast.training.config import Config
+    from wgan_fast.training.models.pairs import build_models
+
+    chosen: dict[str, Any] = {} if command.architecture is None else {"architecture": command.architecture}
+    config = Config(data=command.data, **chosen)
+    networks = build_models(
+        config.architecture, config.sample_shape, config.latent_dim, config.width, config.critic_norm
+    )
+    explanation = explain(networks.critic, torch.randn(command.batch, *config.sample_shape))
+    console.print(str(explanation), highlight=False, soft_wrap=True, markup=False)
+    return 0
+
+
+def _bench(command: Bench, console: Any) -> int:
+    import torch
+
+    from wgan_fast.cli.bench import print_bench
+
+    try:
+        device = torch.device(command.device)
+        torch.empty(0, device=device)
+    except (RuntimeError, AssertionError) as error:
+        reason = str(error).partition("\n")[0]
+        raise UserError(f"--device {command.device} cannot be used ({reason})") from error
+    print_bench(console, command.rounds, device)
     return 0
 
 

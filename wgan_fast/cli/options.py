@@ -15,6 +15,7 @@ from typing import Any, Literal, NoReturn, get_args, get_origin
 
 from wgan_fast.training.config import Config
 from wgan_fast.training.errors import UserError, did_you_mean, require
+from wgan_fast.training.models.pairs import Architecture
 from wgan_fast.training.option import (
     AT_LEAST_0,
     AT_LEAST_1,
@@ -100,6 +101,23 @@ class Doctor:
 
 
 @dataclass(kw_only=True)
+class Explain:
+    """Say which layers of a built-in critic hinder the cheaper ways, and what each way costs."""
+
+    data: str = option("digits", "Data that the critic is for; it decides the shape of a sample.")
+    architecture: Architecture | None = option(None, "mlp, pyramid, conv8, dcgan or resnet; by default the data's.")
+    batch: int = option(64, "Samples.", check=AT_LEAST_1)
+
+
+@dataclass(kw_only=True)
+class Bench:
+    """Measure on this machine how much faster the library is than the usual lines; a minute."""
+
+    rounds: int = option(21, "Interleaved rounds per row of the table.", check=AT_LEAST_1)
+    device: str = option("cpu", "Where to compute: cpu, cuda or cuda:INDEX.")
+
+
+@dataclass(kw_only=True)
 class Study:
     """Test a claim of the theory; write a figure and the numbers."""
 
@@ -111,7 +129,7 @@ class Study:
     out: Path = option(Path("studies"), "Folder of NAME.png and NAME.json.")
 
 
-Command = Train | Sample | Evaluate | Doctor | Study
+Command = Train | Sample | Evaluate | Explain | Bench | Doctor | Study
 COMMANDS: dict[str, type[Command]] = {kind.__name__.lower(): kind for kind in get_args(Command)}
 HELP = ("-h", "--help")
 OVERVIEW = """usage: wgan-fast COMMAND [options]
