@@ -1,4 +1,4 @@
-"""The exact short cut among everything else: hooks, views, transforms, autocast, threads."""
+"""The exact shortcut among everything else: hooks, views, transforms, autocast, threads."""
 
 from __future__ import annotations
 

@@ -177,7 +177,7 @@ def _down(inputs: int, outputs: int, norm: CriticNorm) -> list[nn.Module]:
 
 
 class GeneratorBlock(nn.Module):
-    """Doubles the side: BN, ReLU, upsample, conv, BN, ReLU, conv, plus an upsampled 1x1 short cut."""
+    """Doubles the side: BN, ReLU, upsample, conv, BN, ReLU, conv, plus an upsampled 1x1 shortcut."""
 
     def __init__(self, width: int) -> None:
         super().__init__()
