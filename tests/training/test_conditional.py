@@ -239,7 +239,7 @@ def test_a_run_knows_its_classes(tmp_path: Path) -> None:
     Run.start(tmp_path / "run", _config(data=f"npz:{tmp_path / 'a.npz'}", iterations=2)).train()
     assert Run.open(tmp_path / "run").trainer.config.num_classes == 4
     np.savez(tmp_path / "a.npz", images=values, labels=np.arange(40) % 5)
-    with pytest.raises(UserError, match="has 5 classes now, and the run was made for 4"):
+    with pytest.raises(UserError, match="has 5 classes, but the run was made for 4"):
         Run.open(tmp_path / "run")
 
 

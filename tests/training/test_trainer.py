@@ -220,11 +220,11 @@ def test_a_folder_that_holds_more_of_a_run_is_left_alone(tmp_path: Path) -> None
     Run(trainer, tmp_path).train()
     log = (tmp_path / "metrics.jsonl").read_bytes()
     other = build_trainer(_config(iterations=6))
-    with pytest.raises(UserError, match="holds a checkpoint of iteration 6, and this trainer has done 0: load"):
+    with pytest.raises(UserError, match="holds a checkpoint of iteration 6, but this trainer has done 0: load"):
         Run(other, tmp_path).train()
     assert (tmp_path / "metrics.jsonl").read_bytes() == log
     Run(other, tmp_path).load(3)
-    with pytest.raises(UserError, match="holds a checkpoint of iteration 6, and this trainer has done 3"):
+    with pytest.raises(UserError, match="holds a checkpoint of iteration 6, but this trainer has done 3"):
         Run(other, tmp_path).train()
 
 
@@ -266,7 +266,7 @@ def test_an_unwritable_folder_is_one_sentence_and_keeps_what_there_is(tmp_path: 
     run = tmp_path / "run"
     run.mkdir()
     (run / "checkpoints").write_text("")
-    with pytest.raises(UserError, match=r"00000000: the checkpoint cannot be written .*no intact one beside it"):
+    with pytest.raises(UserError, match=r"00000000: the checkpoint cannot be written .*no intact checkpoint"):
         Run(trainer, run).train()
     log = tmp_path / "metrics.jsonl"
     log.symlink_to("/dev/full")

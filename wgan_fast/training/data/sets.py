@@ -12,7 +12,7 @@ from wgan_fast.training.data import images, points
 from wgan_fast.training.errors import UserError, did_you_mean
 
 SPLIT_SEED = 20170130
-"""Fixes which samples are held out, whatever the seed of a run, so that runs can be compared."""
+"""Fixes which samples are held out, independently of a run's seed, so that runs can be compared."""
 
 NAMES = (
     "digits",
@@ -175,7 +175,7 @@ def split(
     """Hold out ``held_out`` samples (by default a fifth, at most 10 000), chosen by a fixed permutation.
 
     Raises:
-        UserError: fewer than two samples, labels that do not match them, or a nonsensical ``held_out``.
+        UserError: fewer than two samples, labels that do not match them, or ``held_out`` out of range.
     """
     count = len(samples)
     if count < 2:
@@ -210,7 +210,7 @@ def load_data(
         conditional: the sub-folders of ``folder:PATH`` are classes.
 
     Raises:
-        UserError: an unknown name, or a file or folder that cannot serve; one sentence that names it.
+        UserError: an unknown name, or a file or folder that cannot be used; the message names it.
     """
     kind, _, argument = name.partition(":")
     streams = {
