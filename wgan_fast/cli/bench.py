@@ -1,4 +1,4 @@
-"""``wgan-fast bench``: what the library saves on this machine, beside two published machines, in about a minute.
+"""``wgan-fast bench``: the library's speedups on this machine, beside two published machines, in about a minute.
 
 The full benchmarks, with every provider and spread, are in the repository (``python -m benchmarks``).
 """
@@ -26,7 +26,7 @@ PUBLISHED = Path(__file__).with_name("published.json")
 BLOCK_SECONDS = 2e-3
 
 Work = Callable[[], Sequence[Tensor]]
-"""Does the work once, and returns what is compared."""
+"""Does the work once, and returns the results to compare."""
 
 
 class Pattern(NamedTuple):

@@ -1,4 +1,4 @@
-"""``wgan-fast``: carries out its commands. Mistakes are one line on stderr, exit code 2."""
+"""``wgan-fast``: runs its commands. A user's mistake is reported in one line on stderr, exit code 2."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ USAGE_ERROR = 2
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run one command; returns the exit code: 0, 2 for a mistake of the caller, 130 or 143 after a signal."""
+    """Run one command; returns the exit code: 0, 2 for a mistake of the user, 130 or 143 after a signal."""
     try:
         command = parse(list(sys.argv[1:] if arguments is None else arguments))
         require("rich", "the command line")
@@ -35,7 +35,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def run(command: Command) -> int:
-    """Carry out a parsed command; returns the exit code."""
+    """Run a parsed command; returns the exit code."""
     from rich.console import Console
 
     console = Console(quiet=(isinstance(command, Train) and command.quiet) or not is_first())
@@ -65,7 +65,7 @@ def _train(command: Train, console: Any, processes: Processes) -> int:
     start = time.perf_counter()
     out = command.folder()
     if command.resume and command.overwrite:
-        raise UserError("--resume and --overwrite contradict one another")
+        raise UserError("--resume and --overwrite contradict each other")
     if command.checkpoint != "newest" and not command.resume:
         raise UserError(f"--checkpoint {command.checkpoint} needs --resume")
     if command.resume:
@@ -95,10 +95,10 @@ def _train(command: Train, console: Any, processes: Processes) -> int:
 
 @contextlib.contextmanager
 def _stop_on_signal(stop: Any, *, patient: bool) -> Iterator[list[int]]:
-    """The first SIGINT or SIGTERM asks the loop to end after its iteration, a second has its usual effect.
+    """The first SIGINT or SIGTERM stops the loop after its iteration, a second has its usual effect.
 
     Args:
-        patient: not even a second one has: a launcher repeats the signal that the terminal has sent already.
+        patient: ignore a second one too: a launcher repeats the signal that the terminal has already sent.
     """
     received: list[int] = []
     usual = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
