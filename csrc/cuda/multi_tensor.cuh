@@ -9,8 +9,8 @@
 //   Value                                  the dtype of the tensors
 //   kArrays, written(array)                how many tensors are walked in parallel, and which of them change
 //   kUnroll                                packs that a thread loads before it stores the first
-//   PerTensor                              what it has to know of each tensor, empty or a few numbers
-//   prepare(per_tensor)                    called once a block by all its threads; what it returns goes to
+//   PerTensor                              the data per tensor, empty or a few numbers
+//   prepare(per_tensor)                    called once per block by all its threads; its result is passed to
 //   operator()(Value (&values)[kArrays], prepared)   which changes one element of each array
 #pragma once
 
@@ -24,7 +24,7 @@ namespace wgan_fast {
 constexpr int kMultiTensorThreads = 256;
 // Kernel parameters may take 4 KB on every driver (32 KB on recent ones).
 constexpr int kParameterBytes = 4096;
-// Chunks are halved until a list makes this many blocks: four for each of the 132 multiprocessors of an H100,
+// Chunks are halved until a list makes this many blocks: four per multiprocessor of an H100, which has 132,
 // and a 2.8 M parameter critic becomes 675 blocks of 4096 values.
 constexpr int64_t kEnoughBlocks = 4 * 132;
 constexpr int kSmallestChunkPacks = kMultiTensorThreads;
