@@ -90,7 +90,7 @@ def test_the_embedding_of_many_classes_stays_small() -> None:
 
 
 class OneHotGenerator(nn.Module):
-    """A pair of one's own need not be ours: any modules that take a second argument will do."""
+    """Any pair of modules that take a second argument can be used, not only the built-in ones."""
 
     def __init__(self) -> None:
         super().__init__()

@@ -1,4 +1,4 @@
-"""Presets and checks: the papers' numbers where they are promised, and one sentence for each bad value."""
+"""Presets and checks: the papers' numbers as documented, and one line of error per bad value."""
 
 from __future__ import annotations
 

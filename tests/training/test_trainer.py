@@ -1,4 +1,4 @@
-"""The loop: schedule, learning, exact resume, stopping, averages, metrics, one's own networks."""
+"""The loop: schedule, learning, exact resume, stopping, averages, metrics, the user's own networks."""
 
 from __future__ import annotations
 
@@ -174,7 +174,7 @@ def test_without_an_average_samples_come_from_the_generator() -> None:
 
 
 class PatchCritic(nn.Module):
-    """A critic of one's own: a map of scores first, something else second."""
+    """A user's critic: a map of scores first, something else second."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -336,7 +336,7 @@ def test_gamma_falls_to_its_final_value() -> None:
 
 
 def test_a_falling_gamma_weighs_the_penalty() -> None:
-    """Half way down from 2 to 1 an iteration is the same as with a constant 1.5."""
+    """Half way down from 2 to 1, an iteration is the same as with a constant 1.5."""
     falling = _config(data="8gaussians", constraint="r1r2", gamma=2.0, gamma_decay="linear", gamma_final=1.0)
     constant = _config(data="8gaussians", constraint="r1r2", gamma=1.5)
     critics = []
@@ -351,7 +351,7 @@ def test_a_falling_gamma_weighs_the_penalty() -> None:
 
 @dataclasses.dataclass(frozen=True)
 class Counted(GradientPenalty):
-    """Notes each critic that it is asked for a penalty of."""
+    """Records each critic that ``penalty`` is called with."""
 
     asked: list[Any] = dataclasses.field(default_factory=list)
 

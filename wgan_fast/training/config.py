@@ -70,7 +70,7 @@ class Config:
 
     recipe: RecipeName = option(
         "tuned",
-        "Where defaults come from: tuned (to the data), or the numbers of a paper whatever the data: wgan, wgan-gp, "
+        "Source of the defaults: tuned (to the data), or the numbers of a paper whatever the data: wgan, wgan-gp, "
         "sn-gan, r3gan.",
         group="constraint",
     )

@@ -43,7 +43,7 @@ class Data(Protocol):
 
 
 class Batch(NamedTuple):
-    """``samples`` ``(B, *sample_shape)`` float32 and, where asked for, their classes: ``labels`` ``(B,)`` int64."""
+    """``samples`` ``(B, *sample_shape)`` float32 and, if requested, their classes: ``labels`` ``(B,)`` int64."""
 
     samples: Tensor
     labels: Tensor | None
@@ -128,7 +128,7 @@ class TensorData:
 def draw_batch(
     data: Data, size: int, generator: torch.Generator, *, labelled: bool, device: torch.device | None = None
 ) -> Batch:
-    """A batch on the device, by default where the data is; ``labelled`` asks for the classes as well, and draws the
+    """A batch on the device, by default where the data is; ``labelled`` returns the classes as well, and draws the
     same samples."""
     if not labelled:
         samples, labels = data.batch(size, generator), None

@@ -119,7 +119,7 @@ class Rewind:
 
 
 class GraphedStep:
-    """A step that is recorded now and replayed by every call.
+    """A step that is recorded now and replayed by every call::
 
         step = GraphedStep(critic_step, [real], capture=CudaCapture(device), rewind=rewind)
         seen = step(real)
