@@ -48,11 +48,13 @@ def calc_gradient_penalty(
 def compute_gradient_penalty(
     D: penalties.Critic, real_samples: Tensor, fake_samples: Tensor, *, alpha: Tensor | None = None
 ) -> Tensor:
-    """As in eriklindernoren/PyTorch-GAN: unweighted. Equivalent to::
+    """As in eriklindernoren/PyTorch-GAN: unweighted.
 
-    interpolates = alpha * real_samples + (1 - alpha) * fake_samples
-    gradients = grad(D(interpolates), interpolates, ...)[0].view(len(real_samples), -1)
-    return ((gradients.norm(2, dim=1) - 1) ** 2).mean()
+    Equivalent to::
+
+        interpolates = alpha * real_samples + (1 - alpha) * fake_samples
+        gradients = grad(D(interpolates), interpolates, ...)[0].view(len(real_samples), -1)
+        return ((gradients.norm(2, dim=1) - 1) ** 2).mean()
     """
     return penalties.gradient_penalty(D, real_samples, fake_samples, alpha=alpha)
 
