@@ -102,7 +102,7 @@ class Doctor:
 
 @dataclass(kw_only=True)
 class Explain:
-    """List the layers of a built-in critic that prevent the cheaper ways, and the cost of each way."""
+    """Explain which layers of a built-in critic prevent faster gradients."""
 
     data: str = option("digits", "Data that the critic is for; it determines the shape of a sample.")
     architecture: Architecture | None = option(None, "mlp, pyramid, conv8, dcgan or resnet; by default the data's.")
@@ -111,7 +111,7 @@ class Explain:
 
 @dataclass(kw_only=True)
 class Bench:
-    """Measure how much faster the library is than the usual lines on this machine; takes a minute."""
+    """Measure the library's speedups on this machine, in a minute."""
 
     rounds: int = option(21, "Interleaved rounds per row of the table.", check=AT_LEAST_1)
     device: str = option("cpu", "Device to compute on: cpu, cuda or cuda:INDEX.")
