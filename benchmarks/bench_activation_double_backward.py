@@ -1,8 +1,8 @@
 """The double backward of smooth activations: one kernel against autograd's chain, alone and within whole penalties.
 
 Alone, the yardstick beside the chain is a copy of the same bytes, three tensors read and two written. A whole penalty
-is bound by its matrix work, of which smooth activations leave nothing out: what is gained there is the chain, and
-the chain as which autograd writes silu's first backward where its graph is kept.
+is bound by its matrix work, of which nothing can be left out for smooth activations: the gain there is the chain, and
+the chain that autograd uses for silu's first backward where its graph is kept.
 """
 
 from __future__ import annotations

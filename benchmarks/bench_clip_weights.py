@@ -1,7 +1,7 @@
 """clip_weights_ against the loop, the foreach pair, one flat buffer and torch.compile.
 
 The flat buffer is a bound, not an alternative: a critic's parameters do not lie in one tensor. All providers clip the
-same tensors, so each finds them in the state of the caches that the one before left.
+same tensors, so each starts with the caches as the previous one left them.
 """
 
 from __future__ import annotations

@@ -4,8 +4,8 @@ The generated samples are given, so that a step is the critic's alone: scores of
 constraint, gradients, optimizer. Ours are `critic_step` and `wgan_fast.optim`; plain PyTorch is what a textbook loop
 does: two forward passes, the penalty through autograd, torch.optim, torch's own spectral norm and orthogonal
 parametrization. Gradients of both are compared first, but for `lipschitz`, whose parameters differ, and `spectral`,
-which iterates once in our one forward pass and twice in the textbook's two. The quotient of two constraints' medians of
-one provider is what a constraint costs.
+which iterates once in our one forward pass and twice in the textbook's two. The cost of a constraint is
+the ratio of two constraints' medians of one provider.
 """
 
 from __future__ import annotations

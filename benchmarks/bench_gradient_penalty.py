@@ -1,10 +1,10 @@
-"""The whole gradient penalty with its critic, forward and backward: what the exact short cut saves.
+"""The whole gradient penalty with its critic, forward and backward: what the exact shortcut saves.
 
-A piecewise-linear critic costs six units of matrix work in eager PyTorch and four with the short cut, so 1.5 is
+A piecewise-linear critic costs six units of matrix work in eager PyTorch and four with the shortcut, so 1.5 is
 the limit for the arithmetic; activations on whole feature maps, and convolutions, can gain more. Where a critic is
-normalised or smooth, the second order is real and little can be saved. What the device does not use by itself is
-measured beside what it does: the other form of the convolutions' weight gradient, and torch's own products of linear
-layers, which show what the short cut does alone.
+normalised or smooth, the second derivative is not zero and little can be saved. The forms that the device does not use
+by default are measured as well: the other form of the convolutions' weight gradient, and torch's own products of linear
+layers, which show what the shortcut does alone.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """The double backward of norms: one kernel against autograd's chain, alone and within whole penalties.
 
 Alone, the yardstick beside the chain is a copy of the same bytes, three tensors read and two written. A whole penalty
-is bound by its matrix work, of which norms leave nothing out: what is gained there is the chain.
+is bound by its matrix work, of which nothing can be left out for norms: the gain there is the chain.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """RMSprop and Adam with clip against torch.optim's step followed by the clamp loop.
 
 Each provider owns its parameters, gradients and moments. The copy moves as many bytes as the fused step has to:
-5 values a parameter for RMSprop (reads p, g, v; writes p, v), 7 for Adam.
+5 values per parameter for RMSprop (reads p, g, v; writes p, v), 7 for Adam.
 """
 
 from __future__ import annotations

@@ -2,8 +2,8 @@
 
 Both loops are verified to leave the same weights before they are timed. ``fraction_of_limit`` is the share of the
 machine's matrix rate that an iteration reaches: the operations of its matrix products and convolutions over its
-time, against a square product of the same type in the same rounds. Beside the speed of bf16 stands what it does to
-the samples: their sliced Wasserstein distance to held-out data after short trainings in both types.
+time, against a square product of the same type in the same rounds. Beside the speed of bf16 its effect on
+the samples is given: their sliced Wasserstein distance to held-out data after short trainings in both types.
 """
 
 from __future__ import annotations

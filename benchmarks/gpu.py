@@ -5,8 +5,8 @@
     make gpu PARTS="build triton cuda"
     make gpu PARTS="build training" OUT=results
 
-Every part runs in processes of its own with a limit on its time (benchmarks/gpu_parts.py); what one part breaks, the
-others still do. What nvcc has made in build/cuda is used again, so a build that was carried here counts.
+Every part runs in processes of its own with a time limit (benchmarks/gpu_parts.py), so a failing part does not affect
+the others. What nvcc has built in build/cuda is used again, also if it was built elsewhere.
 
 Into the folder (--out, or the environment's OUT): gpu_<part>.log, written as the part goes; gpu_tests.xml, written as
 tests end; one CSV file per benchmark, written anew after every case; gpu.json with the reports of all parts, the aims
@@ -115,7 +115,7 @@ def tests(folder: Path, limit: float) -> Report:
     if importlib.util.find_spec("xdist"):
         command += ["-n", str(WORKERS)]
     report = run(command, limit, folder / "gpu_tests.log")
-    # pytest is content when everything was skipped; a run that was to show something is not.
+    # pytest succeeds when everything was skipped; this run must not.
     passed = any(" passed" in line for line in report["output"])
     return {**report, "ok": report["ok"] and passed}
 

@@ -3,8 +3,8 @@
 Three questions per operation: how much of the device's bandwidth (64 M values, against one large device copy of the
 same bytes), how fast on a critic's parameters inside a CUDA graph (against eager PyTorch and a copy, captured in the
 same way), and what a call costs the CPU. A replay costs some microseconds itself, more than the shortest kernels: a
-graph therefore holds the work 20 times, and times are divided by 20. The CSV is written anew after every case, so what
-fails later costs nothing that was measured.
+graph therefore holds the work 20 times, and times are divided by 20. The CSV is written anew after every case, so
+a later failure loses no measurement.
 """
 
 from __future__ import annotations

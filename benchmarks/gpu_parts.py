@@ -1,7 +1,7 @@
 """Parts of a long job under one budget of time: each in processes of its own, cut at its share, killed as a whole.
 
-A part gets the share of the time left that its weight has among the parts to come, so what one leaves unused the
-later ones have. A share below what a part needs at least is not started: it says "skipped".
+A part gets a share of the remaining time by its weight among the remaining parts, so later parts can use what one
+leaves. A part whose share is below its minimum is not started, and is reported as "skipped".
 """
 
 from __future__ import annotations
@@ -53,8 +53,8 @@ def run_parts(parts: Sequence[Part], seconds: float, clock: Callable[[], float] 
 def run(command: Sequence[str], limit: float, log: Path, grace: float = GRACE, **environment: str) -> Report:
     """A command's outcome and the end of its output, which goes to ``log`` as it comes.
 
-    After ``limit`` seconds its process group is asked to end, and killed when the grace is over; whatever it leaves
-    running when it ends by itself is killed too.
+    After ``limit`` seconds its process group is terminated, and killed after a grace period; processes left running
+    when it ends by itself are killed too.
     """
     log.parent.mkdir(parents=True, exist_ok=True)
     start, cut = time.monotonic(), False

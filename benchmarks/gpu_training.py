@@ -195,7 +195,7 @@ def compiled_form(name: str, load: Workload, precision: PrecisionName) -> Case:
             torch._dynamo.config.trace_autograd_ops = True
         loop = under(precision, compiled_loop(load, precision, form, **settings))
         loop()
-    except Exception as error:  # the traced form needs torch 2.13: a line about it, no failure of ours
+    except Exception as error:  # the traced form needs torch 2.13: reported, not a failure
         raise NotCompiled(f"{type(error).__name__}: {str(error).strip().partition(chr(10))[0]}") from error
     providers = {OURS: captured_ours(load, precision), name: Provider(loop, None)}
     return Case(op=f"{OP}, {precision}", workload=load.name, bytes=0, providers=providers, device=DEVICE)

@@ -2,7 +2,7 @@
 
 Its habits are kept: the critic's loss is differentiated through the generator too, real and generated samples are
 scored one after the other, the generator's step forms the critic's weight gradients, every step takes all of
-``torch.optim.Adam``'s and ``backward``'s defaults. Two things are of the paper and not of that script: n_critic critic
+``torch.optim.Adam``'s and ``backward``'s defaults. Two things follow the paper, not that script: n_critic critic
 steps come before a generator step, which draws noise of its own.
 """
 

@@ -47,7 +47,7 @@ def _first(folders: list[Path], name: str) -> Path | None:
 
 
 def missing() -> str | None:
-    """What keeps the kernels from being built here, in a sentence; None if nothing does."""
+    """The reason why the kernels cannot be built here, or None."""
     nvcc = find_nvcc()
     if nvcc is None:
         return "nvcc of the CUDA toolkit was not found (looked in CUDA_HOME, on PATH and in /usr/local/cuda)"

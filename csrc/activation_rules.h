@@ -2,8 +2,8 @@
 // saved, the input, or where the name says so the result. reference.py is the specification
 // (activation_slope).
 //
-// Finite for every finite s: products are taken from the factor that vanishes outwards. Infinities and NaN go
-// where the formulas of autograd send them.
+// Finite for every finite s: products start from the factor that vanishes. Infinities and NaN give the
+// results of autograd's formulas.
 #pragma once
 
 #include <stdexcept>
@@ -89,7 +89,7 @@ struct Softplus {
   WGAN_FAST_HD Slope<W> operator()(W s) const {
     const W z = s * beta;
     const Logistic<W> of(z);
-    // At the threshold itself torch has the curve's slope, and no second derivative.
+    // At the threshold itself torch has the curve's slope and a second derivative of 0.
     return {z > threshold ? W(1) : of.p, z >= threshold ? W(0) : beta * of.p * of.q};
   }
 };
@@ -168,7 +168,7 @@ struct LogSigmoid {
   DO(Softsign)                    \
   DO(LogSigmoid)
 
-// Calls body(rule) with the rule, over W, that a code from Python stands for.
+// Calls body(rule) with the rule, over W, of a code from Python.
 template <class W, class Body>
 void with_activation(int code, const ActivationOptions& options, Body&& body) {
   int candidate = 0;

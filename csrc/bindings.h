@@ -1,4 +1,4 @@
-// What the modules _cpu and _cuda both make of Python's arguments.
+// Conversion of Python arguments, for the modules _cpu and _cuda.
 #pragma once
 
 #include <pybind11/pybind11.h>

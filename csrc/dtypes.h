@@ -1,4 +1,4 @@
-// From the numbers that Python passes to the types and addresses they stand for.
+// From the numbers that Python passes to types and addresses.
 #pragma once
 
 #include <cstdint>
@@ -11,7 +11,7 @@ namespace wgan_fast {
 
 enum DType { kFloat32 = 0, kFloat64 = 1, kBFloat16 = 2, kFloat16 = 3 };
 
-// Calls body(T{}) with the type that a code from Python stands for.
+// Calls body(T{}) with the type of a code from Python.
 template <class Body>
 void with_dtype(int code, Body&& body) {
   switch (code) {

@@ -8,8 +8,8 @@
 //   k = r (v - c - x̂ d),  to g: w k,  to w: Σ g k,
 //   to x: -r² ((v - c) m₂ + (ĝ - m₁) d + x̂ (e - c m₁ - 3 d m₂))
 //
-// The means over h = -r (v m₂ + ĝ d) that the chain rule asks for are mean h = -r (c m₂ + m₁ d) and
-// mean h x̂ = -2 r d m₂, so one reading for the five means and one for the results is all. Without a mean (rms
+// The means over h = -r (v m₂ + ĝ d) in the chain rule are mean h = -r (c m₂ + m₁ d) and
+// mean h x̂ = -2 r d m₂, so one read for the five means and one for the results suffice. Without a mean (rms
 // norm) μ, c and m₁ are 0.
 #pragma once
 
@@ -25,8 +25,8 @@ struct NormShape {
   int64_t batch, channels, positions, groups;
 };
 
-// Addresses. An absent mean is that of rms norm, an absent weight is 1, an absent result is not wanted; g may
-// be absent where to_g alone is wanted.
+// Addresses. An absent mean is that of rms norm, an absent weight is 1, an absent result is not computed; g
+// may be absent where only to_g is needed.
 struct NormAddresses {
   int64_t x, mean, rstd, weight, g, v;
   int64_t to_g, to_x, to_weight;
@@ -44,11 +44,11 @@ struct NormSums {
     gx += other.gx;
     vg += other.vg;
   }
-  // What a part of a row with one weight adds to the row, from sums of g as it is.
+  // The contribution of a part of a row with one weight, from the sums of g without the weight.
   WGAN_FAST_HD NormSums weighted(W w) const { return {v, vx, w * g, w * gx, w * vg}; }
 };
 
-// What a row's values are computed with.
+// The constants of a row.
 template <class W>
 struct NormRow {
   W mean, rstd;     // of x
@@ -71,7 +71,7 @@ struct NormRow {
   WGAN_FAST_HD W to_x(W v, W weighted_g, W normalized) const {
     return (v - c) * of_v + (weighted_g - m1) * of_g + normalized * q;
   }
-  // The sum of g k over a part of the row, from the sums of g as it is.
+  // The sum of g k over a part of the row, from the sums of g without the weight.
   WGAN_FAST_HD W to_weight(const NormSums<W>& part) const {
     return rstd * (part.vg - c * part.g - d * part.gx);
   }

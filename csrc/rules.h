@@ -1,6 +1,7 @@
-// The arithmetic of one element, for host and device alike: what the kernels compute, apart from how they
-// walk over memory. reference.py is the specification; the order of operations here is that of torch's own
-// kernels, so that fp32 results agree to the bit wherever the compiler does not contract products and sums.
+// The arithmetic of one element, for host and device alike: what the kernels compute, independently of how
+// they walk over memory. reference.py is the specification; the order of operations here is that of torch's
+// own kernels, so that fp32 results agree to the bit wherever the compiler does not contract products and
+// sums.
 #pragma once
 
 #include <cmath>
@@ -64,7 +65,7 @@ struct PenaltyOptions {
   bool one_sided;
 };
 
-// The options as the arithmetic wants them: combined in fp64 and rounded once, outside of every loop.
+// The options as the arithmetic uses them: combined in fp64 and rounded once, outside every loop.
 template <class W>
 struct PenaltyConstants {
   W target, weight, slope_factor;
@@ -89,7 +90,7 @@ WGAN_FAST_HD W penalty_value(W norm, const PenaltyConstants<W>& constants) {
   return constants.weight * excess * excess;
 }
 
-// What a gradient is multiplied with to give the slope of the penalty; 0 where the norm is 0.
+// The slope of the penalty over the gradient; 0 where the norm is 0.
 template <class W>
 WGAN_FAST_HD W penalty_coefficient(W norm, const PenaltyConstants<W>& constants) {
   return norm == W(0) ? W(0) : constants.slope_factor * penalty_excess(norm, constants) / norm;
@@ -159,7 +160,7 @@ struct AdamConstants {
         maximize(o.maximize) {}
 };
 
-// What depends on the learning rate and on the number of steps taken, computed once a tensor.
+// What depends on the learning rate and on the number of steps taken, computed once per tensor.
 template <class W>
 struct AdamCorrection {
   W step_size;                // lr / (1 - beta1^step)

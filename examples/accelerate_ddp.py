@@ -6,7 +6,7 @@
 
 DistributedDataParallel averages the gradients that ``backward`` accumulates, so the penalty is part of the loss as
 always: every process penalises its own samples, and the average is the penalty of the joined batch.
-``broadcast_buffers=False``, since two forward passes before one backward break otherwise (pytorch/pytorch#175024).
+``broadcast_buffers=False``, since two forward passes before one backward fail otherwise (pytorch/pytorch#175024).
 """
 
 from __future__ import annotations

@@ -5,8 +5,8 @@
 
 Critics of diffusion distillation (LADD, Sauer et al. 2024, and its relatives) are heads on the features of a frozen
 teacher; the penalty is taken at the features, so nothing has to be differentiated through the teacher. The heads have
-norms and smooth activations, whose second derivatives are real: the library computes each in one kernel, and the
-numbers are those of autograd. The teacher here is a small network trained for a moment to recognise digits.
+norms and smooth activations, whose second derivatives are not zero: the library computes each in one kernel, with
+autograd's results. The teacher here is a small network trained briefly to recognise digits.
 """
 
 from __future__ import annotations

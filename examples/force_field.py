@@ -7,8 +7,8 @@ A network of linear layers, layer norms and SiLUs learns the energy of a pair of
 of a cluster is the sum over its pairs, the forces are its gradient with respect to the positions, and the loss is on
 the forces as well: every step differentiates a gradient. The data are Lennard-Jones clusters, made here.
 
-Two copies of the network are trained side by side on the same batches, one of them within ``exact_shortcut()``, which
-is the one line of difference. They end with the same numbers, to rounding.
+Two copies of the network are trained side by side on the same batches, one of them within ``exact_shortcut()``, the
+only line that differs. They end with the same weights, to rounding.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ from torch import Tensor, nn
 from wgan_fast.double_backward import exact_shortcut
 
 ATOMS = 8
-SPACING = 1.2  # of the cube that clusters are shaken from, in units of sigma
+SPACING = 1.2  # spacing of the cubic grid that clusters are perturbed from, in units of sigma
 BASIS = 32
 CUTOFF = 3.0
 

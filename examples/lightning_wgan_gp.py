@@ -1,8 +1,10 @@
-"""WGAN-GP as a LightningModule, with manual optimisation; on handwritten digits.
+"""WGAN-GP as a LightningModule, on handwritten digits.
 
-pip install lightning
-python examples/lightning_wgan_gp.py            # 100 epochs
-python examples/lightning_wgan_gp.py --smoke    # one epoch
+    pip install lightning
+    python examples/lightning_wgan_gp.py            # 100 epochs
+    python examples/lightning_wgan_gp.py --smoke    # one epoch
+
+The module uses manual optimisation.
 """
 
 from __future__ import annotations

@@ -4,8 +4,8 @@
     python examples/r3gan.py --smoke    # 3 iterations
 
 Huang et al. 2024 (The GAN is dead; long live the GAN! A Modern Baseline GAN): no normalisation, grouped convolutions,
-biases added apart, both penalties in every step. ``score_and_gradient`` gives scores and input gradients from one
-pass. The samples are 32x32 crops of the two photographs that scikit-learn brings along.
+biases added separately, both penalties in every step. ``score_and_gradient`` gives scores and input gradients from one
+pass. The samples are 32x32 crops of the two photographs that scikit-learn ships.
 """
 
 from __future__ import annotations

@@ -4,8 +4,8 @@
     python examples/tabular.py --smoke    # 30 iterations
 
 The rows are scikit-learn's diabetes study: ages, blood values, the sex of 442 patients, and the progression of the
-disease. The critic judges ten rows at a time (PacGAN, Lin et al. 2018), so that a generator that repeats itself is
-seen; the penalty's norm is that of the gradient with respect to all ten (Xu et al. 2019, CTGAN). At the end each
+disease. The critic scores ten rows at a time (PacGAN, Lin et al. 2018), so that it detects a generator that repeats
+itself; the penalty's norm is that of the gradient with respect to all ten (Xu et al. 2019, CTGAN). At the end each
 column's Wasserstein distance to held-out rows is printed beside that of the training rows themselves.
 """
 

@@ -177,7 +177,7 @@ def test_a_damaged_checkpoint_is_refused_and_an_intact_one_taken(
         shown = capsys.readouterr().err
         assert shown.count("\n") == 1
         assert "weights.safetensors has" in shown
-        assert "the checkpoint of iteration 2 is intact: --checkpoint 2 takes it" in shown
+        assert "the checkpoint of iteration 2 is intact: use --checkpoint 2" in shown
     assert _run("sample x --checkpoint 2 --num 3") == 0
     assert _run("train --no-evaluate --out x --checkpoint 2") == 2
     assert "--checkpoint 2 needs --resume" in capsys.readouterr().err

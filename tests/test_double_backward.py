@@ -1,4 +1,4 @@
-"""The exact short cut equals eager: every operation at every value, the zoo of critics."""
+"""The exact shortcut equals eager: every operation at every value, the zoo of critics."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ inf, nan = float("inf"), float("nan")
 
 
 def in_eagers_order() -> AbstractContextManager[Any]:
-    """The short cut with everything that rounds differently left to torch: bit for bit what eager computes."""
+    """The shortcut with everything that rounds differently left to torch: bit for bit what eager computes."""
     return exact_shortcut(direct_convolution=False, fast_linear=False, fused_second_order=False)
 
 
@@ -318,7 +318,7 @@ def orders(
 
 
 def replaced(operation: Callable[[Tensor], Tensor], x: Tensor) -> bool:
-    """Whether a node of the short cut stands where the operation was."""
+    """Whether a node of the shortcut stands where the operation was."""
     x = x.detach().clone().requires_grad_()
     with in_eagers_order():
         y = operation(x * 1)

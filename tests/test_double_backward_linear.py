@@ -116,7 +116,7 @@ def test_oneDNN_is_what_multiplies_where_it_is_chosen(choice: str, monkeypatch: 
     with linear.fast_linear(torch.device("cpu")):
         scores = critic(x.requires_grad_())
         torch.autograd.grad(scores.sum(), x)
-    assert len(calls) == 4, "nobody asked for the gradients of the weights"
+    assert len(calls) == 4, "the gradients of the weights are not needed"
 
 
 def test_derivatives_of_any_order(choice: str) -> None:

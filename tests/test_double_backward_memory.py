@@ -1,4 +1,4 @@
-"""The exact short cut takes no more memory than eager, and keeps none."""
+"""The exact shortcut takes no more memory than eager, and keeps none."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Norms within the exact short cut: derivatives of every order, eager's answers, few operations, no more memory."""
+"""Norms within the exact shortcut: derivatives of every order, eager's answers, few operations, no more memory."""
 
 from __future__ import annotations
 

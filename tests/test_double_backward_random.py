@@ -1,4 +1,4 @@
-"""The exact short cut equals eager on critics drawn at random: layers, activations, norms, skips and products."""
+"""The exact shortcut equals eager on critics drawn at random: layers, activations, norms, skips and products."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The exact short cut among everything else: hooks, views, transforms, autocast, threads."""
+"""The exact shortcut among everything else: hooks, views, transforms, autocast, threads."""
 
 from __future__ import annotations
 
@@ -287,7 +287,7 @@ class OnCuda(Tensor):
 
 @pytest.fixture
 def own_precision() -> Iterator[None]:
-    """Convolutions in full fp32, as ``training/precision.py`` asks for, while recurrent layers keep TF32."""
+    """Convolutions in full fp32, as ``training/precision.py`` sets them, while recurrent layers keep TF32."""
     convolutions = getattr(torch.backends.cudnn, "conv", None)
     if not hasattr(convolutions, "fp32_precision"):
         pytest.skip("this torch has one TF32 flag for all of cuDNN")

@@ -245,12 +245,12 @@ def test_batchnorm_warns_in_training_and_not_in_evaluation() -> None:
         (lambda x: torch.ones(5, 1), {}, ValueError, "scores do not depend on the input"),
         (lambda x: torch.ones(5, 1, requires_grad=True) * 2, {}, ValueError, "scores do not depend on the input"),
         (lambda x: x.detach().sum(1), {}, ValueError, "scores do not depend on the input"),
-        (lambda x: x.sum(), {}, ValueError, r"one score .* a sample, shape \(5, ...\), got \(\)"),
+        (lambda x: x.sum(), {}, ValueError, r"one score .* per sample, shape \(5, ...\), got \(\)"),
         (lambda x: x[:3].sum(1), {}, ValueError, r"got \(3,\)"),
         (lambda x: "no", {}, TypeError, "expected scores as a tensor"),
         (lambda x: x.sum(1), {"points": "between"}, ValueError, "points='between'"),
         (lambda x: x.sum(1), {"target": -2.0}, ValueError, "target=-2.0"),
-        (lambda x: x.sum(1), {"alpha": torch.ones(3)}, ValueError, "alpha: expected one value a sample"),
+        (lambda x: x.sum(1), {"alpha": torch.ones(3)}, ValueError, "alpha: expected one value per sample"),
     ],
 )
 def test_bad_critics_and_options_are_named(

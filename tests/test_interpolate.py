@@ -142,7 +142,7 @@ def test_bad_out_is_named() -> None:
         interpolate(real, real, out=torch.zeros(2, 2))
     with pytest.raises(ValueError, match=r"out: .* memory of their own"):
         interpolate(real, real, out=torch.zeros(1, 2).expand(3, 2))
-    with pytest.raises(ValueError, match=r"out: cannot be used where a gradient is recorded"):
+    with pytest.raises(ValueError, match=r"out: cannot be used while autograd records"):
         interpolate(real.clone().requires_grad_(), real, out=torch.zeros(3, 2))
 
 

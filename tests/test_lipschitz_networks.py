@@ -1,4 +1,4 @@
-"""Lipschitz by construction: singular values, the measured constant, conversion, folding, the exact short cut."""
+"""Lipschitz by construction: singular values, the measured constant, conversion, folding, the exact shortcut."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Spectral norm of all layers at once, against torch's own one a layer, and against singular values."""
+"""Spectral norm of all layers at once, against torch's own, one per layer, and against singular values."""
 
 from __future__ import annotations
 

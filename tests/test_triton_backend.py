@@ -1,4 +1,4 @@
-"""The Triton backend where it cannot be used: one sentence why, and "auto" does without it."""
+"""The Triton backend where it cannot be used: the reason in one line, and "auto" uses another."""
 
 from __future__ import annotations
 

@@ -116,7 +116,7 @@ def compile_for(launch: Launch, architecture: int) -> Compiled:
 
 
 def check(launches: list[Launch], accesses: dict[str, tuple[int, int]]) -> None:
-    """Compile all launches; ``accesses``: bytes a program loads and stores in 128-bit accesses, by kernel."""
+    """Compile all launches; ``accesses``: bytes that a program loads and stores in 128-bit accesses, by kernel."""
     assert {launch.kernel.__name__ for launch in launches} == set(accesses)
     for launch in launches:
         name = launch.kernel.__name__

@@ -2,10 +2,10 @@
 
 Each takes the arguments of the function that it stands in for, so that a script changes one import. The values
 are those of the textbook lines it replaces, at the same alpha; alpha is drawn per sample from the device's
-generator unless it is given. ``device`` is accepted and not needed: the data's device rules. ``real`` and
+generator unless it is given. ``device`` is accepted and ignored: the device is that of the data. ``real`` and
 ``fake`` are detached, and keep their ``requires_grad``.
 
-New code calls ``wgan_fast.gradient_penalty``, which all of these are settings of.
+New code calls ``wgan_fast.gradient_penalty``, of which all of these are special cases.
 """
 
 from __future__ import annotations
@@ -48,11 +48,13 @@ def calc_gradient_penalty(
 def compute_gradient_penalty(
     D: penalties.Critic, real_samples: Tensor, fake_samples: Tensor, *, alpha: Tensor | None = None
 ) -> Tensor:
-    """As in eriklindernoren/PyTorch-GAN: unweighted. Equivalent to::
+    """As in eriklindernoren/PyTorch-GAN: unweighted.
 
-    interpolates = alpha * real_samples + (1 - alpha) * fake_samples
-    gradients = grad(D(interpolates), interpolates, ...)[0].view(len(real_samples), -1)
-    return ((gradients.norm(2, dim=1) - 1) ** 2).mean()
+    Equivalent to::
+
+        interpolates = alpha * real_samples + (1 - alpha) * fake_samples
+        gradients = grad(D(interpolates), interpolates, ...)[0].view(len(real_samples), -1)
+        return ((gradients.norm(2, dim=1) - 1) ** 2).mean()
     """
     return penalties.gradient_penalty(D, real_samples, fake_samples, alpha=alpha)
 
@@ -85,13 +87,13 @@ def cal_gradient_penalty(
 ) -> tuple[Any, Tensor | None]:
     """As in junyanz/pytorch-CycleGAN-and-pix2pix: weighted by ``lambda_gp``, and the gradients (B, N) as well.
 
-    ``(0.0, None)`` for ``lambda_gp`` <= 0. Equivalent to, with ``interpolates`` by ``type`` "mixed", "real" or
-    "fake"::
+    Returns ``(0.0, None)`` for ``lambda_gp`` <= 0. Equivalent, with ``interpolates`` chosen by ``type`` ("mixed",
+    "real" or "fake"), to::
 
         gradients = grad(netD(interpolates), interpolates, ...)[0].view(len(real_data), -1)
         return (((gradients + 1e-16).norm(2, dim=1) - constant) ** 2).mean() * lambda_gp, gradients
 
-    but without the 1e-16, which kept a zero gradient from becoming NaN: here it cannot.
+    but without the 1e-16, which guards against NaN at a zero gradient: here none occurs.
     """
     if lambda_gp <= 0:
         return 0.0, None
@@ -116,7 +118,7 @@ def packed_gradient_penalty(
     """As ``Discriminator.calc_gradient_penalty`` in sdv-dev/CTGAN: one sample is a pack of ``pac`` rows.
 
     In the class, ``calc_gradient_penalty = packed_gradient_penalty``. The discriminator takes (B, D) rows and
-    gives a score a pack, (B / pac, 1). One alpha a pack, shape (B / pac,), and the norm over all its values.
+    gives one score per pack, (B / pac, 1). One alpha per pack, shape (B / pac,), and the norm over all its values.
     Equivalent to::
 
         interpolates = alpha.repeat_interleave(pac) * real_data + ...
@@ -124,7 +126,7 @@ def packed_gradient_penalty(
         return ((gradients.view(-1, pac * D).norm(2, dim=1) - 1) ** 2).mean() * lambda_
 
     Raises:
-        ValueError: the number of rows is no multiple of ``pac``.
+        ValueError: the number of rows is not a multiple of ``pac``.
     """
     if pac < 1 or len(real_data) % pac != 0:
         raise ValueError(f"pac={pac}: expected a divisor of the number of rows, {len(real_data)}")
@@ -140,14 +142,14 @@ def packed_gradient_penalty(
 
 
 def r1_reg(d_out: Tensor, x_in: Tensor) -> Tensor:
-    """As in clovaai/stargan-v2 and its copies: half the mean squared norm, from scores that exist already.
+    """As in clovaai/stargan-v2 and its copies: half the mean squared norm, from scores already computed.
 
     ``x_in`` must require grad and ``d_out`` be computed from it. Equivalent to::
 
         (gradient,) = torch.autograd.grad(d_out.sum(), x_in, create_graph=True)
         return 0.5 * gradient.pow(2).flatten(1).sum(1).mean()
 
-    The forward pass is over by then, so nothing can be shared with it; ``r1_penalty(critic, x, weight=0.5,
+    The forward pass has run already, so nothing can be shared with it; ``r1_penalty(critic, x, weight=0.5,
     return_scores=True)`` gives penalty and scores from one pass.
     """
     (gradients,) = torch.autograd.grad(d_out.sum(), x_in, create_graph=True)

@@ -1,17 +1,19 @@
-"""What a training loop takes to keep its critic Lipschitz: one small interface, one class a constraint.
+"""Lipschitz constraints on a critic: one small interface for training loops, one class per constraint.
 
-constraint = GradientPenalty(weight=10.0)
-critic = constraint.prepare(critic, real[:1])
-optimizer = wgan_fast.optim.Adam(critic.parameters(), lr=1e-4, clip_value=constraint.clip_value)
-...
-loss = critic(fake).mean() - critic(real).mean()
-penalty = constraint.penalty(critic, real, fake)
-if penalty is not None:
-    loss = loss + penalty[0]
-optimizer.zero_grad()
-loss.backward()
-constraint.add_gradients(critic)
-optimizer.step()
+A loop that works with every constraint::
+
+    constraint = GradientPenalty(weight=10.0)
+    critic = constraint.prepare(critic, real[:1])
+    optimizer = wgan_fast.optim.Adam(critic.parameters(), lr=1e-4, clip_value=constraint.clip_value)
+    ...
+    loss = critic(fake).mean() - critic(real).mean()
+    penalty = constraint.penalty(critic, real, fake)
+    if penalty is not None:
+        loss = loss + penalty[0]
+    optimizer.zero_grad()
+    loss.backward()
+    constraint.add_gradients(critic)
+    optimizer.step()
 
 =====================================  ==========================================================================
 ``Constraint()``                       none
@@ -44,12 +46,12 @@ from wgan_fast.penalties import Critic, Points, gradient_penalty
 
 
 class Constraint:
-    """What the loop asks of a constraint; a constraint overrides what it needs, and this one does nothing.
+    """The interface that a training loop calls. This class does nothing; a constraint overrides what it needs.
 
     Attributes:
         clip_value: the bound that the critic's optimizer clips the weights to after each step, or None.
         scored: which of the samples that a loop scores the penalty is taken at, "real", "fake" or both, in this order;
-            empty where it has points of its own. A loop may then take scores and gradients from one pass
+            empty if it has points of its own. A loop may then take scores and gradients from one pass
             (``score_and_gradient``) and the penalty from ``penalty_of``, in place of ``penalty``.
     """
 

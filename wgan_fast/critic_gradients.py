@@ -68,12 +68,13 @@ def score_and_gradient(
         scores = critic(x, *critic_args, **critic_kwargs)
         (gradients,) = torch.autograd.grad(scores.sum(), x, create_graph=True)
 
-    but a loss of the scores and a penalty of the gradients, differentiated in one ``backward``, cost four units of
-    matrix work per layer instead of six where the critic allows it: one score per sample, computed by linear layers,
-    convolutions, piecewise-linear activations, poolings, sums, concatenations and views that keep the batch first.
+    except that a loss of the scores and a penalty of the gradients, differentiated in one ``backward``, cost four
+    units of matrix work per layer instead of six where the critic allows it: one score per sample, computed by linear
+    layers, convolutions, piecewise-linear activations, poolings, sums, concatenations and views that keep the batch
+    first.
     Elsewhere (norms, smooth activations, minibatch statistics, score maps, attention, hooks on intermediate tensors,
     checkpointed segments, torch.compile, torch.func, tensor subclasses) autograd computes both.
-    ``double_backward.explain`` says which layers of a critic are in the way.
+    ``double_backward.explain`` names the layers of a critic that prevent it.
 
     Scores and gradients may be used in any way: either one alone, in several ``backward`` calls, scaled, in terms that
     join them with other scores, differentiated for some parameters only, or more than once. A parameter that enters
@@ -84,7 +85,7 @@ def score_and_gradient(
     Args:
         critic: a module or function of x, ``critic_args`` and ``critic_kwargs``. Its scores are of shape (B,), (B, 1)
             or (B, 1, h, w), or the first entry of a tuple, list or dict.
-        x: (B, ...), or a tuple or dict of such tensors, which the critic receives as it is. Tensors that are not of
+        x: (B, ...), or a tuple or dict of such tensors, passed to the critic unchanged. Tensors that are not of
             a floating-point type (labels) are passed on.
         scaler: a ``torch.amp.GradScaler``, see ``gradient_penalty``.
 
@@ -180,7 +181,7 @@ def input_gradient(
     scaler: Any = None,
     exact_shortcut: bool = True,
 ) -> Tensor:
-    """d sum(critic(x)) / dx, in the shape of x; it can be differentiated again if gradients are being recorded."""
+    """d sum(critic(x)) / dx, in the shape of x; it can be differentiated again if autograd is recording."""
     recording = torch.is_grad_enabled()
     with torch.enable_grad():
         x = x.detach().requires_grad_(True)
@@ -196,7 +197,7 @@ def input_gradient(
 
 
 def first_output(scores: Any) -> Tensor:
-    """The scores of a critic that may return more than them: the first entry of a tuple, list or dict."""
+    """The scores in what a critic returns: the tensor itself, or the first entry of a tuple, list or dict."""
     while not isinstance(scores, Tensor):
         if isinstance(scores, Mapping) and scores:
             scores = next(iter(scores.values()))
@@ -210,7 +211,7 @@ def first_output(scores: Any) -> Tensor:
 def _check_scores(scores: Tensor, x: Tensor) -> None:
     if scores.shape[:1] != x.shape[:1]:
         raise ValueError(
-            f"critic: expected one score (or map of scores) a sample, shape ({x.shape[0]}, ...), "
+            f"critic: expected one score (or map of scores) per sample, shape ({x.shape[0]}, ...), "
             f"got {tuple(scores.shape)}"
         )
     if not scores.requires_grad:
@@ -225,8 +226,8 @@ def _critic_context(exact_shortcut: bool) -> AbstractContextManager[Any]:
 def _seed_scale(scores: Tensor, scaler: Any) -> Tensor:
     """The scale of the seeds, on the device and without a host sync.
 
-    The scaler's scale is made for the mean over the batch: a mean's seeds are smaller by the number of samples.
-    The bare scale, 2**16 at first, is infinite in fp16. By a power of two, which rounds nothing.
+    The scaler's scale is meant for the mean over the batch, whose seeds are smaller by the number of samples: the
+    scale itself, 2**16 at first, overflows fp16. Dividing by a power of two is exact.
     """
     scale: Tensor = scaler.scale(torch.ones((), device=scores.device)) / (1 << (len(scores) - 1).bit_length())
     return scale.clamp(max=min(torch.finfo(dtype).max for dtype in (scores.dtype, scale.dtype)) / 2)
@@ -260,7 +261,7 @@ def check_critic(critic: Critic) -> None:
             raise RuntimeError(_COMPILED)
         return
     for module in critic.modules():
-        # By name: importing torch._dynamo to ask for the class would take a second.
+        # By name: importing torch._dynamo for the class would take a second.
         if twice and (type(module).__name__ == "OptimizedModule" or module._compiled_call_impl is not None):
             raise RuntimeError(_COMPILED)
         if twice and any(base.__name__ == "FSDPModule" for base in type(module).__mro__):

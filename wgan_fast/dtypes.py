@@ -11,7 +11,7 @@ CODES = {torch.float32: 0, torch.float64: 1, torch.bfloat16: 2, torch.float16: 3
 DTYPES = frozenset(CODES)
 DTYPE_NAMES = "float32, float64, bfloat16 or float16"
 
-# Tensors that are nothing but memory. A subclass may be something else (quantised, distributed, a wrapper of others).
+# Plain tensors. A subclass may not be one block of memory (quantised, distributed, a wrapper of others).
 PLAIN_TYPES = frozenset({Tensor, nn.Parameter})
 
 

@@ -73,7 +73,7 @@ def first_order_penalty(
         slopes = slopes.sum()
     elif value.shape != slopes.shape:
         raise ValueError(f"reduction='none': method={method!r} gives one value per sample, not {tuple(value.shape)}")
-    # The value is exact; what was computed from it is there for its gradient alone.
+    # The value is exact; the directional derivative is added only for its gradient.
     return value.detach() + (slopes - slopes.detach()), norms
 
 
@@ -153,13 +153,13 @@ def _forward(scores: Scores, x: Tensor, slope: Tensor, random_state: _RandomStat
 
 
 _NO_FORWARD_MODE = (
-    "method='forward': the critic has an operation without forward-mode differentiation; method='difference' does "
-    "without, for critics that have no kinks [{}]"
+    "method='forward': the critic has an operation without forward-mode differentiation; method='difference' "
+    "needs none, for critics without kinks [{}]"
 )
 
 
 class _DifferentiableTangents(TorchFunctionMode):
-    """Within this context, functions whose tangents torch cannot differentiate are composed of others.
+    """Within this context, functions whose tangents torch cannot differentiate are computed from others.
 
     torch's tangents of layer norm, and of batch norm and instance norm with batch statistics, hold mean and variance
     fixed when they are differentiated in turn, silently; those of softmax and logsumexp raise an error then. Seen in
@@ -260,7 +260,7 @@ def _difference(scores: Scores, x: Tensor, slope: Tensor, random_state: _RandomS
     step = torch.where(step > 0, step, _relative_step(x))
     offset = (slope.to(wide) * (step / length.clamp_min(tiny)).reshape(rows)).to(x.dtype)
     ahead, behind = x + offset, x - offset
-    # The step as it came out: adding to x rounds it.
+    # The actual step: adding to x rounds it.
     distance = (ahead - behind).flatten(1).to(wide).norm(dim=1)
     with random_state.again():
         difference = _per_sample(scores(ahead))
@@ -271,7 +271,7 @@ def _difference(scores: Scores, x: Tensor, slope: Tensor, random_state: _RandomS
 
 
 def _relative_step(x: Tensor) -> float:
-    """ε^(1/3) of the coarsest arithmetic at work: that of x, or of autocast."""
+    """ε^(1/3) of the coarsest arithmetic in use: that of x, or of autocast."""
     autocast = torch.is_autocast_enabled(x.device.type)
     dtype = torch.get_autocast_dtype(x.device.type) if autocast else x.dtype
     return float(torch.finfo(dtype).eps ** (1 / 3))

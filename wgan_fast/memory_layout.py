@@ -1,4 +1,4 @@
-"""How a tensor lies in memory: what a kernel that sees only addresses and sizes has to know."""
+"""How a tensor is laid out in memory: what a kernel that gets only addresses and sizes has to know."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from wgan_fast.dtypes import PLAIN_TYPES
 
 
 def has_addresses(*tensors: Tensor) -> bool:
-    """True where a kernel may look at addresses: not a subclass's, nor under ``torch.func``, nor batched."""
+    """True where a kernel may use addresses: not a subclass's, nor under ``torch.func``, nor batched."""
     return (
         PLAIN_TYPES.issuperset(map(type, tensors))
         and not torch._C._are_functorch_transforms_active()
@@ -48,7 +48,7 @@ def has_dense_samples(tensor: Tensor) -> bool:
 
 
 def dense_alike(first: Tensor, second: Tensor, third: Tensor | None) -> tuple[Tensor, Tensor, Tensor | None]:
-    """The tensors, of one shape, as blocks of memory whose elements correspond: copies of those that lie otherwise."""
+    """The tensors, of one shape, as blocks of memory whose elements correspond; others are copied."""
     if not is_dense(first):
         first = first.contiguous()
     return first, _laid_out_as(first, second), None if third is None else _laid_out_as(first, third)

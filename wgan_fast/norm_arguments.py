@@ -58,10 +58,10 @@ def as_given(results: Results, x: Tensor, weight: Tensor | None) -> Results:
 
 
 def chunks_of(batch: int, groups: int, size: int, summed: bool, programs: int) -> tuple[int, int]:
-    """(chunks, samples of each) that a GPU works on apart: about ``programs`` blocks over all groups.
+    """(chunks, samples per chunk) that a GPU processes independently: about ``programs`` blocks over all groups.
 
-    Where the weight's gradient is summed a chunk is four samples at the least, unless the sums of all are few. The
-    shape alone decides, so that the bits do not depend on the device.
+    Where the weight's gradient is summed, a chunk is at least four samples, unless there are few sums in all. It
+    depends on the shape only, so that the bits do not depend on the device.
     """
     chunks = min(batch, max(1, -(-programs // groups)))
     most = max(1, batch // 4, (1 << 18) // (groups * size))

@@ -1,8 +1,8 @@
 """Products of fp32 matrices on the CPU by oneDNN, where torch's own way is slower.
 
-torch leaves them to MKL. On two cores of an AMD EPYC with AVX-512 that reached 190 GFLOP/s where oneDNN, which torch
-brings along for convolutions and 16-bit types, reached 400; on Intel's processors MKL stays. The choice depends on the
-processor alone, so a run and its continuation take the same way; oneDNN's bits did not depend on the addresses there.
+torch uses MKL. On two cores of an AMD EPYC with AVX-512 that reached 190 GFLOP/s where oneDNN, which torch ships for
+convolutions and 16-bit types, reached 400; on Intel's processors MKL is kept. The choice depends on the processor
+alone, so a run and its continuation use the same library; oneDNN's bits did not depend on the addresses there.
 """
 
 from __future__ import annotations
@@ -16,10 +16,10 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 LEAST_WORK = 1 << 21
-"""Multiplications below which the longer way to oneDNN does not pay."""
+"""Multiplications below which the longer call path of oneDNN does not pay."""
 
 NARROW = 16
-"""Outputs up to which MKL is the faster one."""
+"""Outputs up to which MKL is faster."""
 
 
 def product(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
@@ -61,14 +61,14 @@ def operation() -> Any:
     if found is None or not torch._C._has_mkldnn or not _mkl_is_slow():
         return None
     try:
-        matrix = torch.eye(2, dtype=torch.float32, device="cpu")  # whatever the defaults are when this is asked
+        matrix = torch.eye(2, dtype=torch.float32, device="cpu")  # whatever the defaults are here
         return found if torch.equal(found(matrix, matrix, None, "none", [], ""), matrix) else None
     except (RuntimeError, TypeError, NotImplementedError):  # another signature, in another version of torch
         return None
 
 
 def _mkl_is_slow() -> bool:
-    """Whether this is a processor of AMD's with AVX-512: what the module's first lines say was measured on one."""
+    """Whether this is an AMD processor with AVX-512, such as the one measured above."""
     try:
         processor = Path("/proc/cpuinfo").read_text()
     except OSError:

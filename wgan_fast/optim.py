@@ -1,9 +1,9 @@
 """RMSprop and Adam that also clip: update and clamp in the same pass over memory.
 
-Signatures, defaults, parameter groups and ``state_dict`` are those of ``torch.optim``, so a checkpoint moves
-between the two both ways. ``clip_value`` is one more option of a group. ``capturable=True`` keeps the step
-counts on the device of the parameters, which a CUDA graph needs. ``foreach`` and ``fused`` are accepted so
-that a call need not change, and have no effect: the step is always the fused one.
+Signatures, defaults, parameter groups and ``state_dict`` are those of ``torch.optim``; checkpoints are
+interchangeable. ``clip_value`` is one more option of a group. ``capturable=True`` keeps the step counts on the
+device of the parameters, which a CUDA graph needs. ``foreach`` and ``fused`` are accepted for compatibility and
+have no effect: the step is always fused.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ ClipValue = float | tuple[float, float] | None
 
 
 class _Clipped(torch.optim.Optimizer):
-    """What RMSprop and Adam share: the option ``clip_value``, its way through checkpoints, the closure."""
+    """Shared by RMSprop and Adam: the option ``clip_value``, its handling in checkpoints, the closure."""
 
     backend: str
 
@@ -38,7 +38,7 @@ class _Clipped(torch.optim.Optimizer):
                 clip_bounds(group["clip_value"])
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Take over a checkpoint of this optimizer or of torch.optim's; the latter leaves ``clip_value`` as it is."""
+        """Load a checkpoint of this optimizer or of torch.optim's; the latter leaves ``clip_value`` unchanged."""
         mine = [group["clip_value"] for group in self.param_groups]
         super().load_state_dict(state_dict)
         for group, clip_value in zip(self.param_groups, mine, strict=True):
@@ -60,7 +60,7 @@ class _Clipped(torch.optim.Optimizer):
         return self._observed_update(closure) if observed else self._update(closure)
 
     # torch wraps every step in its hooks and a profiler range, 5 us when warm and 20 us among other work, a fifth of
-    # a small critic's step; "hooked" says that this has been done. Where anyone listens, torch's own wrapper runs.
+    # a small critic's step; "hooked" marks it as done. With hooks or a profiler active, torch's own wrapper runs.
     step.hooked = True  # type: ignore[attr-defined]  # a function with an attribute, as torch itself does it
 
     def _update(self, closure: Callable[[], float] | None = None) -> float | None:
@@ -81,7 +81,7 @@ class _Clipped(torch.optim.Optimizer):
         raise NotImplementedError
 
     def _state_lists(self, params: list[Tensor], names: list[str], capturable: bool) -> list[list[Tensor]]:
-        """The state tensors of all parameters, a list a name, made where they are missing."""
+        """The state tensors of all parameters, one list per name, created where missing."""
         states = [self.state[param] for param in params]
         for param, state in zip(params, states, strict=True):
             if len(state) <= len(names):
@@ -114,7 +114,7 @@ class RMSprop(_Clipped, torch.optim.RMSprop):
     Args:
         params, lr, alpha, eps, weight_decay, momentum, centered, maximize: as in ``torch.optim.RMSprop``.
         clip_value: a positive number c for [-c, c], a pair (lo, hi), or None for no clamp; also per group.
-        backend: who computes it; see ``wgan_fast.available_backends``.
+        backend: which backend to use; see ``wgan_fast.available_backends``.
     """
 
     def __init__(
@@ -178,12 +178,12 @@ class Adam(_Clipped, torch.optim.Adam):
                 p.clamp_(-clip_value, clip_value)                    # where clip_value is given
 
     WGAN-GP's choice is ``Adam(critic.parameters(), lr=1e-4, betas=(0.0, 0.9))`` (Gulrajani et al. 2017,
-    algorithm 1). Adam *with* clip_value is known to kill critics: RMSprop is the partner of clipping.
+    algorithm 1). With clip_value, use RMSprop: Adam with clipping is known to make critics die.
 
     Args:
         params, lr, betas, eps, weight_decay, amsgrad, maximize, decoupled_weight_decay: as in ``torch.optim.Adam``.
         clip_value: a positive number c for [-c, c], a pair (lo, hi), or None for no clamp; also per group.
-        backend: who computes it; see ``wgan_fast.available_backends``.
+        backend: which backend to use; see ``wgan_fast.available_backends``.
     """
 
     def __init__(

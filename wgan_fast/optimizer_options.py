@@ -1,4 +1,4 @@
-"""The numbers of an optimizer's step: one value on its way from ``functional`` to the kernels.
+"""The numbers of an optimizer's step, passed as one value from ``functional`` to the kernels.
 
 ``csrc/rules.h`` has the same structures, in the same order. ``lo`` and ``hi`` are the bounds of the clamp, -inf and
 +inf for none.

@@ -4,15 +4,15 @@
     g_b  = the gradient of critic(x)_b with respect to x_b
     P    = weight * mean_b (‖g_b‖₂ - target)²
 
-``gradient_penalty`` is the general form, the named wrappers are the papers' settings of it. All return the
+``gradient_penalty`` is the general form; the named wrappers have the papers' settings. All return the
 penalty *unweighted* unless ``weight`` is given: half of the field multiplies by lambda_gp outside, half inside.
 
-Where it is used:
+Usage notes:
 
-- Mixed precision: call it under ``torch.autocast``, and give the ``GradScaler`` as ``scaler``. The penalty's own
+- Mixed precision: call it under ``torch.autocast``, and pass the ``GradScaler`` as ``scaler``. The penalty's own
   arithmetic is fp32 (fp64 for fp64).
 - torch.compile: a compiled critic has no double backward, and is refused. Compile the whole critic step. From torch
-  2.13 on (2.11 refuses ``requires_grad_()``), with the gradient of the loss inside; the inner gradient needs
+  2.13 on (2.11 refuses ``requires_grad_()``), the gradient of the loss can be inside; the inner gradient needs
   ``trace_autograd_ops``::
 
       torch._dynamo.config.trace_autograd_ops = True
@@ -23,7 +23,7 @@ Where it is used:
           loss = critic(fake).mean() - critic(real).mean() + penalty
           return torch.autograd.grad(loss, list(critic.parameters()))
 
-  From torch 2.6 on, without an option, with the inner gradient by ``torch.func`` and that of the loss outside::
+  From torch 2.6 on no option is needed with the inner gradient by ``torch.func`` and that of the loss outside::
 
       @torch.compile(fullgraph=True)
       def critic_loss(real, fake):
@@ -33,8 +33,8 @@ Where it is used:
 
       critic_loss(real, fake).backward()
 
-- DistributedDataParallel: give the wrapped critic, made with ``broadcast_buffers=False`` (two forward passes before
-  a backward break otherwise: pytorch/pytorch#175024). Each rank penalises its own samples; the average of the
+- DistributedDataParallel: pass the wrapped critic, made with ``broadcast_buffers=False`` (otherwise two forward
+  passes before a backward fail: pytorch/pytorch#175024). Each rank penalises its own samples; the average of the
   gradients over ranks is that of the joined batch.
 - Recurrent layers and attention: the critic's forward pass avoids cuDNN's and the fused kernels, which have no
   double backward, and warns once.
@@ -184,7 +184,7 @@ def gradient_penalty(
 
     Args:
         critic: a module or function from (B, ...) to scores: (B,), (B, 1), (B, 1, h, w), or a tuple, list or dict
-            whose first entry they are.
+            with the scores first.
         real, fake: (B, ...), rank >= 2, of one shape; the one that ``points`` does not use may be None. A fake of
             another floating dtype (from autocast) is converted to real's.
         weight: lambda_gp; 10 in the paper.
@@ -197,20 +197,20 @@ def gradient_penalty(
         return_scores: also return the critic's scores at the points, differentiable. A loss that contains both costs
             four units of matrix work per layer instead of six where the critic allows it: see ``score_and_gradient``.
         critic_args, critic_kwargs: passed on after x (labels, conditions).
-        generator: where random points come from; the device's default generator when absent.
+        generator: draws random points; the device's default generator when absent.
         out: written with the random points ("mixed", "dragan") instead of a new tensor; the shape, dtype and device
-            of real. In a batch [real; fake; x] laid out beforehand, x is so put straight into its place.
-        outputs: from what the critic returns to its scores, for critics of several outputs: their weighted sum, one
-            number per sample, is what is differentiated.
+            of real. It may be a slice of a larger buffer, such as the last third of a batch [real; fake; x].
+        outputs: for critics of several outputs: a function from what the critic returns to the scores that are
+            differentiated, one number per sample, such as a weighted sum.
         scaler: a ``torch.amp.GradScaler``: scores are scaled before the input gradient is taken and the
-            gradient unscaled after it, so that fp16 does not underflow in between. The penalty itself comes
+            gradient unscaled after it, so that fp16 does not underflow in between. The penalty itself is returned
             unscaled: scale the whole loss as usual.
         exact_shortcut: skip the arithmetic on exact zeros in the double backward of piecewise-linear
             activations; the numbers are the same to rounding. See ``wgan_fast.double_backward.exact_shortcut``.
-        method: "exact" differentiates twice. "forward" and "difference" need no double backward of the critic, for
-            compiled or sharded critics and fused kernels: forward-mode differentiation, exact as well; or a central
+        method: "exact" differentiates twice. The others need no double backward, for compiled or sharded critics and
+            fused kernels: "forward" is forward-mode differentiation, exact as well; "difference" is a central
             difference, within 1e-4 of the exact gradient in fp32 for smooth critics (SiLU, GELU, tanh), 1e-2 for ELU
-            and CELU, and refused for critics with kinks. The value is exact in any case. See ``wgan_fast.first_order``.
+            and CELU, and refused for critics with kinks. The value is always exact. See ``wgan_fast.first_order``.
 
     Returns:
         The penalty, 0-dimensional, fp32 (fp64 for fp64); with ``return_norms`` (penalty, norms), with
@@ -437,6 +437,7 @@ def dragan_penalty(critic: Critic, real: Tensor, **options: Any) -> Any:
     """mean_b (‖g_b‖ - 1)² around real samples: x = real + alpha * 0.5 * std(real) * u, u uniform in [0, 1).
 
     Kodali et al. 2017 (On Convergence and Stability of GANs), as its authors' code draws the points; alpha is one
-    number a sample, u one a value. Equivalent to ``gradient_penalty(critic, real, None, points="dragan", **options)``.
+    number per sample, u one per value. Equivalent to
+    ``gradient_penalty(critic, real, None, points="dragan", **options)``.
     """
     return gradient_penalty(critic, real, None, points="dragan", **options)

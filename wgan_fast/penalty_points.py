@@ -25,7 +25,7 @@ def penalty_points(
     samples = _check_samples(points, real, fake)
     if points in ("real", "fake"):
         if out is not None:
-            raise ValueError(f"out: expected None for points={points!r}, which are not computed but given")
+            raise ValueError(f"out: expected None for points={points!r}, which are given, not computed")
         return samples[0]
     start, end = _ends(points, [tensor.detach() for tensor in samples], generator)
     return interpolate(end, start, alpha, generator=generator, out=out, backend=backend)
@@ -53,7 +53,7 @@ def _check_samples(points: str, real: Tensor | None, fake: Tensor | None) -> lis
 
 
 def _ends(points: str, samples: list[Tensor], generator: torch.Generator | None) -> tuple[Tensor, Tensor]:
-    """Between what the points are drawn: where alpha is 0, and where it is 1."""
+    """The two ends between which the points are drawn: where alpha is 0, and where it is 1."""
     if points == "mixed":
         real, fake = samples
         return fake.to(real.dtype), real

@@ -1,7 +1,7 @@
 """The specification: every operation of wgan_fast in a few lines of plain PyTorch.
 
 Each function here has the name, the arguments and the return value of its counterpart in ``backends/``, so the
-reference is itself a backend: the one that runs everywhere, and the one that every other is compared with.
+reference is itself a backend: it runs everywhere, and every other backend is compared with it.
 
 Conventions shared by all backends
     tensors      lists of equal length describe one parameter each; an absent list (no momentum, say) is empty
@@ -60,7 +60,7 @@ def gradient_norm_penalty(
         slope_b = weight scale 2 e_b g_b / n_b           scale = 1/B for "mean", else 1; 0 where n_b = 0
 
     Returns ``value`` (0-dim, or (B,) for "none") and ``norms`` (B,), both in the accumulation dtype, and
-    ``slope``, the gradient of the value with respect to ``gradients``, in their dtype (None unless asked for).
+    ``slope``, the gradient of the value with respect to ``gradients``, in their dtype (None unless needed).
     Value and norms are differentiable in the ordinary way here, to any order.
     """
     wide = gradients.flatten(1).to(accumulation_dtype(gradients.dtype))
@@ -126,7 +126,7 @@ def rmsprop_step_(lists: Sequence[Sequence[Tensor]], options: RMSpropOptions) ->
 def adam_step_(lists: Sequence[Sequence[Tensor]], options: AdamOptions) -> list[int]:
     """One Adam update (Kingma & Ba 2015, algorithm 1, as ``torch.optim.Adam`` computes it), then the clamp.
 
-    ``max_exp_avg_sqs`` is empty unless the AMSGrad variant is asked for.
+    ``max_exp_avg_sqs`` is empty except for the AMSGrad variant.
     """
     params, grads, exp_avgs, exp_avg_sqs, max_exp_avg_sqs, steps = lists
     lr, beta1, beta2, eps, weight_decay, decoupled_weight_decay, maximize, lo, hi = options
@@ -167,7 +167,7 @@ def activation_double_backward(
     options: Sequence[float],
     needed: tuple[bool, bool],
 ) -> tuple[Tensor | None, Tensor | None]:
-    """The gradients of an activation's backward, grad_output f(saved), where grad_grad_input arrives at it:
+    """The gradients of an activation's backward, grad_output f(saved), given grad_grad_input::
 
         to grad_output   grad_grad_input f(saved)
         to saved         grad_grad_input grad_output f'(saved)

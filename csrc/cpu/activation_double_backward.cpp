@@ -1,4 +1,4 @@
-// The derivatives of an activation's backward, g f(s), where v arrives at it: 5N values of traffic, three
+// The derivatives of an activation's backward, g f(s), given v: 5N values of traffic, three
 // read and two written, in one pass.
 #include "activation_rules.h"
 #include "kernels.h"
@@ -7,8 +7,8 @@
 namespace wgan_fast {
 namespace {
 
-// Elements that are worked on together: what is converted, or computed and not wanted, stays in the
-// first-level cache.
+// Elements processed together: converted values, and results that are not needed, stay in the first-level
+// cache.
 constexpr int64_t kBlock = 512;
 
 template <class Rule, class W>

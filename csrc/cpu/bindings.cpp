@@ -1,5 +1,5 @@
-// The module wgan_fast._cpu: Python numbers in, kernels run, nothing else. The interpreter lock is released
-// while a kernel works, so that a thread that prepares the next batch goes on.
+// The module wgan_fast._cpu: takes Python numbers and runs kernels, nothing else. The interpreter lock is
+// released while a kernel runs, so that a thread that prepares the next batch can continue.
 #include "bindings.h"
 
 #include "engine.h"

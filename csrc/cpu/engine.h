@@ -1,5 +1,4 @@
-// How the CPU kernels walk over memory: one parallel region over a list of blocks, whatever their number and
-// sizes.
+// How the CPU kernels walk over memory: one parallel region over a list of blocks of any number and sizes.
 #pragma once
 
 #include <omp.h>
@@ -11,8 +10,9 @@
 
 #include "dtypes.h"
 
-// One binary for every x86-64: the loader picks the widest of these that the machine has. The attribute does
-// not reach templates, so each kernel is a template, inlined into one plain function a dtype that carries it.
+// One binary for every x86-64: the loader picks the widest of these that the machine supports. The attribute
+// does not apply to templates, so each kernel is a template, inlined into one plain function per dtype that
+// carries it.
 #if defined(__linux__) && defined(__x86_64__) && defined(__GNUC__) && !defined(__clang__)
 #define WGAN_FAST_CLONES __attribute__((target_clones("arch=x86-64-v4", "arch=x86-64-v3", "default")))
 #else
@@ -55,8 +55,8 @@ void parallel_shares(int64_t total, int64_t alignment, int threads, bool worth_i
 }
 
 // Calls body(block, begin, end) so that every element of every block is covered once. The blocks lie end to
-// end on one line that is cut into equal shares, one a thread: a list of a hundred tensors costs one region,
-// not a hundred.
+// end on one line that is cut into equal shares, one per thread: a list of a hundred tensors costs one
+// region, not a hundred.
 template <class Body>
 void parallel_blocks(const std::vector<int64_t>& sizes, int threads, Body&& body) {
   int64_t total = 0;

@@ -1,10 +1,10 @@
-// The penalty on the norms of a critic's input gradients, and its slope, from one reading of the gradients.
+// The penalty on the norms of a critic's input gradients, and its slope, from one read of the gradients.
 //
 //   n_b = ‖g_b‖,  e_b = n_b - target,  P = weight mean_b e_b²,  dP/dg_b = (2 weight / B) e_b g_b / n_b
 //
-// B and the weight are known before the backward pass, so value and slope come out together: N values read, N
-// written, against about 7N for the textbook lines. A row is read again for the slope while it is still in
-// cache.
+// B and the weight are known before the backward pass, so value and slope are computed together: N values
+// read, N written, against about 7N for the textbook lines. A row is read again for the slope while it is
+// still in cache.
 //
 // Order of summation: a row is cut into segments of a fixed size, a segment is summed in kLanes interleaved
 // lanes, lanes are added pairwise, segments and rows in ascending order. Neither the number of threads nor
@@ -46,7 +46,7 @@ WGAN_FAST_INLINE void scale_row(const T* gradients, T* slope, int64_t count, Wid
   for (int64_t i = 0; i < count; ++i) put(slope[i], coefficient * widen(gradients[i]));
 }
 
-// Few values a row (points in the plane): the lanes would cost more than the sum.
+// Few values per row (points in the plane): the lanes would cost more than the sum.
 template <class T>
 WGAN_FAST_INLINE Wide<T> short_sum_of_squares(const T* values, int64_t count) {
   Wide<T> sum = 0;

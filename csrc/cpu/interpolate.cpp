@@ -1,4 +1,4 @@
-// Random points between real and generated samples: 3N values of traffic, one alpha a sample.
+// Random points between real and generated samples: 3N values of traffic, one alpha per sample.
 #include "engine.h"
 #include "kernels.h"
 

@@ -1,6 +1,6 @@
-// The operations of the CPU backend as the binding sees them. Addresses are those of dense blocks of memory;
-// dtype codes are those of dtypes.h; nothing is allocated that Python can see, nothing is checked that Python
-// has checked.
+// The operations of the CPU backend, as called by the binding. Addresses are those of dense blocks of memory;
+// dtype codes are those of dtypes.h. No tensor is allocated here, and what Python has checked is not checked
+// again.
 #pragma once
 
 #include <cstdint>
@@ -22,19 +22,19 @@ void clip_weights(const std::vector<int64_t>& addresses, const std::vector<int64
 void interpolate(int64_t real, int64_t fake, int64_t alpha, int64_t out, int64_t batch, int64_t total,
                  int code, int threads);
 
-// norms[b] = ‖gradients[b, :]‖, value = the penalty on them (one number, or one a row for kNone), and slope,
-// unless its address is 0, the gradient of value. norms and value are fp32 (fp64 for fp64).
+// norms[b] = ‖gradients[b, :]‖, value = the penalty on them (one number, or one per row for kNone), and
+// slope, unless its address is 0, the gradient of value. norms and value are fp32 (fp64 for fp64).
 void gradient_norm_penalty(int64_t gradients, int64_t slope, int64_t norms, int64_t value, int64_t batch,
                            int64_t total, int code, PenaltyOptions options, Reduction reduction, int threads);
 
-// The gradients of an activation's backward, g f(saved), where v arrives at it: to_g = v f(saved) and
-// to_saved = v g f'(saved), over `size` elements. A null output is not wanted; g may be null where to_saved
+// The gradients of an activation's backward, g f(saved), given v: to_g = v f(saved) and
+// to_saved = v g f'(saved), over `size` elements. A null output is not computed; g may be null where to_saved
 // is.
 void activation_double_backward(int64_t saved, int64_t g, int64_t v, int64_t to_g, int64_t to_saved,
                                 int64_t size, int code, int activation, const ActivationOptions& options,
                                 int threads);
 
-// The gradients of a norm's backward where v arrives at it, with respect to g and x, in the dtype of the
+// The gradients of a norm's backward, given v, with respect to g and x, in the dtype of the
 // code, and to the weight; mean, rstd, weight and to_weight are fp32 (fp64 for fp64).
 void norm_double_backward(const NormAddresses& at, int code, const NormShape& shape, int threads);
 

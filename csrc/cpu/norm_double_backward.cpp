@@ -1,14 +1,14 @@
-// The derivatives of a norm's backward where v arrives at it (norm_rules.h): 5N values of traffic, three read
+// The derivatives of a norm's backward, given v (norm_rules.h): 5N values of traffic, three read
 // and two written. A row is read for its sums and again, from the cache, for the results.
 //
 // Two forms: a weight per value of a row (layer and rms norm; group and instance norm over few positions,
-// with the weight repeated), and a weight per channel of many positions, whose own gradient comes out of the
-// sums.
+// with the weight repeated), and a weight per channel of many positions, whose own gradient is computed from
+// the sums.
 //
 // Order of summation: a row, or a channel of it, is summed in interleaved lanes of 64 bytes, which are added
-// pairwise; the weight's gradient is summed over chunks of samples, whose number the shape decides, and these
-// in ascending order. Neither the number of threads nor the instruction set changes it: same input, same
-// bits.
+// pairwise; the weight's gradient is summed over chunks of samples, whose number depends on the shape only,
+// and these in ascending order. Neither the number of threads nor the instruction set changes it: same input,
+// same bits.
 #include "kernels.h"
 #include "norm_rules.h"
 #include "wide_blocks.h"
@@ -16,14 +16,14 @@
 namespace wgan_fast {
 namespace {
 
-// Values that are worked on together.
+// Values processed together.
 constexpr int64_t kBlock = 1024;
 // Positions below which a channel is too short for a loop of its own.
 constexpr int64_t kShortChannel = 32;
-// Chunks of samples, at the most, and samples of a chunk, at the least.
+// Maximum number of chunks of samples, and minimum number of samples per chunk.
 constexpr int64_t kMostChunks = 64, kFewestSamples = 2;
 
-// Two vectors of 32 bytes per sum: GCC keeps these in registers, and one of 64 bytes not.
+// Two vectors of 32 bytes per sum: GCC keeps these in registers, but not one of 64 bytes.
 template <class W>
 struct Lanes {
   static constexpr int64_t kWidth = 32 / int64_t(sizeof(W)), kCount = 2 * kWidth;

@@ -1,4 +1,4 @@
-// Blocks of values in the type of the arithmetic: where they lie, or converted into a room that stays in the
+// Blocks of values in the type of the arithmetic: in place, or converted into a buffer that stays in the
 // first-level cache.
 #pragma once
 
@@ -21,7 +21,7 @@ WGAN_FAST_INLINE void narrow_range(const float* __restrict__ from, T* __restrict
 WGAN_FAST_CONVERT(bf16)
 WGAN_FAST_CONVERT(fp16)
 
-// A part of an input in the type of the arithmetic: where it lies, or converted into `room`.
+// A part of an input in the type of the arithmetic: in place, or converted into `room`.
 template <class T>
 const Wide<T>* read(const T* from, int64_t begin, int64_t size, Wide<T>* room) {
   if constexpr (sizeof(T) == sizeof(Wide<T>)) {
@@ -32,8 +32,8 @@ const Wide<T>* read(const T* from, int64_t begin, int64_t size, Wide<T>* room) {
   }
 }
 
-// Where a part of an output is computed: in its place, or in `room` if that needs a conversion or is not
-// wanted (null).
+// Where a part of an output is computed: in place, or in `room` if it needs a conversion or is not needed
+// (null).
 template <class T>
 Wide<T>* place(T* to, int64_t begin, Wide<T>* room) {
   if constexpr (sizeof(T) == sizeof(Wide<T>)) {
@@ -43,7 +43,7 @@ Wide<T>* place(T* to, int64_t begin, Wide<T>* room) {
   }
 }
 
-// Completes what place() began.
+// Completes place().
 template <class T>
 void write(const Wide<T>* room, T* to, int64_t begin, int64_t size) {
   if constexpr (sizeof(T) != sizeof(Wide<T>)) {

@@ -1,4 +1,4 @@
-// The derivatives of an activation's backward, g f(s), where v arrives at it: 5N values of traffic, three
+// The derivatives of an activation's backward, g f(s), given v: 5N values of traffic, three
 // read and two written, in one launch.
 #include "kernels.h"
 #include "launch.cuh"
@@ -8,7 +8,7 @@ namespace {
 
 constexpr int kThreads = 256;
 
-// A thread has one pack of each tensor, whose loads are all under way before the first value is used.
+// A thread has one pack of each tensor; all loads are issued before the first value is used.
 template <class Rule, class T, int kWidth>
 __global__ void __launch_bounds__(kThreads)
     activation_double_backward_kernel(const T* saved, const T* g, const T* v, T* to_g, T* to_saved,

@@ -1,5 +1,5 @@
-// The module wgan_fast._cuda: Python numbers in, kernels launched, nothing else. It links the CUDA runtime
-// statically, so it imports on any machine; `unusable` says in a sentence why its kernels cannot run there.
+// The module wgan_fast._cuda: takes Python numbers and launches kernels, nothing else. It links the CUDA
+// runtime statically, so it imports on any machine; `unusable` returns the reason why its kernels cannot run.
 #include "bindings.h"
 
 #include <cuda_runtime.h>

@@ -1,17 +1,16 @@
-// The penalty on the norms of a critic's input gradients, and its slope, from one reading of the gradients.
+// The penalty on the norms of a critic's input gradients, and its slope, from one read of the gradients.
 //
 //   n_b = ‖g_b‖,  e_b = n_b - target,  P = weight mean_b e_b²,  dP/dg_b = (2 weight / B) e_b g_b / n_b
 //
-// B and the weight are known before the backward pass, so value and slope come out together: N values read, N
-// written, against about 7N for the textbook lines.
+// B and the weight are known before the backward pass, so value and slope are computed together: N values
+// read, N written, against about 7N for the textbook lines.
 //
 // Rows that fit into the registers of one block are read once: part of a warp, a warp or a block holds a row,
 // sums its squares and writes the slope from what it holds. Longer rows are split over blocks: a launch for
 // the partial sums, one that adds them to norms, and one for the slopes, which reads the norms. Values of
 // rows are summed by the block that has them, and by one more launch of a single block if there are several.
 //
-// Every sum is taken in an order that only the shape and the alignment decide: the same input gives the same
-// bits.
+// The order of every sum depends on the shape and the alignment only: the same input gives the same bits.
 #include <algorithm>
 #include <cmath>
 
@@ -112,7 +111,7 @@ __global__ void __launch_bounds__(kThreads, 4)
   held.store_scaled(slope + offset, penalty_coefficient(norms[row], constants));
 }
 
-// One block adds what the others have left, and divides.
+// One block adds the partial results of the others, and divides.
 template <class W>
 __global__ void __launch_bounds__(kMostThreads)
     reduce_values(const W* values, int64_t count, W* value, W divisor) {
@@ -194,7 +193,7 @@ struct Penalty {
   }
 };
 
-// Rows of whole packs, that is: row sizes and addresses both allow 16-byte accesses.
+// Rows of whole packs: row sizes and addresses both allow 16-byte accesses.
 template <class T>
 bool rows_are_packed(int64_t row_size, int64_t gradients, int64_t slope) {
   return row_size % kPackWidth<T> == 0 && begin_packs(pointer<T>(gradients), pointer<T>(slope));

@@ -1,4 +1,4 @@
-// Points on the lines between real and generated samples, one alpha a row: 3N values of traffic, in one
+// Points on the lines between real and generated samples, one alpha per row: 3N values of traffic, in one
 // launch.
 #include "kernels.h"
 #include "launch.cuh"
@@ -10,7 +10,7 @@ constexpr int kThreads = 256;
 constexpr int kUnroll = 4;
 
 // A block mixes kThreads * kUnroll packs that follow one another in memory, whatever rows they belong to.
-// Rows hold whole packs (the launcher sees to it), so a pack needs one alpha.
+// Rows hold whole packs (the launcher ensures it), so a pack needs one alpha.
 template <class T, int kWidth>
 __global__ void __launch_bounds__(kThreads)
     interpolate_kernel(const T* real, const T* fake, const Wide<T>* alpha, T* out, int64_t packs,

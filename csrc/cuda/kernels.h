@@ -1,6 +1,6 @@
-// The operations of the CUDA backend as the binding sees them. Addresses are those of dense blocks of device
+// The operations of the CUDA backend, as called by the binding. Addresses are those of dense blocks of device
 // memory; dtype codes are those of dtypes.h; stream is the caller's cudaStream_t on the current device.
-// Nothing is allocated on the device, nothing waits for it, nothing is checked that Python has checked. A
+// They allocate no device memory and do not synchronise, and what Python has checked is not checked again. A
 // launch that fails throws std::runtime_error with the name of the operation.
 #pragma once
 
@@ -26,14 +26,14 @@ void interpolate(int64_t real, int64_t fake, int64_t alpha, int64_t out, int64_t
 // How many values of workspace, in the accumulation dtype, gradient_norm_penalty needs for this shape.
 int64_t penalty_workspace(int64_t batch, int64_t row_size, int code);
 
-// norms[b] = ‖gradients[b, :]‖, value = the penalty on them (one number, or one a row for kNone), and slope,
-// unless its address is 0, the gradient of value. norms, value and workspace are fp32 (fp64 for fp64).
+// norms[b] = ‖gradients[b, :]‖, value = the penalty on them (one number, or one per row for kNone), and
+// slope, unless its address is 0, the gradient of value. norms, value and workspace are fp32 (fp64 for fp64).
 void gradient_norm_penalty(int64_t gradients, int64_t slope, int64_t norms, int64_t value, int64_t workspace,
                            int64_t batch, int64_t total, int code, PenaltyOptions options,
                            Reduction reduction, void* stream);
 
-// The gradients of an activation's backward, g f(saved), where v arrives at it: to_g = v f(saved) and
-// to_saved = v g f'(saved), over `size` elements. A null output is not wanted; g may be null where to_saved
+// The gradients of an activation's backward, g f(saved), given v: to_g = v f(saved) and
+// to_saved = v g f'(saved), over `size` elements. A null output is not computed; g may be null where to_saved
 // is.
 void activation_double_backward(int64_t saved, int64_t g, int64_t v, int64_t to_g, int64_t to_saved,
                                 int64_t size, int code, int activation, const ActivationOptions& options,
@@ -42,10 +42,10 @@ void activation_double_backward(int64_t saved, int64_t g, int64_t v, int64_t to_
 // How many values of workspace, in the accumulation dtype, norm_double_backward needs for rows of this size.
 int64_t norm_workspace(int64_t rows, int64_t size, int code);
 
-// The gradients of a norm's backward where v arrives at it, with respect to g and x, in the dtype of the
+// The gradients of a norm's backward, given v, with respect to g and x, in the dtype of the
 // code, and to the weight; mean, rstd, weight, to_weight, partials and workspace are fp32 (fp64 for fp64).
 // Weight and to_weight have a value for each of a sample; the latter is computed where partials, of `chunks`
-// times that, is not null. The samples are worked on in that many chunks, none of them empty.
+// times that, is not null. The samples are processed in that many chunks, none of them empty.
 void norm_double_backward(const NormAddresses& addresses, int64_t partials, int64_t workspace, int64_t chunks,
                           int code, const NormShape& shape, void* stream);
 

@@ -1,5 +1,4 @@
-// What every kernel file needs: 16-byte packs, the dispatch on dtype codes, and a launch that reports its
-// fault.
+// Shared by all kernel files: 16-byte packs, the dispatch on dtype codes, and a launch that reports errors.
 #pragma once
 
 #include <cuda_runtime.h>
@@ -28,7 +27,7 @@ struct alignas(kWidth * sizeof(T)) Pack {
   __device__ __forceinline__ void stay_packed() {}
 };
 
-// 16-bit values, two a register: left to itself, the compiler gives each a register of its own and spills.
+// 16-bit values, two per register: by default the compiler gives each a register of its own and spills.
 template <class T, int kWidth>
 struct alignas(kWidth * sizeof(T)) Pack<T, kWidth, true> {
   uint32_t words[kWidth / 2];
@@ -60,7 +59,7 @@ __device__ __forceinline__ void store_pack(T* values, int64_t pack, const Pack<T
   reinterpret_cast<Pack<T, kWidth>*>(values)[pack] = stored;
 }
 
-// True where every address (the absent one, null, included) begins a pack.
+// True where every address (also null, an absent one) begins a pack.
 template <class... Pointers>
 __host__ __device__ __forceinline__ bool begin_packs(const Pointers*... pointers) {
   return ((reinterpret_cast<uintptr_t>(pointers) | ...) % kPackBytes) == 0;
@@ -90,7 +89,7 @@ struct Launch {
 
   void check(cudaError_t error) const {
     if (error == cudaSuccess) return;
-    cudaGetLastError();  // so that the next call of anyone does not report this fault again
+    cudaGetLastError();  // so that the next CUDA call does not report this error again
     fail(cudaGetErrorString(error));
   }
 };

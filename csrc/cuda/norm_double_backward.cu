@@ -1,4 +1,4 @@
-// The derivatives of a norm's backward where v arrives at it (norm_rules.h): 5N values of traffic, three read
+// The derivatives of a norm's backward, given v (norm_rules.h): 5N values of traffic, three read
 // and two written, where a row fits into the registers of the threads that share it.
 //
 // A worker is part of a warp, a warp or a block. It has one group of channels of a chunk of samples, row by
@@ -6,8 +6,8 @@
 // chunks. Longer rows are split over blocks, which read them twice: a launch for the partial sums, one for
 // the results.
 //
-// Every sum is taken in an order that only the shape and the alignment decide: the same input gives the same
-// bits. The weight has one value per value of a sample here; the caller repeats it, and folds its gradient.
+// The order of every sum depends on the shape and the alignment only: the same input gives the same bits. The
+// weight has one value per value of a sample here; the caller repeats it, and folds its gradient.
 #include <algorithm>
 
 #include "kernels.h"
@@ -16,7 +16,7 @@
 namespace wgan_fast {
 namespace {
 
-constexpr int kRowThreads = 512;  // that share a row, at the most: 128 registers for each
+constexpr int kRowThreads = 512;  // at most, sharing a row: 128 registers each
 constexpr int kPartThreads = 256;
 constexpr int kBlockThreads = 128;  // of a block of several workers
 // Values of a row that a thread has.

@@ -1,5 +1,5 @@
-// RMSprop and Adam with the clamp in one launch a dtype: 5N and 7N values of traffic, against 17N and 11N for
-// an optimizer followed by a clamp loop.
+// RMSprop and Adam with the clamp in one launch per dtype: 5N and 7N values of traffic, against 17N and 11N
+// for an optimizer followed by a clamp loop.
 #include <cmath>
 
 #include "kernels.h"
@@ -44,8 +44,7 @@ struct RMSpropStep {
   }
 };
 
-// What Adam knows of a tensor: its step count where that lives on the device, else the correction, computed
-// here.
+// Adam's data per tensor: its step count where that is on the device, else the correction, computed here.
 template <class W>
 struct AdamTensor {
   const float* step;
@@ -111,7 +110,7 @@ std::vector<TensorEntry<Op>> entries_of(const std::vector<StepRow>& rows) {
   return entries;
 }
 
-// Advances the counts that are kept on the host; called when nothing can fail any more.
+// Advances the counts that are kept on the host; called once nothing can fail any more.
 void count_steps(const std::vector<StepRow>& rows, bool steps_on_device) {
   if (steps_on_device) return;
   for (const StepRow& row : rows) *row.step += 1;

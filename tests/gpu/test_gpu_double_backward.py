@@ -1,4 +1,4 @@
-"""The exact short cut on a GPU: the zoo of critics against eager, what cuDNN and attention cannot do, memory."""
+"""The exact shortcut on a GPU: the zoo of critics against eager, what cuDNN and attention cannot do, memory."""
 
 from __future__ import annotations
 

@@ -118,6 +118,6 @@ class SharedMemory:
             self.written[each] = True
         elif not self.written[each].all():
             lanes = plural(int((~self.written[each].all(axis=1)).sum()), "lane")
-            raise Fault(what.format("of what nobody has written in", lanes))
+            raise Fault(what.format("of uninitialised values in", lanes))
         self.races.check(places, width, access, "shared")
         return places

@@ -11,7 +11,7 @@ tensors, and new files in ``csrc/cuda`` are compiled as they come. So:
        @pytest.mark.parametrize("dtype", DTYPES)
        def test_my_kernel(dtype, launchers):             # test_kept_kernels.py: over both backends
            for batch in ROUND_THEN_ODD:                  # 64, 62, 63, 1: a kept kernel meets other numbers
-               x = apart(torch.randn(batch, 784).to(dtype))  # apart: its neighbours in memory belong to nobody
+               x = apart(torch.randn(batch, 784).to(dtype))  # apart: no tensor is next to it in memory
                actual = launchers.my_kernel(x)
                exact, theirs = reference.my_kernel(x.double()), reference.my_kernel(x)
                assert_as_close_as(actual, theirs, exact)

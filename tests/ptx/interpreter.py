@@ -8,7 +8,7 @@ at a branch, each group goes on alone; the group at the smallest program counter
 where the paths join. What the interpreter reports as a ``Fault``:
 
 - an access outside every allocation that the launch was given, or not aligned to its width;
-- a read of shared memory that nobody has written;
+- a read of shared memory that was never written;
 - a race: two threads touch a byte, one of them writes, and no barrier lies between;
 - a barrier, or a shuffle, that some of the threads do not reach;
 - a kernel that does not end.

@@ -13,7 +13,7 @@ from checked_memory import Allocation
 from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 
-MARGIN = 1 << 14  # bytes of nobody's memory on both sides of what torch.empty gives
+MARGIN = 1 << 14  # unused bytes on both sides of what torch.empty returns
 _EMPTY = {
     torch.ops.aten.empty.memory_format,
     torch.ops.aten.empty_like.default,
@@ -31,7 +31,7 @@ def allocation(name: str, tensor: Tensor) -> Allocation:
 
 
 def apart(values: Tensor, margin: int = MARGIN) -> Tensor:
-    """A copy with the same strides whose neighbours in memory belong to nobody."""
+    """A copy with the same strides, with no tensor next to it in memory."""
     side = margin // values.element_size()
     span = allocation("", values).size // values.element_size()
     buffer = torch.empty(span + 2 * side, dtype=values.dtype)

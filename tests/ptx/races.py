@@ -8,7 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 from ptx_text import Instruction
 
-# Who has touched a cell: nobody, thread t (as t + 1), several threads of block b (as -2 - b), of several blocks.
+# Which threads have accessed a cell: none, thread t (t + 1), several threads of block b (-2 - b), of several blocks.
 NOBODY, SEVERAL = 0, -1
 
 

@@ -75,7 +75,7 @@ def test_the_kernel_without_a_fault_is_right() -> None:
             r"race in global memory.*already written by block 0 thread 0",
         ),
         ("ld.param.u64 %rd3, [kernel_param_0]; st.global.u32 [%rd3], %r2;", "race: different values stored"),
-        ("ld.shared.u32 %r8, [%r5];", r"read of what nobody has written in shared memory, 64 lanes: ld\.shared"),
+        ("ld.shared.u32 %r8, [%r5];", r"read of uninitialised values in shared memory, 64 lanes: ld\.shared"),
         ("st.shared.u32 [%r5+4], %r2;", r"write 4 bytes past the end of shared memory, 1 lane: st\.shared"),
         (
             "setp.lt.u32 %p1, %r2, 40; @%p1 bra $WAIT; bra.uni $END; $WAIT: bar.sync 0; $END:",
@@ -164,7 +164,7 @@ def test_a_kernel_that_was_compiled_for_one_batch_is_found_with_another(
     ("text", "replacement", "message"),
     [
         ("bar.sync \t0;", "", "race in shared memory"),
-        ("st.shared.f32 ", "abs.f32 %f1, %f1; //", "read of what nobody has written in shared memory"),
+        ("st.shared.f32 ", "abs.f32 %f1, %f1; //", "read of uninitialised values in shared memory"),
     ],
 )
 def test_the_cuda_penalty_with_a_fault_is_found(

@@ -1,7 +1,7 @@
 """Instructions that threads execute together: barriers, shuffles, and matrices that are spread over a warp.
 
 A thread that reaches one waits for the others. Where they never come, that is a fault: on a GPU the threads that wait
-would do so for ever, or read what nobody has put there.
+would do so for ever, or read values that were never written.
 """
 
 from __future__ import annotations

@@ -141,7 +141,7 @@ def test_damage_is_one_sentence_that_names_an_intact_one(tmp_path: Path, file: s
     with pytest.raises(UserError, match="the checkpoint is damaged or foreign") as caught:
         load_checkpoint(tmp_path)
     assert "\n" not in str(caught.value)
-    assert "the checkpoint of iteration 4 is intact: --checkpoint 4 takes it" in str(caught.value)
+    assert "the checkpoint of iteration 4 is intact: use --checkpoint 4" in str(caught.value)
     assert load_checkpoint(tmp_path, which=4).weights["b.x"] == 4
 
 
@@ -183,7 +183,7 @@ def test_unusable_manifests(tmp_path: Path, manifest: str | None, message: str) 
 def test_a_newer_format_is_named(tmp_path: Path) -> None:
     path = save_checkpoint(tmp_path, 5, _checkpoint()) / "manifest.json"
     path.write_text(path.read_text().replace('"format": 1', '"format": 7'))
-    with pytest.raises(UserError, match="has format 7; this version of wgan_fast reads 1; there is no intact one"):
+    with pytest.raises(UserError, match="format 7; this version of wgan_fast reads 1; there is no intact checkpoint"):
         load_checkpoint(tmp_path)
 
 

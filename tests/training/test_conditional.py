@@ -90,7 +90,7 @@ def test_the_embedding_of_many_classes_stays_small() -> None:
 
 
 class OneHotGenerator(nn.Module):
-    """A pair of one's own need not be ours: any modules that take a second argument will do."""
+    """Any pair of modules that take a second argument can be used, not only the built-in ones."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -239,7 +239,7 @@ def test_a_run_knows_its_classes(tmp_path: Path) -> None:
     Run.start(tmp_path / "run", _config(data=f"npz:{tmp_path / 'a.npz'}", iterations=2)).train()
     assert Run.open(tmp_path / "run").trainer.config.num_classes == 4
     np.savez(tmp_path / "a.npz", images=values, labels=np.arange(40) % 5)
-    with pytest.raises(UserError, match="has 5 classes now, and the run was made for 4"):
+    with pytest.raises(UserError, match="has 5 classes, but the run was made for 4"):
         Run.open(tmp_path / "run")
 
 

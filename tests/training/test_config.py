@@ -1,4 +1,4 @@
-"""Presets and checks: the papers' numbers where they are promised, and one sentence for each bad value."""
+"""Presets and checks: the papers' numbers as documented, and one line of error per bad value."""
 
 from __future__ import annotations
 
@@ -91,7 +91,7 @@ def test_samples_of_ones_own_are_points_unless_their_shape_is_said() -> None:
 
 def test_data_of_another_shape_is_refused() -> None:
     images = split("mine", torch.zeros(10, 1, 6, 6))
-    with pytest.raises(UserError, match=r"shape \(2,\), and those of mine are of shape \(1, 6, 6\)"):
+    with pytest.raises(UserError, match=r"shape \(2,\), but those of mine have shape \(1, 6, 6\)"):
         Config().matched_with(images)
     assert Config(sample_shape=(1, 6, 6)).matched_with(images).data == "mine"
 

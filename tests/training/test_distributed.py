@@ -162,7 +162,7 @@ def test_a_signal_to_one_stops_both_after_the_same_iteration(tmp_path: Path) -> 
 def test_mistakes_are_printed_by_the_first_alone(tmp_path: Path) -> None:
     with _two(f"-m wgan_fast train --out run {TINY} --batch-size 9".split(), tmp_path) as both:
         first, second = _results(both)
-    expected = "wgan-fast: --batch-size 9 cannot be shared by 2 processes: it is the batch of them all"
+    expected = "wgan-fast: --batch-size 9 cannot be shared by 2 processes: it is the batch of all processes"
     assert first[0] == second[0] == 2
     assert first[2].startswith(expected)
     assert first[2].count("\n") == 1
@@ -227,7 +227,7 @@ def _of_rank(processes: list[str], rank: int) -> int:
 def test_a_launcher_that_cannot_serve_is_one_sentence(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("WORLD_SIZE", "2")
     with (
-        pytest.raises(UserError, match="--device cuda:0: several processes take a GPU each; expected cuda"),
+        pytest.raises(UserError, match="--device cuda:0: several processes use one GPU each; expected cuda"),
         launched("cuda:0"),
     ):
         pass

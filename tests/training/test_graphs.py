@@ -175,7 +175,7 @@ def test_what_cannot_be_recorded_runs_eagerly_after_one_warning() -> None:
                 trainer.iterate()
         messages = [str(w.message) for w in caught]
         expected = (
-            "the critic step cannot be recorded as a CUDA graph, training goes on eagerly: "
+            "the critic step cannot be recorded as a CUDA graph, training continues eagerly: "
             "the step reads a number from the device"
         )
         assert messages == [expected] * graphs

@@ -1,4 +1,4 @@
-"""SIGKILL at 100 moments, half of them inside the disk's work: the run always resumes to the same end."""
+"""SIGKILL at 100 moments, half of them inside the disk's work: the run always resumes to the same result."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The loop: schedule, learning, exact resume, stopping, averages, metrics, one's own networks."""
+"""The loop: schedule, learning, exact resume, stopping, averages, metrics, the user's own networks."""
 
 from __future__ import annotations
 
@@ -174,7 +174,7 @@ def test_without_an_average_samples_come_from_the_generator() -> None:
 
 
 class PatchCritic(nn.Module):
-    """A critic of one's own: a map of scores first, something else second."""
+    """A user's critic: a map of scores first, something else second."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -220,11 +220,11 @@ def test_a_folder_that_holds_more_of_a_run_is_left_alone(tmp_path: Path) -> None
     Run(trainer, tmp_path).train()
     log = (tmp_path / "metrics.jsonl").read_bytes()
     other = build_trainer(_config(iterations=6))
-    with pytest.raises(UserError, match="holds a checkpoint of iteration 6, and this trainer has done 0: load"):
+    with pytest.raises(UserError, match="holds a checkpoint of iteration 6, but this trainer has done 0: load"):
         Run(other, tmp_path).train()
     assert (tmp_path / "metrics.jsonl").read_bytes() == log
     Run(other, tmp_path).load(3)
-    with pytest.raises(UserError, match="holds a checkpoint of iteration 6, and this trainer has done 3"):
+    with pytest.raises(UserError, match="holds a checkpoint of iteration 6, but this trainer has done 3"):
         Run(other, tmp_path).train()
 
 
@@ -266,7 +266,7 @@ def test_an_unwritable_folder_is_one_sentence_and_keeps_what_there_is(tmp_path: 
     run = tmp_path / "run"
     run.mkdir()
     (run / "checkpoints").write_text("")
-    with pytest.raises(UserError, match=r"00000000: the checkpoint cannot be written .*no intact one beside it"):
+    with pytest.raises(UserError, match=r"00000000: the checkpoint cannot be written .*no intact checkpoint"):
         Run(trainer, run).train()
     log = tmp_path / "metrics.jsonl"
     log.symlink_to("/dev/full")
@@ -336,7 +336,7 @@ def test_gamma_falls_to_its_final_value() -> None:
 
 
 def test_a_falling_gamma_weighs_the_penalty() -> None:
-    """Half way down from 2 to 1 an iteration is the same as with a constant 1.5."""
+    """Half way down from 2 to 1, an iteration is the same as with a constant 1.5."""
     falling = _config(data="8gaussians", constraint="r1r2", gamma=2.0, gamma_decay="linear", gamma_final=1.0)
     constant = _config(data="8gaussians", constraint="r1r2", gamma=1.5)
     critics = []
@@ -351,7 +351,7 @@ def test_a_falling_gamma_weighs_the_penalty() -> None:
 
 @dataclasses.dataclass(frozen=True)
 class Counted(GradientPenalty):
-    """Notes each critic that it is asked for a penalty of."""
+    """Records each critic that ``penalty`` is called with."""
 
     asked: list[Any] = dataclasses.field(default_factory=list)
 

@@ -1,8 +1,8 @@
-"""Which backends are usable here, why the others are not, and which one serves a call.
+"""Which backends are usable here, why the others are not, and which one a call uses.
 
 A backend is a module with one launcher per operation, named and shaped as in ``wgan_fast.reference``, and a
-tuple ``DEVICE_TYPES`` of the devices whose tensors it takes. It is imported when first wanted; a module that
-cannot be used raises ImportError with one sentence, which is what ``available_backends`` shows.
+tuple ``DEVICE_TYPES`` of the devices whose tensors it takes. It is imported on first use; a module that cannot
+be used raises ImportError, whose message ``available_backends`` shows.
 """
 
 from __future__ import annotations
@@ -21,12 +21,12 @@ _MODULES = {
 }
 _AUTO = {"cpu": ("cpu", "reference"), "cuda": ("triton", "cuda", "reference")}
 
-# Read once: a look at the environment costs as much as ten attributes of a tensor.
+# Read once: reading the environment costs as much as reading ten attributes of a tensor.
 _PREFERRED = os.environ.get("WGAN_FAST_BACKEND", "auto")
 
 
 class BackendStatus(NamedTuple):
-    """Whether a backend can be used in this process, and if not, why not (one sentence)."""
+    """Whether a backend can be used in this process, and if not, why not."""
 
     available: bool
     reason: str
@@ -43,7 +43,7 @@ def available_backends() -> dict[str, BackendStatus]:
 
 @functools.cache
 def _load(name: str) -> ModuleType | str:
-    """The backend's module, or the sentence that says why there is none."""
+    """The backend's module, or the message of the ImportError."""
     try:
         return importlib.import_module(_MODULES[name])
     except ImportError as error:
@@ -63,8 +63,8 @@ def choose(device_type: str, requested: str) -> ModuleType:
     """The backend for tensors on ``device_type``.
 
     "auto" is the first usable one of the device's list, after the one that the environment variable
-    WGAN_FAST_BACKEND named when the process started, and never fails. A backend asked for by name serves or raises:
-    ValueError for an unknown name, RuntimeError for one that cannot serve.
+    WGAN_FAST_BACKEND named when the process started; it never fails. A backend requested by name is the one used:
+    an unknown name raises ValueError, a backend that cannot take these tensors RuntimeError.
     """
     return _choose(device_type, requested, _PREFERRED)
 

@@ -1,4 +1,4 @@
-"""Launchers of the CUDA C++ kernels (``csrc/cuda``): addresses and sizes in, nothing copied, nothing waited for.
+"""Launchers of the CUDA C++ kernels (``csrc/cuda``): addresses and sizes in; no copies, no synchronisation.
 
 Everything runs on the current stream of the tensors' device, and may be captured in a CUDA graph: addresses travel
 as kernel parameters, and a learning rate or step counts that live on the device are read there at every replay.
@@ -46,7 +46,7 @@ DEVICE_TYPES = ("cuda",)
 
 
 def _current_stream(device: int) -> int:
-    # torch.cuda.current_stream builds a Python object, which costs more than the launch; Triton asks like this too.
+    # torch.cuda.current_stream builds a Python object, which costs more than the launch; Triton does the same.
     return int(torch._C._cuda_getCurrentRawStream(device))
 
 

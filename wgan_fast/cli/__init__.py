@@ -1,4 +1,4 @@
-"""The command ``wgan-fast``: main.py carries commands out, options.py reads them, console.py shows what happens."""
+"""The command ``wgan-fast``: main.py runs commands, options.py parses them, console.py prints progress and tables."""
 
 from __future__ import annotations
 

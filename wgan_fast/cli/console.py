@@ -1,4 +1,4 @@
-"""What the commands show: progress, a bar on a terminal and lines elsewhere; tables at the end; doctor's report."""
+"""Output of the commands: progress, a bar on a terminal and lines elsewhere; tables at the end; doctor's report."""
 
 from __future__ import annotations
 
@@ -91,7 +91,7 @@ def _lines(console: Console, done: int, total: int) -> Iterator[Callable[[Record
 
 
 def print_config(console: Console, config: Config) -> None:
-    """What a run is, a group of options a line; config.json holds every one."""
+    """The options of a run, one line per group; config.json holds all of them."""
     for group, options in described(config).items():
         console.print(f"{group:<14}{', '.join(options)}", highlight=False, soft_wrap=True)
 
@@ -117,8 +117,8 @@ def print_summary(
 
     Args:
         result: of the training loop.
-        evaluation: None where it was not asked for.
-        files: what was written.
+        evaluation: None if it was not requested.
+        files: the files written.
         seconds: of the whole command, with data, pictures and evaluation.
     """
     table = Table(title="summary", show_header=evaluation is not None)

@@ -1,4 +1,4 @@
-"""``wgan-fast``: carries out its commands. Mistakes are one line on stderr, exit code 2."""
+"""``wgan-fast``: runs its commands. A user's mistake is reported in one line on stderr, exit code 2."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from collections.abc import Iterator, Sequence
 from types import FrameType
 from typing import Any
 
-from wgan_fast.cli.options import Command, Evaluate, Sample, Study, Train, parse
+from wgan_fast.cli.options import Bench, Command, Evaluate, Explain, Sample, Study, Train, parse
 from wgan_fast.training.errors import UserError, require
 from wgan_fast.training.loop.distributed import Processes, ProcessLost, is_first, launched
 
@@ -18,7 +18,7 @@ USAGE_ERROR = 2
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run one command; returns the exit code: 0, 2 for a mistake of the caller, 130 or 143 after a signal."""
+    """Run one command; returns the exit code: 0, 2 for a mistake of the user, 130 or 143 after a signal."""
     try:
         command = parse(list(sys.argv[1:] if arguments is None else arguments))
         require("rich", "the command line")
@@ -35,7 +35,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def run(command: Command) -> int:
-    """Carry out a parsed command; returns the exit code."""
+    """Run a parsed command; returns the exit code."""
     from rich.console import Console
 
     console = Console(quiet=(isinstance(command, Train) and command.quiet) or not is_first())
@@ -48,6 +48,10 @@ def run(command: Command) -> int:
         return _evaluate(command, console)
     if isinstance(command, Study):
         return _study(command, console)
+    if isinstance(command, Explain):
+        return _explain(command, console)
+    if isinstance(command, Bench):
+        return _bench(command, console)
     from wgan_fast.cli import console as view
 
     view.print_doctor(console)
@@ -61,7 +65,7 @@ def _train(command: Train, console: Any, processes: Processes) -> int:
     start = time.perf_counter()
     out = command.folder()
     if command.resume and command.overwrite:
-        raise UserError("--resume and --overwrite contradict one another")
+        raise UserError("--resume and --overwrite contradict each other")
     if command.checkpoint != "newest" and not command.resume:
         raise UserError(f"--checkpoint {command.checkpoint} needs --resume")
     if command.resume:
@@ -91,10 +95,10 @@ def _train(command: Train, console: Any, processes: Processes) -> int:
 
 @contextlib.contextmanager
 def _stop_on_signal(stop: Any, *, patient: bool) -> Iterator[list[int]]:
-    """The first SIGINT or SIGTERM asks the loop to end after its iteration, a second has its usual effect.
+    """The first SIGINT or SIGTERM stops the loop after its iteration, a second has its usual effect.
 
     Args:
-        patient: not even a second one has: a launcher repeats the signal that the terminal has sent already.
+        patient: ignore a second one too: a launcher repeats the signal that the terminal has already sent.
     """
     received: list[int] = []
     usual = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
@@ -134,6 +138,38 @@ def _evaluate(command: Evaluate, console: Any) -> int:
     evaluation, file = Run.open(command.run, command.device, command.checkpoint).evaluate()
     view.print_evaluation(console, evaluation)
     console.print(str(file), highlight=False, soft_wrap=True)
+    return 0
+
+
+def _explain(command: Explain, console: Any) -> int:
+    import torch
+
+    from wgan_fast.double_backward import explain
+    from wgan_fast.training.config import Config
+    from wgan_fast.training.models.pairs import build_models
+
+    chosen: dict[str, Any] = {} if command.architecture is None else {"architecture": command.architecture}
+    config = Config(data=command.data, **chosen)
+    networks = build_models(
+        config.architecture, config.sample_shape, config.latent_dim, config.width, config.critic_norm
+    )
+    explanation = explain(networks.critic, torch.randn(command.batch, *config.sample_shape))
+    console.print(str(explanation), highlight=False, soft_wrap=True, markup=False)
+    return 0
+
+
+def _bench(command: Bench, console: Any) -> int:
+    import torch
+
+    from wgan_fast.cli.bench import print_bench
+
+    try:
+        device = torch.device(command.device)
+        torch.empty(0, device=device)
+    except (RuntimeError, AssertionError) as error:
+        reason = str(error).partition("\n")[0]
+        raise UserError(f"--device {command.device} cannot be used ({reason})") from error
+    print_bench(console, command.rounds, device)
     return 0
 
 

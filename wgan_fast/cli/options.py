@@ -1,6 +1,6 @@
-"""What ``wgan-fast`` can be told: one dataclass per command, made from its arguments and from ``--config`` files.
+"""The options of ``wgan-fast``: one dataclass per command, made from its arguments and from ``--config`` files.
 
-argparse splits the arguments; names, types, texts and checks come from the fields of the dataclasses.
+argparse parses the arguments; names, types, texts and checks come from the fields of the dataclasses.
 """
 
 from __future__ import annotations
@@ -15,6 +15,7 @@ from typing import Any, Literal, NoReturn, get_args, get_origin
 
 from wgan_fast.training.config import Config
 from wgan_fast.training.errors import UserError, did_you_mean, require
+from wgan_fast.training.models.pairs import Architecture
 from wgan_fast.training.option import (
     AT_LEAST_0,
     AT_LEAST_1,
@@ -27,8 +28,8 @@ from wgan_fast.training.option import (
     type_of,
 )
 
-CHECKPOINT = "Which checkpoint: newest, best (nearest to held-out samples), or an iteration."
-DEVICE = "Where to compute; by default where the run was trained."
+CHECKPOINT = "Checkpoint to use: newest, best (nearest to held-out samples), or an iteration."
+DEVICE = "Device to compute on; by default the device of the training."
 
 
 @dataclass(kw_only=True)
@@ -39,7 +40,7 @@ class Train:
     config: Path | None = option(None, "YAML or JSON file of options; the command line wins.")
     resume: bool = option(False, "Continue the run in that folder; --iterations may be raised.")
     checkpoint: str = option(
-        "newest", "Where --resume continues: newest, best or an iteration; later ones are removed."
+        "newest", "Checkpoint that --resume continues from: newest, best or an iteration; later ones are removed."
     )
     overwrite: bool = option(False, "Replace the run in that folder.")
     evaluate: bool = option(True, "Compare samples with held-out real ones at the end.")
@@ -61,7 +62,7 @@ class Sample:
         "A .png (a grid of images, or a plot of points) or a .npz (arrays samples, float32, and labels); by default "
         "samples.png.",
     )
-    format: Literal["png", "npz"] | None = option(None, "png or npz, where --out does not say.")
+    format: Literal["png", "npz"] | None = option(None, "png or npz, if --out has no such ending.")
     num: int = option(64, "Number of samples.", check=AT_LEAST_1)
     class_: int | None = option(None, "Class of all samples of a conditional run; by default classes take turns.")
     interpolate: int | None = option(
@@ -75,7 +76,7 @@ class Sample:
         """Where the samples go.
 
         Raises:
-            UserError: the ending of --out is another than --format, or neither png nor npz.
+            UserError: the ending of --out differs from --format, or is neither png nor npz.
         """
         out = self.out or Path(f"samples.{self.format or 'png'}")
         if out.suffix not in (".png", ".npz"):
@@ -100,18 +101,35 @@ class Doctor:
 
 
 @dataclass(kw_only=True)
+class Explain:
+    """Explain which layers of a built-in critic prevent faster gradients."""
+
+    data: str = option("digits", "Data that the critic is for; it determines the shape of a sample.")
+    architecture: Architecture | None = option(None, "mlp, pyramid, conv8, dcgan or resnet; by default the data's.")
+    batch: int = option(64, "Samples.", check=AT_LEAST_1)
+
+
+@dataclass(kw_only=True)
+class Bench:
+    """Measure the library's speedups on this machine, in a minute."""
+
+    rounds: int = option(21, "Interleaved rounds per row of the table.", check=AT_LEAST_1)
+    device: str = option("cpu", "Device to compute on: cpu, cuda or cuda:INDEX.")
+
+
+@dataclass(kw_only=True)
 class Study:
     """Test a claim of the theory; write a figure and the numbers."""
 
     name: str = option(MISSING, 'The study; "list", or no argument at all, lists them.')
     size: Literal["smoke", "default", "full"] = option(
-        "default", "smoke (seconds), default (a minute or two on two cores), or full (as long as it takes)."
+        "default", "smoke (seconds), default (a minute or two on two cores), or full (hours)."
     )
     seed: int = option(0, "The first of three seeds (of five with --size full).", check=AT_LEAST_0)
     out: Path = option(Path("studies"), "Folder of NAME.png and NAME.json.")
 
 
-Command = Train | Sample | Evaluate | Doctor | Study
+Command = Train | Sample | Evaluate | Explain | Bench | Doctor | Study
 COMMANDS: dict[str, type[Command]] = {kind.__name__.lower(): kind for kind in get_args(Command)}
 HELP = ("-h", "--help")
 OVERVIEW = """usage: wgan-fast COMMAND [options]
@@ -128,11 +146,11 @@ stderr; 130 and 143 stopped by SIGINT and SIGTERM, after a checkpoint."""
 
 
 def parse(arguments: Sequence[str]) -> Command:
-    """The command that the arguments ask for.
+    """The command that the arguments name, with its options.
 
     Raises:
-        UserError: the arguments, or the file that they name, cannot be understood.
-        SystemExit: with code 0, after printing the help, whose defaults are those for the other arguments.
+        UserError: the arguments, or the file that they name, are invalid.
+        SystemExit: with code 0, after printing the help, which shows the defaults for the other arguments.
     """
     name, *words = arguments or HELP
     if name in HELP:
@@ -192,11 +210,11 @@ def read_config_file(path: Path) -> dict[str, Any]:
     """The options of a YAML or JSON file, a run's config.json among them: a map from names to values.
 
     Names are those of the command line without the dashes in front, ``n-critic`` or ``n_critic``. Numbers may be
-    written as Python writes them, although YAML itself takes 5e-5 for text. null leaves out an option whose default
+    written as in Python, although YAML itself reads 5e-5 as text. null leaves out an option whose default
     depends on the others.
 
     Raises:
-        UserError: the file cannot be read, or holds something else; the message names the file and the key.
+        UserError: the file cannot be read, or is not such a map; the message names the file and the key.
     """
     content = _content(path)
     if not isinstance(content, dict):

@@ -1,4 +1,4 @@
-"""The exact short cut: the double backward of a piecewise-linear critic without its arithmetic on zeros.
+"""The exact shortcut: the double backward of a piecewise-linear critic without its arithmetic on zeros.
 
 For affine layers z_l = W_l a_(l-1) + b_l, activations a_l = m_l ∘ z_l with slopes m_l constant almost
 everywhere, and u the slope of the penalty at the input gradient g = W_1ᵀ δ_1, the weight gradient is
@@ -7,19 +7,19 @@ everywhere, and u the slope of the penalty at the input gradient g = W_1ᵀ δ_1
 
 four units of matrix work with the forward pass, the input gradient δ, the tangent t and the products. Eager
 PyTorch does six: it builds the derivatives of the slopes m_l as tensors of zeros, and carries them through a
-whole backward pass of the critic. ``exact_shortcut`` leaves those out; the numbers stay the same, bit for bit
-where the order of operations is.
+whole backward pass of the critic. ``exact_shortcut`` leaves those out; the results are the same, bit for bit
+where the order of operations is the same.
 
-``piecewise_linear`` has the autograd Function, ``activations`` and ``pooling`` say which calls it stands in
-for, ``zero_gradients`` keeps what the zeros meant to the parameters, ``convolution`` has the weight gradient
-in its direct form, ``linear`` the products of linear layers, ``fused_kernels`` the kernels that cannot be
-differentiated twice. ``smooth`` has the activations and ``norms`` the norms, whose second derivative is real:
-nothing can be left out there, but one kernel computes it.
+``piecewise_linear`` has the autograd Function, ``activations`` and ``pooling`` list the calls that it replaces,
+``zero_gradients`` gives parameters the zero gradients that eager gives them, ``convolution`` has the weight
+gradient in its direct form, ``linear`` the products of linear layers, ``fused_kernels`` the kernels that cannot
+be differentiated twice. ``smooth`` has the activations and ``norms`` the norms whose second derivative is not
+zero: nothing can be left out there, but one kernel computes it.
 
 Where the scores at the penalised samples are part of the loss, their backward pass and the penalty's are one
-(``shared_pass`` has the mathematics): ``rows`` says which calls keep the samples apart, ``entries`` and
-``convolution`` have the nodes where parameters enter, ``one_pass`` puts them together, ``registered`` takes the
-operations of others, and ``report`` explains a critic.
+(``shared_pass`` has the mathematics): ``rows`` lists the calls that treat samples independently, ``entries`` and
+``convolution`` have the nodes where parameters enter, ``one_pass`` combines them, ``registered`` takes
+third-party operations, and ``report`` explains a critic.
 """
 
 from __future__ import annotations
@@ -42,11 +42,11 @@ __all__ = ["exact_shortcut", "explain", "register_piecewise_linear", "twice_diff
 def exact_shortcut(
     *, direct_convolution: bool | None = None, fast_linear: bool = True, fused_second_order: bool = True
 ) -> AbstractContextManager[Any]:
-    """Within this context, what a critic computes has a cheaper double backward with the same derivatives.
+    """Context manager in which critics have a cheaper double backward with the same derivatives.
 
-    Piecewise-linear activations, poolings and paddings are bit-identical to eager. Equal to rounding are smooth
-    activations, whose double backward is fused, convolutions' weight gradients on the CPU and on CUDA, and large fp32
-    linear layers on processors where oneDNN is the faster library; ``fused_second_order=False,
+    Piecewise-linear activations, poolings and paddings are bit-identical to eager. Smooth activations and norms,
+    whose double backward is fused, convolutions' weight gradients on the CPU and on CUDA, and large fp32 linear
+    layers on processors where oneDNN is the faster library are equal to rounding; ``fused_second_order=False,
     direct_convolution=False, fast_linear=False`` makes everything bit-identical.
 
     ``gradient_penalty`` and ``score_and_gradient`` enter this context by themselves. For a penalty of your own, put
@@ -58,22 +58,23 @@ def exact_shortcut(
         ((g.flatten(1).norm(dim=1) - 1) ** 2).mean().backward()
 
     Critics need no change: modules, functional calls, in-place activations, hooks, parametrizations and shared
-    weights are seen as they run. Two kinds of operations are replaced:
+    weights are handled as they run. Two kinds of operations are replaced:
 
-    - *skipped* is the second derivative, which is zero, of relu, leaky_relu, relu6, hardtanh, threshold,
-      hardshrink, softshrink, abs, prelu, rrelu, the max and average poolings, reflection and replication padding;
-    - *fused* into one kernel, where autograd runs a chain, is that of silu, gelu, elu, celu, selu, softplus, tanh,
-      sigmoid, mish, hardswish, softsign and logsigmoid, where it is finite for every finite input (the chain
-      overflows to NaN for some), and of layer_norm, group_norm, rms_norm and instance_norm without running statistics.
+    - the second derivative is zero, and *skipped*: relu, leaky_relu, relu6, hardtanh, threshold, hardshrink,
+      softshrink, abs, prelu, rrelu, the max and average poolings, reflection and replication padding;
+    - the second derivative is *fused* into one kernel, where autograd runs a chain: silu, gelu, elu, celu, selu,
+      softplus, tanh, sigmoid, mish, hardswish, softsign and logsigmoid, for which it is finite for every finite
+      input (the chain overflows to NaN for some), and layer_norm, group_norm, rms_norm and instance_norm without
+      running statistics.
 
     Everything else keeps autograd's own second order, and so do all calls inside ``torch.compile``, ``torch.func``
     transforms and forward-mode differentiation, inside saved-tensor hooks (checkpointed segments), on tensor
     subclasses, and everything that follows a ``register_hook`` or ``retain_grad`` within the context.
 
-    Parameters have gradients where eager gives them some: a hidden bias, which the penalty does not depend on, gets
-    zeros and not None. Derivatives of any order are right. Two things differ: where eager multiplies its zeros by
-    an infinite or NaN value and so spreads NaN, the short cut does not; and an intermediate tensor (no leaf) that
-    only zeros would reach is unused for ``torch.autograd.grad``.
+    Parameters have gradients where they have them in eager: a hidden bias, on which the penalty does not depend,
+    gets zeros, not None. Derivatives of any order are correct. Two things differ: eager spreads NaN where it
+    multiplies its zeros by an infinite or NaN value, the shortcut does not; and an intermediate tensor (not a leaf)
+    that only zeros would reach is unused for ``torch.autograd.grad``.
 
     Args:
         direct_convolution: whether the weight gradients of convolutions are computed in the direct form in the
@@ -90,7 +91,7 @@ def exact_shortcut(
 
 
 def twice_differentiable() -> AbstractContextManager[Any]:
-    """Within this context, recurrent layers and attention run on kernels that have a double backward.
+    """Context manager in which recurrent layers and attention run on kernels that have a double backward.
 
     cuDNN's recurrent layers and fused attention have none; each is named in one warning when it is first
     avoided. Nothing else changes. ``exact_shortcut`` does this too.
@@ -122,12 +123,12 @@ class _DoubleBackward(TorchFunctionMode):
         if replacement is not None and not self.observed and self._serves(func, args, kwargs):
             try:
                 result = replacement(*args, **kwargs)
-            except TypeError:  # arguments that do not fit: eager says so in its own words
+            except TypeError:  # invalid arguments: eager raises its own error
                 result = NotImplemented
             if result is not NotImplemented:
                 return result
         elif func in _OBSERVERS:
-            # An observed tensor's hook expects tensors: whatever may lie behind it keeps handing back zeros.
+            # The hook of an observed tensor expects tensors, so operations behind it still return zeros.
             self.observed = True
         elif func in fused_kernels.SUBSTITUTES and torch.is_grad_enabled() and not torch.compiler.is_compiling():
             with fused_kernels.SUBSTITUTES[func](_first(args, kwargs)):
@@ -135,7 +136,7 @@ class _DoubleBackward(TorchFunctionMode):
         return func(*args, **kwargs)
 
     def _serves(self, func: Any, args: Any, kwargs: Any) -> bool:
-        """Whether a replacement of ``func`` makes a difference here, and is understood by all around it."""
+        """Whether replacing ``func`` makes a difference here, and works with the modes and subclasses in use."""
         x = _first(args, kwargs)
         if type(x) not in (Tensor, nn.Parameter) or not x.requires_grad or not torch.is_grad_enabled():
             return False
@@ -157,7 +158,7 @@ def _first(args: Any, kwargs: Any) -> Any:
     return args[0] if args else kwargs.get("input", kwargs.get("query"))
 
 
-# Operations whose second derivative is real, and is one kernel here where autograd runs a chain.
+# Operations whose second derivative is not zero: one kernel here, a chain of operations in autograd.
 _FUSED = smooth.REPLACEMENTS | norms.REPLACEMENTS
 _REPLACEMENTS = (
     activations.REPLACEMENTS | pooling.REPLACEMENTS | convolution.REPLACEMENTS | linear.REPLACEMENTS | _FUSED

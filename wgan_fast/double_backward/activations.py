@@ -1,6 +1,6 @@
-"""The activations that the short cut replaces, and with what.
+"""The activations that the shortcut replaces, and their replacements.
 
-Every one here is piecewise linear, and eager's derivative of its backward with respect to the input is a
+Each is piecewise linear, and eager's derivative of its backward with respect to the input is a
 tensor of zeros. clamp, maximum, minimum, sort, amax, where and dropout are piecewise linear as well, but
 eager carries no zeros there: they stay as they are.
 
@@ -98,7 +98,7 @@ def _rrelu(
 
 def _elementwise(input: Tensor, forward: Forward, backward: Backward, inplace: bool = False) -> Any:
     if inplace and input.is_leaf:
-        return NotImplemented  # an error, which eager words
+        return NotImplemented  # an error, which eager raises
     return piecewise_linear(input, forward, backward)
 
 

@@ -2,7 +2,7 @@
 
 The input gradient of a convolution is bilinear in the output gradient δ and the weight W. Differentiating
 it with a tangent t of the input gives δ's part conv(t, W) and W's part, which is an ordinary weight
-gradient with t in the place of the input. ATen's double backward writes the latter as a convolution of t
+gradient with t in place of the input. ATen's double backward writes the latter as a convolution of t
 with a kernel as large as the whole output map, and loops over groups; ``convolution_backward`` with an
 output mask is the direct form.
 
@@ -135,7 +135,7 @@ def _conv(
     elif padding == "same":
         total = [a * (k - 1) for a, k in zip(dilations, weight.shape[2:], strict=True)]
         if any(n != 1 for n in _sizes(stride, d)):
-            return NotImplemented  # an error, which ATen words
+            return NotImplemented  # an error, which ATen raises
         if any(n % 2 for n in total):
             if shared is None:
                 return NotImplemented

@@ -1,8 +1,8 @@
 """Where parameters enter a critic whose loss and penalty share one backward signal (`shared_pass`).
 
-Each node here has a second one, which stands in the input gradients' graph: its forward pass hands the backward signal
-δ on, and its backward pass, to which the tangent t comes, gives the parameters their gradients from δ, t and the
-scores' slopes c. Convolutions have theirs in `convolution`.
+Each node here has a second one in the input gradients' graph: its forward pass passes the backward signal δ on, and
+its backward pass, which receives the tangent t, computes the parameters' gradients from δ, t and the scores' slopes c.
+Those of convolutions are in `convolution`.
 
 A *side* is a tensor that requires grad and does not depend on the critic's inputs: a parameter, or what was computed
 from parameters (a parametrised weight, an embedding of labels). Its gradient continues in its own graph.
@@ -204,7 +204,7 @@ _signal_through_prelu: Callable[..., Tensor] = _SignalThroughPReLU.apply
 
 
 class _Enter(Function):
-    """A side broadcast to a row for each sample, which from here on may meet what depends on the inputs.
+    """A side broadcast to one row per sample, which may then be combined with tensors that depend on the inputs.
 
     Its gradient is Σ_b c_b δ_b, over all that it was broadcast to. No input gradient passes here, so the second graph
     is tied to the ticket's gradient.

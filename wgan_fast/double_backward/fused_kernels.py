@@ -1,4 +1,4 @@
-"""Kernels without a double backward, and what stands in for them.
+"""Kernels without a double backward, and their replacements.
 
 cuDNN's recurrent layers (pytorch/pytorch#5261) and the fused attention kernels (flash, memory-efficient,
 cuDNN; pytorch/pytorch#116350) can be differentiated once. PyTorch has slower forms of the same functions that

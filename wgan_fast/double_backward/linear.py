@@ -43,7 +43,7 @@ class _Linear(Function):
         if grad is None:
             return None, None, None
         x, weight = ctx.saved_tensors
-        # Not ctx.needs_input_grad: a generator step goes through the critic, whose weights' gradients nobody asks for.
+        # Not ctx.needs_input_grad: a generator step goes through the critic, whose weight gradients are not needed.
         mask = [wanted(node) for node, _ in ctx.next_functions]
         mask += [False] * (3 - len(mask))
         return (

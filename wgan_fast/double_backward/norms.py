@@ -1,4 +1,4 @@
-"""Layer, group, instance and rms norm, whose second derivative is real: the double backward as one kernel.
+"""Layer, group, instance and rms norm, whose second derivative is not zero: the double backward as one kernel.
 
 Eager PyTorch differentiates a norm's backward by a chain of 30 to 90 elementwise operations, and writes group
 norm's backward itself as such a chain where its graph is kept. Here forward and backward are ATen's own kernels, one
@@ -7,7 +7,7 @@ operation each (instance norm is group norm with a group per channel), and the d
 What is saved is what eager saves.
 
 A replacement takes the arguments of the function that it replaces, and returns NotImplemented for a call that it
-leaves to autograd: with running statistics, on empty tensors, and all that is an error, which eager words.
+leaves to autograd: with running statistics, on empty tensors, and invalid calls, for which eager raises the error.
 """
 
 from __future__ import annotations
@@ -57,12 +57,12 @@ class _Norm(NamedTuple):
     def backward(
         self, grad: Tensor, x: Tensor, weight: Tensor | None, bias: Tensor | None, saved: Statistics, mask: list[bool]
     ) -> tuple[Tensor | None, Tensor | None, Tensor | None]:
-        """The gradients with respect to x, weight and bias that the mask asks for."""
+        """The gradients with respect to x, weight and bias that the mask selects."""
         mean, rstd = saved
         if not self.normalized_shape:
             grad = grad if grad.stride() == x.stride() else torch.empty_like(x).copy_(grad)
             sizes = (*_sizes(x), self.num_groups)
-            # ATen's kernel wants a weight where it gives a bias its gradient.
+            # ATen's kernel needs a weight to compute the gradient of the bias.
             asked = [*mask[:2], mask[2] and weight is not None]
             results = aten.native_group_norm_backward.default(grad, x, mean, rstd, weight, *sizes, asked)
             if asked != mask and bias is not None:

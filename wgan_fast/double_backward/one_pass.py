@@ -21,10 +21,10 @@ OBSERVERS = frozenset({_T.register_hook, _T.retain_grad, _T.grad_fn.__get__})
 
 
 class Tracking(TorchFunctionMode):
-    """Within this context, calls that `rows` knows mark their results, and parameters enter by way of `entries`.
+    """Within this context, calls that `rows` knows mark their results, and parameters enter through `entries`.
 
-    ``shortcut`` is the mode of `exact_shortcut`, which makes all calls; it is not entered, because it would then see
-    each question that a rule asks of a tensor.
+    ``shortcut`` is the mode of `exact_shortcut`, which makes all calls; it is not entered, because it would then
+    intercept each query that a rule makes of a tensor.
     """
 
     def __init__(self, shared: SharedPass, shortcut: TorchFunctionMode) -> None:
@@ -48,7 +48,7 @@ class Tracking(TorchFunctionMode):
             if torch.is_grad_enabled():
                 try:
                     result = rule(self.shared, partial(self._call, func, types), args, kwargs)
-                except TypeError:  # arguments that do not fit: the function says so in its own words
+                except TypeError:  # invalid arguments: the function raises its own error
                     result = NotImplemented
                 if result is not NotImplemented:
                     return result
@@ -61,7 +61,7 @@ class Tracking(TorchFunctionMode):
 
 
 def foreign_mode() -> bool:
-    """Whether somebody else's function mode is at work, in which a call could mean something else."""
+    """Whether another function mode is active, which could change what a call means."""
     if torch.compiler.is_compiling():
         return False
     modes = torch.overrides._get_current_function_mode_stack()

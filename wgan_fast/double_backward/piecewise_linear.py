@@ -2,9 +2,9 @@
 
 Where y = f(x) is piecewise linear, its backward is grad -> J(x)ᵀ grad with a Jacobian J that is constant
 almost everywhere. Eager autograd still differentiates that with respect to x: a tensor of zeros, which then
-travels through a whole backward pass of all before f. Here the backward is eager's own, on detached tensors:
-to autograd J is a constant, and nothing travels. The derivative with respect to grad stays eager's, to any
-order.
+travels through a whole backward pass of everything before f. Here the backward is eager's own, on detached
+tensors: J is a constant to autograd, and that pass is left out. The derivative with respect to grad is eager's,
+to any order.
 """
 
 from __future__ import annotations

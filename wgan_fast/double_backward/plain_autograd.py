@@ -11,10 +11,10 @@ _top_hooks = getattr(torch._C._autograd, "_top_saved_tensors_default_hooks", Non
 
 
 def plain_autograd() -> bool:
-    """Whether neither compilation, a ``torch.func`` transform, forward mode nor saved-tensor hooks are at work.
+    """Whether no compilation, ``torch.func`` transform, forward mode or saved-tensor hooks are active.
 
-    A checkpointed segment, which is under such hooks, is computed again outside of the contexts of its first time,
-    and would then save other tensors than the ones it is asked for.
+    A checkpointed segment, which is under such hooks, is recomputed outside the contexts of its first run, and would
+    then save other tensors than those expected.
     """
     return (
         not torch.compiler.is_compiling()
@@ -25,7 +25,7 @@ def plain_autograd() -> bool:
 
 
 def _saved_tensor_hooks_by_trial() -> bool:
-    """The same answer before torch 2.7, which cannot be asked: hooks that are active cannot be disabled."""
+    """The same before torch 2.7, which has no query for it: hooks that are active cannot be disabled."""
     hooks: Any = torch._C._autograd  # torch's stubs have not all of it
     if not hooks._saved_tensors_hooks_is_enabled():
         return False  # none can be active

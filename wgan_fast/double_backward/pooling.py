@@ -1,8 +1,8 @@
-"""The poolings and paddings that the short cut replaces, and with what; the rules are those of activations.
+"""The poolings and paddings that the shortcut replaces, and their replacements; the rules are those of activations.
 
-Max-pooling is piecewise linear; average pooling, reflection and replication are linear. Eager hands zeros
-back for all of them, because their backward takes the input, if only for its shape. An adaptive average to
-one value is a mean, and other paddings are copies: there eager carries none.
+Max-pooling is piecewise linear; average pooling, reflection and replication are linear. Eager returns zeros for
+all of them, because their backward takes the input, if only for its shape. An adaptive average to one value is a
+mean, and other paddings are copies: eager carries no zeros there.
 """
 
 from __future__ import annotations
@@ -57,7 +57,7 @@ def _adaptive_max_pool(d: int, input: Tensor, output_size: Any, return_indices: 
 
 
 def _selecting(input: Tensor, operation: Callable[..., Any], backward: Backward) -> Any:
-    """A pooling that takes one value of each window and says which."""
+    """A pooling that takes one value of each window and returns its index."""
 
     def forward(x: Tensor) -> tuple[Tensor, tuple[Tensor, ...]]:
         y, indices = operation(x)
@@ -157,7 +157,7 @@ def _adaptive_avg_pool1d(input: Tensor, output_size: Size) -> Any:
 
 
 def _row(value: Size | None, height: int) -> list[int] | None:
-    """A 1-D size as ATen's 1-D poolings hand it to their 2-D ones."""
+    """A 1-D size as ATen's 1-D poolings pass it to their 2-D ones."""
     given = _sizes(value, 1)
     return [height, *given] if given else None
 

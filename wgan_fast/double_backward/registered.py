@@ -1,4 +1,4 @@
-"""Operations of others that are piecewise linear, and keep samples apart."""
+"""Third-party operations that are piecewise linear and treat samples independently."""
 
 from __future__ import annotations
 
@@ -20,21 +20,21 @@ F = TypeVar("F", bound=Callable[..., Any])
 
 
 def register_piecewise_linear(function: F, *, bias: str | None = None, bias_dim: int = 1) -> F:
-    """Make an operation known to ``score_and_gradient``; the result is to be called in its place.
+    """Make an operation known to ``score_and_gradient``; call the result in its place.
 
-    For a fused kernel with an autograd Function of its own, which nothing else can look into::
+    For a fused kernel with an autograd Function of its own, which is opaque otherwise::
 
         ops.bias_act = register_piecewise_linear(ops.bias_act, bias="b")
         ops.upfirdn2d = register_piecewise_linear(ops.upfirdn2d)
 
-    What is promised is not checked: the result is a piecewise-linear function of the first argument, row b of the
+    The caller guarantees, unchecked: the result is a piecewise-linear function of the first argument, row b of the
     result depends on row b of that argument alone, and the function can be differentiated twice. Other arguments may
     be tensors that do not require grad. Outside of ``score_and_gradient`` nothing changes.
 
     Args:
-        function: of x, (B, ...), and further arguments, to (B, ...).
-        bias: the name of a parameter that may require grad, a vector which is added to x along ``bias_dim`` before
-            anything else is done. None, given for it in a call, is left alone.
+        function: from x, (B, ...), and further arguments to (B, ...).
+        bias: the name of a parameter that may require grad, a vector that is added to x along ``bias_dim`` before
+            anything else is done. A call may pass None for it.
         bias_dim: the dimension of x.
     """
 

@@ -1,4 +1,4 @@
-"""What stands between a critic and the cheaper ways to differentiate its loss and penalty."""
+"""What prevents a critic from using the cheaper ways to differentiate its loss and penalty."""
 
 from __future__ import annotations
 
@@ -25,8 +25,8 @@ class Obstacle:
     Attributes:
         module: the path of the innermost module that makes it, "" for the critic itself.
         operation: the function that is called.
-        reason: what is in the way.
-        shortcut: whether `exact_shortcut` saves nothing there either.
+        reason: why it prevents the cheaper way.
+        shortcut: whether it also prevents `exact_shortcut`.
     """
 
     module: str
@@ -35,17 +35,17 @@ class Obstacle:
     shortcut: bool
 
     def __str__(self) -> str:
-        ways = "one pass and short cut" if self.shortcut else "one pass"
+        ways = "one pass and shortcut" if self.shortcut else "one pass"
         return f"{self.module or '(critic)'}: {self.operation}: {self.reason} [{ways}]"
 
 
 @dataclass(frozen=True)
 class Explanation:
-    """How a critic's loss and penalty can be differentiated; ``str()`` of it is for reading.
+    """How a critic's loss and penalty can be differentiated; ``str()`` formats it.
 
     Attributes:
         one_pass: whether loss and penalty share one backward signal in ``score_and_gradient``.
-        obstacles: what is in the way, in the order of the forward pass.
+        obstacles: the calls that prevent the cheaper ways, in the order of the forward pass.
         flops: of a critic step (a loss of the scores and a penalty, forward and backward) each way.
         forward_flops: of the critic's forward pass.
     """
@@ -73,7 +73,7 @@ def explain(
     critic_args: Sequence[Any] = (),
     critic_kwargs: Mapping[str, Any] | None = None,
 ) -> Explanation:
-    """Which layers stand in the way of one pass and of the short cut, why, and what each way costs.
+    """Which layers prevent one pass and the shortcut, why, and what each way costs.
 
     Runs the critic a few times on ``x``; a module is copied first, and torch's random state on the CPU is put back::
 
@@ -81,7 +81,7 @@ def explain(
 
     Args:
         critic, critic_args, critic_kwargs: see ``score_and_gradient``.
-        x: (B, ...), a batch as the critic meets it; the sizes decide the FLOPs.
+        x: (B, ...), a typical batch; the sizes determine the FLOPs.
     """
     from wgan_fast.double_backward import exact_shortcut  # the package has this module's function, too
 
@@ -161,7 +161,7 @@ def _follow(
 
 
 class _Following(Tracking):
-    """Tracking that writes down what no rule knows, and goes on as if it were known."""
+    """Tracking that records calls without a rule, and continues as if they had one."""
 
     def __init__(self, shared: SharedPass, shortcut: TorchFunctionMode) -> None:
         super().__init__(shared, shortcut)

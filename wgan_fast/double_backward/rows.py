@@ -1,8 +1,8 @@
-"""Which calls keep the samples of a batch apart, and let parameters enter where a factor per sample can be applied.
+"""Which calls treat the samples of a batch independently, with parameters where a factor per sample can be applied.
 
 A tensor is *marked* (`SharedPass.mark`) if it depends on the critic's inputs, piecewise linearly, and its rows are in
-the order of the samples: as many rows for each sample as for any other. The inputs are; each rule here says when the
-result of a call is, given that some of its arguments are. What no rule knows is not marked. Scores that are marked,
+the order of the samples: the same number of rows per sample. The inputs are; each rule here says when the result of a
+call is, given that some of its arguments are. A call without a rule is not marked. Scores that are marked,
 and whose sides do not depend on the inputs, have the gradients that `shared_pass` gives them.
 
 A rule takes (shared, call, args, kwargs), where ``call`` makes the call as `exact_shortcut` does. It returns the
@@ -61,7 +61,7 @@ def _unary(condition: Condition, shared: SharedPass, call: Any, args: Any, kwarg
     try:
         if not condition(x, *rest, **{key: value for key, value in kwargs.items() if key != "input"}):
             return NotImplemented
-    except (TypeError, ValueError):  # arguments that do not fit, or forms that are not known here
+    except (TypeError, ValueError):  # invalid arguments, or forms that are not known here
         return NotImplemented
     rows = len(x)
     return _finish(shared, call(*args, **kwargs), rows)

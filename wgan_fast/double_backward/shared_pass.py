@@ -6,12 +6,12 @@ of `double_backward` and the activations a of the forward pass,
 
     ∂L/∂W_l = Σ_b δ_l,b ⊗ (t_{l-1,b} + c_b a_{l-1,b}),    ∂L/∂b_l = Σ_b c_b δ_l,b :
 
-the backward pass of ℓ is that of Σ_b s_b, scaled by c_b per sample. Forward pass, δ, t and one product for each weight
+the backward pass of ℓ is that of Σ_b s_b, scaled by c_b per sample. Forward pass, δ, t and one product per weight
 are four units of matrix work; autograd, which differentiates ℓ and P one after the other, does six.
 
 `join` is the last node of both graphs. If the gradients of scores and of input gradients arrive in one backward pass,
 it keeps c for the nodes of the second graph, where the parameters enter (`entries`), and continues with u alone. In
-every other case it hands both on, and the nodes behave as autograd's own do.
+every other case it passes both on, and the nodes behave as autograd's own do.
 """
 
 from __future__ import annotations
@@ -29,21 +29,21 @@ from torch.autograd import Function
 from wgan_fast.double_backward.zero_gradients import wanted
 
 current_pass: ContextVar[SharedPass | None] = ContextVar("current_pass", default=None)
-"""The forward pass that is running, for nodes that are not told otherwise."""
+"""The forward pass that is running: the default for nodes."""
 
 _numbers = itertools.count()
 PLAIN_TYPES = (Tensor, nn.Parameter)
 
 
 class SharedPass:
-    """What the nodes of one forward pass know of one another.
+    """State shared by the nodes of one forward pass.
 
     Attributes:
         batch: the number of samples.
         proven: whether each parameter's gradient may be taken from one backward signal (set after the forward pass).
         observed: whether a hook may see the tensors in between.
         capturing: whether the input gradients' graph, to which c belongs, is being built.
-        sides: tensors that entered by way of `entries`, and must not depend on the inputs.
+        sides: tensors that entered through `entries`, and must not depend on the inputs.
         ticket: a scalar leaf; its gradient, always zero, stands for `entries.enter`'s second graph.
     """
 
@@ -59,7 +59,7 @@ class SharedPass:
         self._like = (like.dtype, like.device)
         self._slopes: dict[int, dict[Any, Tensor]] = {}
 
-    # The mark lies on the tensor itself, so that it lives as long; a change in place makes it void.
+    # The mark is an attribute of the tensor, so that it lives as long; an in-place change invalidates it.
     def mark(self, tensor: Tensor) -> None:
         """Record that each block of ``len(tensor) / batch`` rows depends on one sample, in the order of samples."""
         tensor._wgan_fast_rows = (self._number, tensor._version)  # type: ignore[attr-defined]
@@ -72,7 +72,7 @@ class SharedPass:
         )
 
     def prove(self, scores: Tensor, points: list[Tensor]) -> bool:
-        """Whether scores were computed from the points as `rows` demands; to be asked after the forward pass."""
+        """Whether scores were computed from the points as `rows` requires; call it after the forward pass."""
         self.proven = (
             not self.observed
             and self.is_marked(scores)

@@ -1,4 +1,4 @@
-"""The smooth activations, whose second derivative is real: the double backward as one kernel.
+"""The smooth activations, whose second derivative is not zero: the double backward as one kernel.
 
 Eager PyTorch differentiates an activation's backward, dx = g f(s) with s what the forward pass saved, by a chain of
 elementwise operations, and writes even the backward itself as such a chain where its graph is kept (silu, mish). Here
@@ -113,7 +113,7 @@ def _replaced(
         return NotImplemented
     if forward_ is not None:
         if input.is_leaf:
-            return NotImplemented  # an error, which eager words
+            return NotImplemented  # an error, which eager raises
         if rule.activation.endswith("_result"):
             return _smooth(input, None, forward_, rule)
         # An input that is a view has no gradient then, which autograd does not put into that of the base.

@@ -1,9 +1,9 @@
-"""Gradients of zeros where eager has them, without the pass that made them.
+"""Zero gradients where eager has them, without the pass that computes them.
 
 A parameter that only the second derivatives of piecewise-linear operations reach, such as a hidden bias,
 has a gradient of zeros in eager, not None: ``torch.autograd.grad(penalty, critic.parameters())`` works,
-optimizers decay their momentum, DistributedDataParallel finds all parameters used. The short cut leaves
-those second derivatives out, and hands the zeros to the leaves directly."""
+optimizers decay their momentum, DistributedDataParallel finds all parameters used. The shortcut leaves
+those second derivatives out, and gives the zeros to the leaves directly."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ class _ZeroGradients(Function):
         if grad is None or (ctx.shared is not None and ctx.shared.scores_arrived()):
             return None, grad, *[None] * len(ctx.others)
         nodes = [node for node, _ in ctx.next_functions[1:]]
-        # Parameters are what gradients are taken for; the points can be large, and are mostly not asked for.
+        # Parameters are what gradients are taken for; the points can be large, and their gradient is rarely needed.
         zeros = (
             torch.zeros_like(tensor) if isinstance(tensor, nn.Parameter) or wanted(node) else None
             for tensor, node in zip(ctx.others, nodes, strict=True)
@@ -46,9 +46,9 @@ def keep_zero_gradients(node: Any, result: Tensor, anchor: Tensor) -> Tensor:
     """``result``, as a value whose derivative also brings zeros to the leaves before ``node``.
 
     ``node`` is the autograd node in whose backward this is called; it has an attribute ``visit``, None at
-    first. ``anchor`` is a tensor that it saved. The first such node of a backward pass sees to all that lies
-    before it; the others there then find themselves visited. Where a module's full backward hook lies on the
-    way, the zeros go along the graph as in eager: the hook expects tensors.
+    first. ``anchor`` is a tensor that it saved. The first such node of a backward pass handles all leaves before
+    it and marks the other such nodes there as visited. Where a module's full backward hook lies on the way, the
+    zeros go along the graph as in eager: the hook expects tensors.
 
     Of a forward pass whose scores are part of the loss (`shared_pass`), the scores' own gradient reaches all these.
     """
@@ -110,7 +110,7 @@ def _survey(start: Any) -> tuple[list[Tensor], list[Any], bool]:
 def _differentiated(node: Any, parent: Any) -> bool:
     """Whether the running backward pass computes the gradient that ``parent`` hands to ``node``."""
     leaf = getattr(node, "variable", None)
-    # The points, in all likelihood: then _wanted would answer with an exception, which takes its time.
+    # Probably the points: _wanted would raise an exception for them, which is slow.
     return wanted(node if leaf is None or isinstance(leaf, nn.Parameter) else parent)
 
 
@@ -120,5 +120,5 @@ def wanted(node: Any) -> bool:
         return False
     try:
         return bool(torch._C._will_engine_execute_node(node))
-    except RuntimeError:  # a leaf that torch.autograd.grad was asked for
+    except RuntimeError:  # a leaf that was passed to torch.autograd.grad
         return True

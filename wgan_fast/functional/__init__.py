@@ -1,6 +1,6 @@
 """The public stateless operations, one module each: contract, validation, dispatch.
 
-What they compute is written in ``reference.py``; which backend computes it is decided in ``backends``. Every function
+``reference.py`` specifies what they compute; ``backends`` selects the backend. Every function
 takes ``backend="auto"``: the first usable backend for these tensors, or the one named (see ``available_backends``).
 """
 

@@ -26,15 +26,16 @@ def activation_double_backward(
 ) -> tuple[Tensor, Tensor]:
     """The derivatives of an activation's backward in one pass over memory: three tensors read, two written.
 
-    The backward of y = φ(x) is dx = g φ'(x), with g the gradient that arrived at y. Where a gradient v arrives at
-    dx, this gives v φ'(x), the gradient with respect to g, and v g φ''(x), the one with respect to x. Equivalent to::
+    The backward of y = φ(x) is dx = g φ'(x), with g the gradient with respect to y. Given v, the gradient with
+    respect to dx, this computes v φ'(x), the gradient with respect to g, and v g φ''(x), the one with respect to x.
+    Equivalent to::
 
         (dx,) = torch.autograd.grad(F.silu(x), x, g, create_graph=True)
         to_g, to_x = torch.autograd.grad(dx, [g, x], v)
 
     up to rounding, and finite for every finite x, where autograd's chain overflows to NaN for some. Where x, g or v
     is infinite or NaN, the results are finite, infinite or NaN as that chain's are, except that an infinity may
-    stand where the chain subtracts two. Within ``wgan_fast.double_backward.exact_shortcut`` it is used by itself.
+    occur where the chain subtracts two. ``wgan_fast.double_backward.exact_shortcut`` uses it automatically.
 
     Differentiable with respect to all three tensors, to any order; the graph is that of plain PyTorch operations.
 
@@ -50,7 +51,7 @@ def activation_double_backward(
               scale x where x > 0, scale alpha (exp(input_scale x) - 1) elsewhere. elu is (alpha, 1, 1), celu
               (alpha, 1, 1 / alpha), selu (1.6732632423543772, 1.0507009873554805, 1);
             - ``"softplus"``: (beta, threshold).
-        backend: which backend computes it.
+        backend: which backend to use.
 
     Returns:
         The gradients with respect to ``grad_output`` and ``saved``, in their shape and dtype. Arithmetic in fp32

@@ -1,4 +1,4 @@
-"""What several operations ask of a tensor before they take it, and how an error message describes one."""
+"""Checks of tensor arguments that several operations share, and how an error message describes a tensor."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from wgan_fast.memory_layout import has_addresses
 
 
 def needs_reference(*tensors: Tensor) -> bool:
-    """True where a kernel must not look at addresses: tensor subclasses and torch.func transforms."""
+    """True where a kernel must not use addresses: tensor subclasses and torch.func transforms."""
     return not has_addresses(*tensors)
 
 

@@ -33,12 +33,12 @@ def clip_weights_(
 
     Args:
         parameters: a module, one tensor, or an iterable of tensors; fp32, fp64, bf16 or fp16, of any shape,
-            layout and device, mixed as they come. A tensor that occurs twice is clamped once.
+            layout and device, also mixed. A tensor that occurs twice is clamped once.
         clip_value: a positive number c for [-c, c], or a pair (lo, hi) with lo <= hi.
-        backend: who computes it.
+        backend: which backend to use.
 
     Raises:
-        TypeError, ValueError: an argument is not as above; nothing has been modified then.
+        TypeError, ValueError: an argument is not as above; nothing has been modified.
     """
     lo, hi = clip_bounds(clip_value)
     tensors = _tensor_list(parameters)

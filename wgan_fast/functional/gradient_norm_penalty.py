@@ -58,9 +58,9 @@ def gradient_norm_penalty(
         norms = gradients.flatten(1).norm(2, dim=1)
         penalty = weight * ((norms - target) ** 2).mean()            # one_sided: (norms - target).clamp(min=0)
 
-    but for a zero gradient, where these lines give NaN or an arbitrary direction: here the value is
+    except for a zero gradient, where these lines give NaN or an arbitrary direction: here the value is
     (0 - target)² and the slope is exactly 0. Gulrajani et al. 2017, equation 3; one-sided: Petzka et al. 2018
-    (WGAN-LP), equation 8. The value and its slope come out of one reading of ``gradients``, in fp32 (fp64 for
+    (WGAN-LP), equation 8. The value and its slope are computed in one pass over ``gradients``, in fp32 (fp64 for
     fp64) and in a fixed order: the same input gives the same bits.
 
     Differentiable once with respect to ``gradients``, which gives the critic's double backward; a further
@@ -73,7 +73,7 @@ def gradient_norm_penalty(
         norm: "sample": one norm per sample over all other dimensions; "channel": one norm per position over
             dimension 1 alone, averaged over samples and positions.
         reduction: "mean", "sum", or "none" for one value per norm.
-        weight: a factor on the value (lambda_gp), applied inside at no cost.
+        weight: a factor on the value (lambda_gp), applied in the kernel at no cost.
         return_norms: also return the norms, detached, (B,) or (B, H, W, ...) for "channel".
         backend: which backend to use.
 

@@ -23,7 +23,7 @@ def interpolate(
     out: Tensor | None = None,
     backend: str = "auto",
 ) -> Tensor:
-    """Random points on the straight lines between real and generated samples, one alpha a sample.
+    """Random points on the straight lines between real and generated samples, one alpha per sample.
 
     Equivalent to::
 
@@ -37,10 +37,10 @@ def interpolate(
         real, fake: (B, ...), the same shape, dtype and device.
         alpha: (B,) or (B, 1, ..., 1), values usually in [0, 1); drawn uniformly when absent, in fp32 (fp64 for
             fp64), because bf16 has only 256 values there.
-        generator: where the draw comes from; the device's default generator when absent.
-        out: written instead of a new tensor; the shape, dtype and device of real. It may be a slice of a larger
-            buffer, so x can be put straight into its place in a batch [real; fake; x].
-        backend: who computes it.
+        generator: draws alpha; the device's default generator when absent.
+        out: receives the points instead of a new tensor; the shape, dtype and device of real. It may be a slice of
+            a larger buffer, such as the last third of a batch [real; fake; x].
+        backend: which backend to use.
 
     Raises:
         TypeError, ValueError: an argument is not as above.
@@ -77,10 +77,10 @@ def _per_sample(alpha: Tensor, real: Tensor) -> Tensor:
     """alpha as (B,) in the accumulation dtype."""
     batch = real.shape[0]
     if not isinstance(alpha, Tensor):
-        raise TypeError(f"alpha={alpha!r}: expected a tensor with one value a sample, of shape ({batch},)")
+        raise TypeError(f"alpha={alpha!r}: expected a tensor with one value per sample, of shape ({batch},)")
     if alpha.numel() != batch or (alpha.dim() > 0 and alpha.shape[0] != batch) or alpha.dim() == 0:
         raise ValueError(
-            f"alpha: expected one value a sample, shape ({batch},) or ({batch}, 1, ..., 1), got {tuple(alpha.shape)}"
+            f"alpha: expected one value per sample, shape ({batch},) or ({batch}, 1, ..., 1), got {tuple(alpha.shape)}"
         )
     if alpha.device != real.device:
         raise ValueError(f"alpha: expected a tensor on {real.device}, as real is, got one on {alpha.device}")
@@ -94,4 +94,4 @@ def _check_out(out: Tensor, real: Tensor, inputs: Sequence[Tensor]) -> None:
     if has_overlap(out):
         raise ValueError(f"out: expected a tensor whose elements have memory of their own, got strides {out.stride()}")
     if torch.is_grad_enabled() and any(tensor.requires_grad for tensor in (out, *inputs)):
-        raise ValueError("out: cannot be used where a gradient is recorded; detach real, fake, alpha and out first")
+        raise ValueError("out: cannot be used while autograd records; detach real, fake, alpha and out first")

@@ -33,12 +33,11 @@ def norm_double_backward(
         (dx,) = torch.autograd.grad(y, x, grad_output, create_graph=True)
         to_output, to_x, to_weight = torch.autograd.grad(dx, [grad_output, x, weight], grad_grad_input)
 
-    up to rounding; NaN and infinities spread over the same rows. Within
-    ``wgan_fast.double_backward.exact_shortcut`` it is used by itself. The weight's gradient is summed in a fixed order:
-    the same input gives the same bits.
+    up to rounding; NaN and infinities spread over the same rows. ``wgan_fast.double_backward.exact_shortcut`` uses it
+    automatically. The weight's gradient is summed in a fixed order: the same input gives the same bits.
 
-    Differentiable with respect to all tensors, to any order; the graph is that of plain PyTorch operations. It goes on
-    through ``mean`` and ``rstd``, so they have to be computed from ``x`` where a derivative is to be whole.
+    Differentiable with respect to all tensors, to any order; the graph is that of plain PyTorch operations. It extends
+    through ``mean`` and ``rstd``, so a complete derivative needs them computed from ``x``.
 
     Args:
         x: the norm's input, (B, C) or (B, C, ...); fp32, fp64, bf16 or fp16, of any layout.
@@ -46,9 +45,10 @@ def norm_double_backward(
             dtype, as ``torch.native_layer_norm`` and ``torch.native_group_norm`` return them. A mean of None is
             that of rms norm, with 1 / sqrt(mean square + eps) for rstd.
         weight: (C,), of any floating dtype, or None.
-        grad_output, grad_grad_input: what arrives at the norm's output and at dx; the shape, dtype and device of x.
+        grad_output, grad_grad_input: the gradients with respect to the norm's output and to dx; the shape, dtype and
+            device of x.
         num_groups: a divisor of C.
-        backend: which backend computes it.
+        backend: which backend to use.
 
     Returns:
         The gradients with respect to ``grad_output`` and ``x``, in the shape and dtype of x, and ``weight``, in its

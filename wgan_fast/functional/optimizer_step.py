@@ -31,15 +31,15 @@ def rmsprop_step_(
     clip_value: float | tuple[float, float] | None = None,
     backend: str = "auto",
 ) -> None:
-    """One RMSprop update of all parameters, and the clamp, in one pass over memory; everything in place.
+    """One RMSprop update of all parameters and the clamp, in one pass over memory; everything in place.
 
     Equivalent to ``torch.optim.rmsprop.rmsprop(...)`` followed by ``clip_weights_(params, clip_value)``. The
     class ``wgan_fast.optim.RMSprop`` keeps the state for you.
 
     Args:
-        params, grads, square_avgs, steps: one tensor a parameter; ``steps`` are 0-dim fp32 counts.
-        grad_avgs: empty, or one tensor a parameter for the centred variant.
-        momentum_buffers: empty where ``momentum`` is 0, else one tensor a parameter.
+        params, grads, square_avgs, steps: one tensor per parameter; ``steps`` are 0-dim fp32 counts.
+        grad_avgs: empty, or one tensor per parameter for the centred variant.
+        momentum_buffers: empty where ``momentum`` is 0, else one tensor per parameter.
         lr, alpha, eps, weight_decay, momentum, maximize: as in ``torch.optim.RMSprop``.
         clip_value: as in ``clip_weights_``; None leaves the weights unclipped.
 
@@ -74,11 +74,11 @@ def adam_step_(
     clip_value: float | tuple[float, float] | None = None,
     backend: str = "auto",
 ) -> None:
-    """One Adam update of all parameters, and the clamp, in one pass over memory; everything in place.
+    """One Adam update of all parameters and the clamp, in one pass over memory; everything in place.
 
     Equivalent to ``torch.optim.adam.adam(...)`` followed by ``clip_weights_(params, clip_value)``. The class
     ``wgan_fast.optim.Adam`` keeps the state for you. Arguments and errors as in ``rmsprop_step_``;
-    ``max_exp_avg_sqs`` is empty, or one tensor a parameter for AMSGrad.
+    ``max_exp_avg_sqs`` is empty, or one tensor per parameter for AMSGrad.
     """
     lists = [params, grads, exp_avgs, exp_avg_sqs, max_exp_avg_sqs, steps]
     _check_lists(lists)
@@ -94,7 +94,7 @@ def _check_lists(lists: list[list[Tensor]]) -> None:
     params, grads = lists[:2]
     lengths = [len(tensors) for tensors in lists]
     if any(length not in (0, len(params)) for length in lengths) or len(grads) != len(params):
-        raise ValueError(f"expected lists of {len(params)} tensors, one a parameter (or none), got {lengths}")
+        raise ValueError(f"expected lists of {len(params)} tensors, one per parameter (or none), got {lengths}")
     alike = [param.shape for param in params] == [grad.shape for grad in grads]
     dtypes = [param.dtype for param in params]
     if alike and dtypes == [grad.dtype for grad in grads] and DTYPES.issuperset(dtypes):

@@ -22,7 +22,7 @@ ACTIVATIONS = (
     nn.Softplus,
     nn.Tanh,
 )
-"""Replaced by MaxMin; they shrink gradients, which a critic whose slope is to be 1 cannot afford."""
+"""Replaced by MaxMin: they shrink gradients, so the critic could not reach slope 1."""
 
 KEPT = (nn.Identity, nn.Flatten, nn.Unflatten, nn.PixelUnshuffle, nn.PixelShuffle, nn.ZeroPad2d, MaxMin, GroupSort)
 """Permutations and rearrangements of their input, with zeros at most."""
@@ -40,7 +40,7 @@ def to_lipschitz(critic: nn.Module) -> nn.Module:
     (Sorting Out Lipschitz Function Approximation). `fold` makes plain layers of the result.
 
     Args:
-        critic: a layer of the above, or an ``nn.Sequential`` or `LipschitzResidual` of them, nested at will.
+        critic: a layer of the above, or an ``nn.Sequential`` or `LipschitzResidual` of them, nested to any depth.
 
     Raises:
         ValueError: a layer without a certified form; the message names it.

@@ -28,7 +28,7 @@ def fold(critic: nn.Module) -> nn.Module:
 
 
 def _fold_(module: nn.Module) -> None:
-    """What parametrize.remove_parametrizations does, which on a copy would change the class that it shares."""
+    """As parametrize.remove_parametrizations, which on a copy would change the class that it shares."""
     assert isinstance(module.parametrizations, nn.ModuleDict)
     values = {name: getattr(module, name).detach().clone() for name in module.parametrizations}
     module.__class__ = parametrize.type_before_parametrizations(module)

@@ -1,7 +1,7 @@
 """A layer's weight as a linear map y = W x: the map, its transpose, and the derivative of ⟨y, W x⟩.
 
-Every function takes lists, the weights and vectors of k layers of one kind. One layer goes as it is; several are
-stacked, and then cost as many launches as one.
+Every function takes lists, the weights and vectors of k layers of one kind. A single layer is used as it is; several
+are stacked, and then cost as many launches as one.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""The layers that hold a weight matrix, and how a kernel is read as one: a row for each output."""
+"""The layers that hold a weight matrix, and kernels reshaped to one: a row per output."""
 
 from __future__ import annotations
 

@@ -75,7 +75,7 @@ def _add_gradient_(parameter: Tensor, gradient: Tensor, outputs: int, weight: fl
 
 
 def _add_matrix_gradient_(matrix: Tensor, target: Tensor, scale: float, form: Form) -> Tensor:
-    """target += scale / 4 * dP/dW, as one product straight into it; returns P."""
+    """target += scale / 4 * dP/dW, as one product accumulated in place; returns P."""
     rows, columns = matrix.shape
     wide = rows <= columns
     gram = matrix @ matrix.T if wide else matrix.T @ matrix

@@ -32,14 +32,14 @@ def orthonormal(layer: MatrixLayer) -> MatrixLayer:
     """Parametrize a linear or convolution layer, in place, so that it is 1-Lipschitz whatever its parameters are.
 
     A linear layer's weight has orthonormal rows, or orthonormal columns where it has more rows than columns: all its
-    singular values are 1. A convolution's kernel, read as a matrix Q of one row an output channel, is orthonormal in
+    singular values are 1. A convolution's kernel, read as a matrix Q of one row per output channel, is orthonormal in
     the same sense, divided by √N, N the most patches that one input value is part of (Tsuzuku et al. 2018,
     Lipschitz-Margin Training, theorem 1):
 
         ‖conv(x)‖² = Σ_patches ‖Q patch‖² / N <= Σ_patches ‖patch‖² / N <= ‖x‖²
 
     This bound is for every input size and every zero padding. It is tight where N = 1 (the stride is not below the
-    kernel size); for a k x k kernel of stride 1, N = k², only kernels whose taps act together, averages, reach it.
+    kernel size); for a k x k kernel of stride 1, N = k², only kernels whose taps add up, such as averages, reach it.
 
     The parametrization is PyTorch's: ``layer.weight`` is the orthonormal weight,
     ``layer.parametrizations.weight.original`` the raw one, which starts as the layer's initial weight, rescaled so
@@ -90,7 +90,7 @@ class Cayley(nn.Module):
             square, rest = _blocks(matrix)
             eye = torch.eye(len(square), dtype=weight.dtype, device=weight.device)
             system = torch.addmm(square - square.T + eye, rest.T, rest)
-            inverse = torch.linalg.inv_ex(system).inverse  # checks nothing, hence waits for no device
+            inverse = torch.linalg.inv_ex(system).inverse  # checks nothing, hence no synchronisation
             q = torch.cat([2 * inverse - eye, rest @ (-2 * inverse)])
             q = q if len(matrix) >= matrix.shape[1] else q.T
             return (self.scale * q).view(weight.shape)

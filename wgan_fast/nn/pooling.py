@@ -13,8 +13,8 @@ from wgan_fast.nn.orthonormal import patches_of_one_value
 class ScaledAvgPool2d(nn.Module):
     """Average pooling times √(window / N), N the most windows that one value is in: 1-Lipschitz, and tight.
 
-    A plain average of n values has the Lipschitz constant 1 / √n, and starves a constrained critic of slope; this one
-    has 1 where windows do not overlap.
+    A plain average of n values has the Lipschitz constant 1 / √n, which limits the slope of a constrained critic; this
+    one has 1 where windows do not overlap.
 
     Args:
         kernel_size: side or sides of the window; None for the whole map, which becomes 1 x 1.

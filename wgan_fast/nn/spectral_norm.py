@@ -1,4 +1,4 @@
-"""Spectral normalisation of all layers of a critic, in one go before each of its forward passes.
+"""Spectral normalisation of all layers of a critic at once, before each of its forward passes.
 
 One power iteration of a weight W with its singular vectors u, v (Miyato et al. 2018, algorithm 1):
 
@@ -10,8 +10,8 @@ gradient with respect to W / σ,
     dL/dW = (G - ⟨G, W⟩ / σ · u vᵀ) / σ
 
 which one autograd Function computes for all layers. Vectors and quotients go through the foreach functions, all
-layers in a launch; products with W take one launch for all layers of one shape on CUDA, where they are stacked. On the
-CPU a launch costs less than the copy into the stack, so each layer goes by itself.
+layers in one launch; products with W take one launch per shape of layer on CUDA, where the layers are stacked. On the
+CPU a launch costs less than the copy into the stack, so each layer is computed separately.
 """
 
 from __future__ import annotations
@@ -41,7 +41,7 @@ def spectral_norm(
 ) -> nn.Module:
     """Divide every weight of ``critic`` by its largest singular value, in place; returns ``critic``.
 
-    Equivalent to, and in ``state_dict`` interchangeable with::
+    Equivalent to, with an interchangeable ``state_dict``::
 
         for layer in critic.modules():
             if isinstance(layer, (nn.Linear, nn.Conv2d, ...)):
@@ -49,13 +49,14 @@ def spectral_norm(
 
     with one difference: the power iteration takes its step once in each forward pass of ``critic`` in training mode,
     not at each access of a weight. In evaluation mode, and where a layer is called on its own, u and v stay as they
-    are. The buffers change in place and nothing waits for the device, so a CUDA graph can hold it.
+    are. The buffers change in place and nothing synchronises, so a CUDA graph can capture it.
 
     The ``matrix`` form divides a convolution by the largest singular value of its kernel, reshaped to a matrix of one
-    row an output channel (Miyato et al. 2018, section 2.1), which is not that of the convolution: for a k x k kernel of
-    stride 1 the convolution's may be k times as large (Tsuzuku et al. 2018, theorem 1). The ``operator`` form iterates
-    with the convolution and its transpose themselves (Gouk et al. 2021, Regularisation of Neural Networks by Enforcing
-    Lipschitz Continuity, section 3.3) and divides by the true value, for two convolutions of one sample an iteration.
+    row per output channel (Miyato et al. 2018, section 2.1), which is not that of the convolution: for a k x k kernel
+    of stride 1 the convolution's may be k times as large (Tsuzuku et al. 2018, theorem 1). The ``operator`` form
+    iterates with the convolution and its transpose themselves (Gouk et al. 2021, Regularisation of Neural Networks by
+    Enforcing Lipschitz Continuity, section 3.3) and divides by the true value, for two convolutions of one sample per
+    iteration.
 
     Args:
         critic: a module whose linear and (transposed) convolution layers are all normalised. Other parameters stay
@@ -63,8 +64,8 @@ def spectral_norm(
         convolution: ``matrix`` or ``operator``.
         example: ``(1, *sample_shape)``, from which ``operator`` learns each layer's input size: the critic is called
             with it once, in evaluation mode.
-        n_power_iterations: in each forward pass.
-        eps: the least norm that is divided by.
+        n_power_iterations: per forward pass.
+        eps: lower bound of the norms divided by.
 
     Raises:
         ValueError: no layer to normalise, one that is parametrized already, one whose padding the operator form does
@@ -108,7 +109,7 @@ class NormalisedWeight(nn.Module):
         self.register_buffer("_u", u)
         self.register_buffer("_v", v)
         self.ready: list[Tensor] = []
-        """The weight of the critic's forward pass that is going on, if one is."""
+        """The weight during the critic's forward pass, else None."""
 
     def forward(self, weight: Tensor) -> Tensor:
         return self.ready[0] if self.ready else _normalise([self], [weight], 0)[0]
@@ -125,7 +126,7 @@ class NormalisedWeight(nn.Module):
 
 
 class PowerIteration:
-    """The critic's hooks: before its forward pass one step of all layers and their weights, which go after it."""
+    """The critic's hooks: one step of all layers and their weights before a forward pass; the weights go after it."""
 
     def __init__(self, layers: Sequence[MatrixLayer], iterations: int) -> None:
         self.chains: list[Any] = [layer.parametrizations.weight for layer in layers]  # type: ignore[union-attr]
@@ -144,7 +145,7 @@ class PowerIteration:
 
 
 def _normalise(parts: Sequence[NormalisedWeight], weights: Sequence[Tensor], iterations: int) -> list[Tensor]:
-    """All weights divided by their σ, after so many steps of the power iteration."""
+    """All weights divided by their σ, after the given number of power iterations."""
     mapped = [part.mapped(weight) for part, weight in zip(parts, weights, strict=True)]
     normalised = _divide(parts, iterations, *mapped)
     return [part.unmapped(w, weight.shape) for part, w, weight in zip(parts, normalised, weights, strict=True)]
@@ -175,7 +176,7 @@ class _Layers:
 
 
 def _groups(parts: Sequence[NormalisedWeight], weights: Sequence[Tensor]) -> list[list[int]]:
-    """Places of the layers that go in one launch: on CUDA those of one shape, elsewhere each by itself."""
+    """Indices of the layers that share a launch: on CUDA those of one shape, elsewhere each by itself."""
     groups: dict[Any, list[int]] = {}
     for i, (part, weight) in enumerate(zip(parts, weights, strict=True)):
         alike = (part.linear_map, weight.shape, weight.dtype, weight.device, part._v.shape)

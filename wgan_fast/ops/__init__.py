@@ -1,8 +1,8 @@
 """From validated tensors to a backend: the eager calls, their autograd Functions, and the torch.library ops.
 
 Eager code calls ``clip_weights_``, ``interpolate``, ... of this module directly: a registered op costs 4 to 17 us
-a call, which is what these operations take. Under ``torch.compile`` the same functions run behind the registered
-ops ``torch.ops.wgan_fast.*``, which have fake implementations and gradients of their own.
+per call, as much as these operations themselves. Under ``torch.compile`` the same functions run behind the
+registered ops ``torch.ops.wgan_fast.*``, which have fake implementations and gradients of their own.
 """
 
 from __future__ import annotations

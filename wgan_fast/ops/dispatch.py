@@ -1,4 +1,4 @@
-"""What the operations share: how an in-place one reaches its backends, and a typed ``Function.apply``."""
+"""Shared by the operations: the dispatch of in-place ones to backends, and a typed ``Function.apply``."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ def in_place(
     devices = ["cpu"]
     if not all(tensor.is_cpu for tensor in lists[0]):
         devices = sorted({tensor.device.type for tensor in lists[0]})
-    # All choices before the first change: a named backend that cannot serve one device must leave the others alone.
+    # All choices before the first change: if a named backend cannot take one device, nothing may be modified.
     for device, module in [(device, choose(device, backend)) for device in devices]:
         chosen = lists
         if len(devices) > 1:
@@ -51,7 +51,7 @@ def in_place(
 
 
 def refuse_inference_tensors(tensors: Sequence[Tensor]) -> None:
-    """Raise where torch would: their memory may belong to results that were promised never to change."""
+    """Raise where torch would: inference tensors must not change outside inference mode."""
     if not torch.is_inference_mode_enabled() and any(map(Tensor.is_inference, tensors)):
         raise RuntimeError(
             "an inference tensor cannot be changed in place outside of torch.inference_mode(): pass a clone of it"

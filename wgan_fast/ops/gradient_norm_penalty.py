@@ -33,19 +33,19 @@ def gradient_norm_penalty(
 
 
 def _scaled_slope(slope: Tensor, upstream: Tensor) -> Tensor:
-    """slope_b times the incoming gradient, which is one number, or one a sample for reduction="none"."""
+    """slope_b times the incoming gradient, which is one number, or one per sample for reduction="none"."""
     if upstream.dim() == 0:
         return slope * upstream
     return (slope * upstream.reshape(-1, *[1] * (slope.dim() - 1))).to(slope.dtype)
 
 
 def _is_one(upstream: Tensor) -> bool:
-    """True for the gradient that value.backward() starts from, where reading it is free: real numbers on a CPU."""
+    """True for the gradient 1 that value.backward() starts from, where reading it is free: on a CPU."""
     return type(upstream) is Tensor and upstream.is_cpu and upstream.dim() == 0 and upstream.item() == 1
 
 
 class _GradientNormPenalty(torch.autograd.Function):
-    """The kernel computes the slope du = dP/dg in the forward pass, from the same reading of the gradients."""
+    """The kernel computes the slope du = dP/dg in the forward pass, from the same read of the gradients."""
 
     @staticmethod
     def forward(
@@ -63,14 +63,14 @@ class _GradientNormPenalty(torch.autograd.Function):
             return None, None, None
         slope, gradients = ctx.saved_tensors
         if torch.is_grad_enabled():
-            # create_graph=True: the result is right, only a derivative of it would lack the gradients' part.
+            # create_graph=True: the result is correct, but its derivative would lack the gradients' part.
             return cast(Tensor, apply_function(_NotTwice, _scaled_slope(slope, upstream[0]), gradients)), None, None
-        # The weight is inside the kernel, so the usual incoming gradient is 1 and the slope is the answer as it is.
+        # The weight is inside the kernel, so the incoming gradient is usually 1 and the slope is the result.
         return slope if _is_one(upstream[0]) else _scaled_slope(slope, upstream[0]), None, None
 
 
 class _NotTwice(torch.autograd.Function):
-    """The slope as it is, tied to the gradients it came from; its own backward is a sentence."""
+    """The identity on the slope, connected to the gradients it came from; its backward raises RuntimeError."""
 
     @staticmethod
     def forward(ctx: Any, slope: Tensor, gradients: Tensor) -> Tensor:

@@ -1,14 +1,14 @@
-"""The theory's claims put to the test: one module per claim, run by ``wgan-fast study NAME``.
+"""Tests of the theory's claims: one module per claim, run by ``wgan-fast study NAME``.
 
 A study is a module of this package with the five names of `wgan_fast.studies.study.Study`: its settings by size, the
-cases it compares, what to measure of one case with one seed, the figure, and the sentences that say what was found.
+cases it compares, the measurement of one case with one seed, the figure, and the conclusion in words.
 """
 
 from __future__ import annotations
 
 STUDIES = {
     "point-mass": "two point masses: JS is log 2, KL infinite, W1 = |θ| with gradient sign(θ)",
-    "divergences": "two distributions sliding apart: JS, KL and W1 and what they tell a generator",
+    "divergences": "two distributions moving apart: JS, KL and W1 and their gradients for a generator",
     "mode-coverage": "modes reached over training: the standard GAN and every constraint",
     "clip-values": "the clip value c from 1e-3 to 1: vanishing and exploding gradients, estimate, quality",
     "weight-distribution": "the critic's weights over training: piled up at ±c by clipping, not by the penalty",

@@ -3,7 +3,7 @@
 Layer by layer (Gulrajani et al. 2017, figure 1, left): a critic of twelve hidden layers against noisy data; the norm of
 the gradient of its loss with respect to each layer's activations grows or shrinks by a factor per layer that c decides.
 In a GAN of the usual depth (three hidden layers): the estimate against the exact W1, the measured Lipschitz constant,
-and the exact W1 of the samples. The gradient penalty stands beside both.
+and the exact W1 of the samples. The gradient penalty is compared in both.
 """
 
 from __future__ import annotations

@@ -2,7 +2,7 @@
 
 Trained on 8 Gaussians, each with the loss of its paper (r1, r2, dragan and none: the standard GAN's). Costs are of a
 critic step on digits with the perceptrons and the batch that `wgan-fast train` has by default: time is the median of
-rounds in which all constraints take turns, memory the most that a step has allocated at once on top of the weights.
+rounds in which all constraints take turns, memory the peak that a step allocates beyond the weights.
 """
 
 from __future__ import annotations
@@ -103,7 +103,7 @@ def costs(seed: int, settings: Settings) -> dict[str, Any]:
 
 
 def digits_step(variant: str, seed: int, settings: Settings) -> Callable[[], object]:
-    """A critic step, with all but the making of its batch; it leaves no gradients behind."""
+    """A critic step without making its batch; it leaves no gradients behind."""
     data = load_data("digits")
     config = Config(data="digits", constraint=variant, loss="wgan", seed=seed)  # type: ignore[arg-type]
     trainer = Trainer(*build_models("mlp", data.sample_shape, 32, settings.width), data, config)
@@ -119,7 +119,7 @@ def digits_step(variant: str, seed: int, settings: Settings) -> Callable[[], obj
 
 
 def peak_bytes(step: Callable[[], object]) -> int:
-    """The most memory that ``step`` holds at once beyond what is there before it, as PyTorch's profiler counts it."""
+    """The peak memory that ``step`` allocates beyond what was allocated before, by PyTorch's profiler."""
     os.environ.setdefault("KINETO_LOG_LEVEL", "6")  # else the profiler reports its start and stop on stderr
     with torch.profiler.profile(activities=[torch.profiler.ProfilerActivity.CPU], profile_memory=True) as profiler:
         step()
@@ -133,7 +133,7 @@ def peak_bytes(step: Callable[[], object]) -> int:
 PANELS = (
     ("w1_exact", "exact W1 of samples\nto data (lower: better)"),
     ("high_quality", "share of high-quality\nsamples"),
-    ("ratio", "estimate / exact W1\n(1: what theory wants)"),
+    ("ratio", "estimate / exact W1\n(1: theory)"),
     ("lipschitz_constant", "measured Lipschitz\nconstant"),
     ("milliseconds", "critic step,\nms"),
     ("mebibytes", "memory of a step,\nMiB"),
@@ -195,5 +195,5 @@ def conclude(results: Results) -> str:
         f"{', '.join(kept) or 'none of them'}. "
         f"A critic step takes {spread(cost['gp'])} times as long with gp as without a constraint, with clip "
         f"{spread(cost['clip'])}, spectral {spread(cost['spectral'])}, orthogonal {spread(cost['orthogonal'])}, and "
-        f"the dearest is {dearest} with {spread(cost[dearest])}."
+        f"the most expensive is {dearest} with {spread(cost[dearest])}."
     )

@@ -1,10 +1,10 @@
-"""Two distributions sliding apart: what JS, KL and W1 say of it, and what a generator is told.
+"""Two distributions moving apart: JS, KL and W1, and the gradients that a generator gets from them.
 
 Three pairs, from supports that always overlap to supports that never do: normal distributions N(0, σ²) and N(θ, σ²);
 uniform ones on [0, 1] and [θ, θ + 1], apart from θ = 1 on; and the parallel lines of Arjovsky et al. 2017, example 1
-and figure 1: (0, z) and (θ, z) with z uniform. W1 is |θ| for all of them. Beside the exact values stands what is
-measured on samples: W1 by POT and by critics under the one-sided penalty, JS and KL by discriminators. The penalty's
-optimum is θ (1 + θ / (2 λ)), as in `point_mass`.
+and figure 1: (0, z) and (θ, z) with z uniform. W1 is |θ| for all of them. The exact values are compared with
+measurements on samples: W1 by POT and by critics under the one-sided penalty, JS and KL by discriminators. The
+optimum of the penalty is θ (1 + θ / (2 λ)), as in `point_mass`.
 """
 
 from __future__ import annotations

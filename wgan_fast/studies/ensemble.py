@@ -1,4 +1,4 @@
-"""Many small critics trained side by side, one for every position of the generated distribution.
+"""Many small critics trained side by side, one per position of the generated distribution.
 
 Their layers are batched matrix products, so that seventeen critics take little longer than one.
 """

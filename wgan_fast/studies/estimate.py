@@ -1,8 +1,8 @@
 """The critic's dual estimate against the exact W1 while a generator trains, for every constraint.
 
 Kantorovich and Rubinstein: E[D(real)] - E[D(fake)] <= L W1 for a critic of Lipschitz constant L, on any two samples,
-with equality for the best critic. So the estimate says how far the distributions are only as far as L is known and the
-critic is near its best. All variants have the Wasserstein loss here; ``none`` has no constraint.
+with equality for the best critic. So the estimate measures the distance only if L is known and the critic is near its
+optimum. All variants have the Wasserstein loss here; ``none`` has no constraint.
 """
 
 from __future__ import annotations
@@ -90,7 +90,7 @@ def conclude(results: Results) -> str:
         f"Over the second half of training the estimate is {spread(ratios['gp'])} times the exact W1 under gp, "
         f"{spread(ratios['clip'])} times under clip and nearest to it under {nearest} ({spread(ratios[nearest])}); "
         f"at most 1-Lipschitz at the end: {', '.join(kept) or 'none'}. "
-        f"The estimate {bound} L · W1 with the measured L, of which {tightest} reaches most, "
+        f"The estimate {bound} L · W1 with the measured L, of which {tightest} reaches the largest share, "
         f"{spread(100 * shares[tightest])} % (gp {spread(100 * shares['gp'])} %, clip "
         f"{spread(100 * shares['clip'])} %)."
     )

@@ -1,10 +1,10 @@
 """Does the loss follow the quality of the samples? On digits, over training (Arjovsky et al. 2017, figures 3 and 4).
 
 The paper's claim: the Wasserstein estimate falls as samples improve, whereas the standard GAN's Jensen-Shannon estimate
-saturates and says nothing. The standard GAN is here without a constraint, with one critic step an iteration as its
-paper has it, and with the R1 penalty, without which it may collapse. Quality is the Fréchet distance (in the features
-of a small classifier) and the sliced Wasserstein distance to real digits. Looks at a run that follow one another are
-alike, so the confidence intervals come from a bootstrap of blocks of looks.
+saturates and is uninformative. The standard GAN is here without a constraint, with one critic step per iteration as in
+its paper, and with the R1 penalty, without which it may collapse. Quality is the Fréchet distance (in the features
+of a small classifier) and the sliced Wasserstein distance to real digits. Successive measurements of a run are
+correlated, so the confidence intervals come from a block bootstrap.
 """
 
 from __future__ import annotations

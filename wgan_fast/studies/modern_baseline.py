@@ -2,7 +2,7 @@
 
 The claim (Huang et al. 2024, R3GAN): a relativistic loss covers all modes, R1 alone lets it diverge (figure 1, on
 StackedMNIST: gradients at generated samples explode), and R1 with R2 keeps it stable. On 25 Gaussians, with exact W1,
-and on digits, with the Fréchet distance. Each has as many critic steps per iteration as its paper: WGAN-GP five.
+and on digits, with the Fréchet distance. Each takes the critic steps per iteration of its paper: five for WGAN-GP.
 """
 
 from __future__ import annotations
@@ -145,6 +145,6 @@ def conclude(results: Results) -> str:
     slopes = [last(variant, "25gaussians", "fake_gradient_norm").max() for variant in (without, baseline)]
     return (
         f"After {results.settings.run.iterations} iterations: {figures}. "
-        f"Runs that were no longer finite: {diverged(without)} with R1 alone, {diverged(baseline)} with R1 and R2, and "
+        f"Runs that diverged: {diverged(without)} with R1 alone, {diverged(baseline)} with R1 and R2, and "
         f"the steepest gradient at generated points was {slopes[0]:.3g} without R2 and {slopes[1]:.3g} with it."
     )

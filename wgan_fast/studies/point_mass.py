@@ -1,10 +1,9 @@
 """Two point masses, δ₀ and δ_θ (Arjovsky et al. 2017, example 1, in one dimension).
 
-Exact: JS = log 2 and KL = ∞ for every θ ≠ 0, so neither has a gradient; W1 = |θ|, whose gradient is sign(θ). Beside
-that, what trained networks see of it. Under the penalty λ (s - 1)² a critic of slope s gains s |θ|, so the best slope
+Exact: JS = log 2 and KL = ∞ for every θ ≠ 0, so neither has a gradient; W1 = |θ|, whose gradient is sign(θ). These
+are compared with trained networks. Under the penalty λ (s - 1)² a critic of slope s gains s |θ|, so the best slope
 is 1 + |θ| / (2 λ), and the estimate |θ| (1 + |θ| / (2 λ)). The two-sided penalty has a second valley at slopes near
--1, and on a line no way leads from it to the first but over a ridge of height λ; the one-sided penalty (lp) has no
-ridge.
+-1, separated from the first on a line by a ridge of height λ; the one-sided penalty (lp) has no ridge.
 """
 
 from __future__ import annotations
@@ -118,7 +117,7 @@ def draw(results: Results) -> Any:
     left.set(title="divergence between δ₀ and δ_θ", xlabel="θ", ylabel="divergence")
     right.plot(dense, np.sign(dense), color="C0", label="W1: sign(θ)")
     right.axhline(0, color="C3", label="JS: 0")
-    right.set(title="derivative in θ: what a generator is told", xlabel="θ", ylabel="derivative")
+    right.set(title="derivative in θ: the generator's gradient", xlabel="θ", ylabel="derivative")
     for axes, kind in ((left, ""), (right, "gradient_")):
         for case, color, marker in (("lp", "C0", "o"), ("gp", "C1", "x")):
             values = results.values(case, f"w1_{kind}critic")

@@ -1,4 +1,4 @@
-"""What several studies measure of a critic, and how they train one against a generator that does not move."""
+"""Measurements of a critic that several studies share, and training against a fixed generator."""
 
 from __future__ import annotations
 
@@ -29,8 +29,8 @@ def lipschitz_constant(critic: nn.Module, real: Tensor, fake: Tensor, *, seed: i
     """The largest gradient norm that a search finds, in Euclidean distance: a lower bound of the Lipschitz constant.
 
     It starts at the samples, at random points between them, and at twice their distance from the centre; then the
-    best points have children at random around them, nearer from round to round. The gradient of a piecewise-linear
-    critic is constant on every piece, so there is no slope to climb and a random search is what remains.
+    best points get random children around them, closer in each round. The gradient of a piecewise-linear critic is
+    constant on every piece, so its norm cannot be climbed by gradient ascent: the search is random.
     """
     random = torch.Generator().manual_seed(seed)
     count = min(len(real), len(fake))
@@ -63,7 +63,7 @@ def train_against_fixed(
     draw: Callable[[], tuple[Tensor, Tensor]],
     steps: int,
 ) -> None:
-    """Critic steps on real and generated samples from a generator that does not move."""
+    """Critic steps on real and generated samples from a fixed generator."""
     standing, layers = nn.Identity(), written_out(critic, constraint)
     for _ in range(steps):
         real, fake = draw()

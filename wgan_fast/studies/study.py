@@ -1,4 +1,4 @@
-"""What every study shares: sizes, seeds, processes, the JSON and the PNG."""
+"""Shared by all studies: sizes, seeds, processes, the JSON and the PNG."""
 
 from __future__ import annotations
 
@@ -30,9 +30,9 @@ SEEDS = {"smoke": 2, "default": 3, "full": 5}
 
 
 class Measurement(NamedTuple):
-    """What one case gave with one seed: ``numbers`` holds floats, strings, and lists of them, by name.
+    """Results of one case with one seed: ``numbers`` holds floats, strings, and lists of them, by name.
 
-    ``cpu_seconds`` are the processor's, so that they compare on a machine that does other work too.
+    ``cpu_seconds`` is processor time, which is comparable on a machine that does other work too.
     """
 
     case: str
@@ -53,12 +53,12 @@ class Results:
         return list(dict.fromkeys(m.case for m in self.measurements))
 
     def values(self, case: str, name: str) -> Array:
-        """``(seeds, ...)`` float64: the number or list of that name, one row a seed."""
+        """``(seeds, ...)`` float64: the number or list of that name, one row per seed."""
         return np.array([m.numbers[name] for m in self.measurements if m.case == case], dtype=np.float64)
 
 
 class Study(Protocol):
-    """The names that a module of this package defines to be a study."""
+    """The names that a study module of this package defines."""
 
     SIZES: dict[Size, Any]
     """The settings (a dataclass) of each size."""
@@ -69,11 +69,11 @@ class Study(Protocol):
     draw: Callable[[Results], Any]
     """The figure."""
     conclude: Callable[[Results], str]
-    """Two sentences on what the numbers show, whatever they show."""
+    """The conclusion in words, computed from the numbers, whether or not the claim holds."""
 
 
 class Report(NamedTuple):
-    """What a study found, and the files that hold it."""
+    """The conclusion of a study, and its files."""
 
     findings: str
     files: tuple[Path, Path]
@@ -140,7 +140,7 @@ def collect(study: Study, size: Size, seed: int) -> Results:
 
 
 def _end_on_interrupt() -> None:
-    """Ctrl-C reaches every process of the terminal; only the first has something to say about it."""
+    """Ignore Ctrl-C, which reaches every process of the terminal; only the first handles it."""
     signal.signal(signal.SIGINT, signal.SIG_DFL)
 
 
@@ -150,20 +150,20 @@ def _timed(task: tuple[Callable[[str, int, Any], dict[str, Any]], str, int, Any]
     torch.manual_seed(seed)
     start = time.process_time()
     measured = measure(case, seed, settings)
-    # As lists: tensors would cross the processes in shared memory, of which a container may have little.
+    # As lists: tensors would be passed in shared memory, of which a container may have little.
     numbers = {name: value.tolist() if isinstance(value, torch.Tensor) else value for name, value in measured.items()}
     return Measurement(case, seed, numbers, round(time.process_time() - start, 3))
 
 
 def _write_numbers(path: Path, content: dict[str, Any], measurements: Sequence[Measurement]) -> None:
-    """JSON with a line for every measurement."""
+    """JSON with one line per measurement."""
     head = json.dumps(_plain(content), ensure_ascii=False, allow_nan=False, indent=1).removesuffix("\n}")
     rows = (json.dumps(_plain(m._asdict()), ensure_ascii=False, allow_nan=False) for m in measurements)
     path.write_text(f'{head},\n "measurements": [\n  ' + ",\n  ".join(rows) + "\n ]\n}\n")
 
 
 def _write_picture(path: Path, drawn: Any) -> None:
-    """A PNG of 128 colours: a quarter of the bytes, and the eye sees no difference."""
+    """A PNG of 128 colours: a quarter of the bytes, with no visible difference."""
     image = require("PIL.Image", "drawing a study")
     raw = io.BytesIO()
     drawn.savefig(raw, format="png")
@@ -183,7 +183,7 @@ def _versions() -> dict[str, str]:
 
 
 def _plain(value: Any) -> Any:
-    """What JSON can hold: tuples as lists, six digits of a float, "inf" and "nan" as strings."""
+    """A value for JSON: tuples as lists, six digits of a float, "inf" and "nan" as strings."""
     if isinstance(value, dict):
         return {str(key): _plain(entry) for key, entry in value.items()}
     if isinstance(value, (list, tuple)):

@@ -1,4 +1,4 @@
-"""A critic trained to convergence against a generator that stands still: what gradient is left for the generator.
+"""A critic trained to convergence against a fixed generator: the gradient that is left for the generator.
 
 Arjovsky & Bottou 2017, theorem 2.4 and figure 2: as the standard GAN's discriminator approaches its optimum, the
 gradient of the generator's loss log(1 - D(G(z))) vanishes, over orders of magnitude; that of -log D(G(z)) does not, but
@@ -91,7 +91,7 @@ def measure(case: str, seed: int, settings: Settings) -> dict[str, Any]:
 
 
 def generator_gradient_norm(critic: nn.Module, generator: nn.Module, latent: Tensor, loss_name: LossName) -> float:
-    """Norm of the gradient of the generator's loss in all its weights; in double precision, for it may be tiny."""
+    """Norm of the gradient of the generator's loss in all its weights; in double precision, as it may be tiny."""
     critic, generator = critic.double(), generator.double()
     loss = generator_loss(loss_name, critic(generator(latent.double())))
     gradients = torch.autograd.grad(loss, list(generator.parameters()))
@@ -102,7 +102,7 @@ def generator_gradient_norm(critic: nn.Module, generator: nn.Module, latent: Ten
 
 
 def _separation(critic: nn.Module, real: Tensor, fake: Tensor) -> float:
-    """The share of pairs of a real and a generated sample that the critic ranks rightly (area under the ROC curve)."""
+    """The share of pairs of a real and a generated sample ranked correctly by the critic (area under the ROC curve)."""
     with torch.no_grad():
         return float((critic(real)[:, None] > critic(fake)[None]).float().mean())
 
@@ -126,7 +126,7 @@ def draw(results: Results) -> Any:
             draw_band(right, steps, results.values(case, "separation"), color=f"C{place}")
     left.set(xscale="log", yscale="log", xlabel="critic steps", ylabel="‖∇ generator's loss‖")
     left.set_title("gradient that the generator gets")
-    right.set(xscale="log", xlabel="critic steps", ylabel="share of pairs ranked rightly", ylim=(0.45, 1.02))
+    right.set(xscale="log", xlabel="critic steps", ylabel="share of pairs ranked correctly", ylim=(0.45, 1.02))
     right.set_title("how well the critic tells real from generated")
     for axes in (left, right):
         axes.grid(alpha=0.3)
@@ -145,9 +145,9 @@ def conclude(results: Results) -> str:
     holds = saturating.max() < 0.1 and min(kept["gp"].min(), kept["clip"].min()) > 0.1
     steps = results.settings.steps
     return (
-        f"After {steps} steps against a generator that stands still, the gradient of log(1 - D) is down to "
+        f"After {steps} steps against a fixed generator, the gradient of log(1 - D) is down to "
         f"{spread(saturating)} of its largest value, under gp it is at {spread(kept['gp'])} and under clip at "
         f"{spread(kept['clip'])} of theirs: the claim {'holds' if holds else 'does not hold'} here. "
         f"The gradient of -log D goes from {spread(non_saturating[:, 0])} to {spread(non_saturating[:, -1])}, with the "
-        f"discriminator ranking {spread(100 * results.values('gan', 'separation')[:, -1], 3)} % of the pairs rightly."
+        f"discriminator ranking {spread(100 * results.values('gan', 'separation')[:, -1], 3)} % of the pairs correctly."
     )

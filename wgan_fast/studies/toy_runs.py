@@ -1,4 +1,4 @@
-"""Small networks trained on points in the plane, once for every variant that a study compares."""
+"""Small networks trained on points in the plane, once per variant that a study compares."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ Look = Callable[[Trainer], Numbers]
 
 @dataclass(frozen=True)
 class ToyRun:
-    """The budget of a run, the same for every variant, except that weight clipping has RMSprop and its own rate."""
+    """The budget of a run, the same for every variant, but weight clipping uses RMSprop with its own learning rate."""
 
     iterations: int
     looks: int = 12
@@ -63,8 +63,8 @@ def make_trainer(config: Config, width: int, data: Data | None = None) -> Traine
 
 
 def wide_modes(name: str) -> PointStream:
-    """The mixture of that name with modes 0.05 wide, three times the paper's, so that hundreds of iterations show
-    what takes the paper's widths tens of thousands. A uniform square still counts as 0 modes of 25."""
+    """The mixture of that name with modes 0.05 wide, three times the paper's, so that hundreds of iterations suffice
+    where the paper's widths take tens of thousands. A uniform square still counts as 0 modes of 25."""
     stream = load_data(name)
     assert isinstance(stream, PointStream)
     assert stream.modes is not None
@@ -72,14 +72,14 @@ def wide_modes(name: str) -> PointStream:
 
 
 def watch(trainer: Trainer, look: Look) -> dict[str, Any]:
-    """Train to the end; returns what ``look`` saw, as a list for each name, and the iterations at which it looked.
+    """Train to the end; returns the results of ``look``, one list per name, and the iterations of the calls.
 
     A run whose losses are no longer finite ends early, and its last look is repeated, so that seeds stay comparable;
     ``diverged`` is then 1.
     """
 
     def looked() -> Numbers:
-        trainer.critic.eval()  # spectral normalisation iterates in training mode, and a look must change nothing
+        trainer.critic.eval()  # spectral normalisation iterates in training mode, and ``look`` must change nothing
         numbers = look(trainer)
         trainer.critic.train()
         return numbers

@@ -46,7 +46,7 @@ def cases(settings: Settings) -> list[str]:
 
 
 def measure(case: str, seed: int, settings: Settings) -> dict[str, Any]:
-    """Histograms of the weights divided by c; under gp, which has no c, by their own largest value at the end."""
+    """Histograms of the weights divided by c; under gp, which has no c, by their largest value at the end."""
     name, _, bound = case.partition(" ")
     models = build_models("mlp", (2,), 2, settings.width)
     config = Config(

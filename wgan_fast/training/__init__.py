@@ -1,4 +1,4 @@
-"""The trainer that shows what the library buys: data, networks, loop, figures.
+"""A small trainer around the library: data, networks, loop, figures::
 
     from wgan_fast.training import Config, Trainer
 

@@ -1,6 +1,6 @@
-"""Every option of a training run, once: its name, type, default, help text and what a resumed run may do with it.
+"""Every option of a training run: its name, type, default, help text and whether a resumed run may change it.
 
-The command line, ``--config`` files, config.json and what a run prints are all made from the fields of `Config`.
+The command line, ``--config`` files, config.json and the printed options are all made from the fields of `Config`.
 """
 
 from __future__ import annotations
@@ -40,11 +40,11 @@ GammaDecay = Literal["none", "linear", "cosine"]
 
 @dataclass(frozen=True, kw_only=True)
 class Config:
-    """How to train; every option has a value once the config is built.
+    """The options of a run; every option has a value once the config is built.
 
-    What is left out gets the default for what is given: `defaults_for` says which, and why. The data is part of that:
-    ``Config(data="digits")`` suits the digits, and without ``data`` and ``sample_shape`` the config is for samples of
-    the caller's own that are points in the plane. For other samples of one's own, say their shape:
+    The default of an option depends on the options given: see `defaults_for`. ``Config(data="digits")`` has the
+    defaults for the digits; without ``data`` and ``sample_shape`` the config is for your own samples, points in the
+    plane. For your own samples of another shape, pass ``sample_shape``::
 
         Config(constraint="gp", iterations=20, latent_dim=8)
         Config(constraint="clip", sample_shape=(3, 32, 32))
@@ -52,7 +52,7 @@ class Config:
     ``dataclasses.replace`` changes the options it is given and no others, even if their defaults would differ.
 
     Raises:
-        UserError: a value out of range, or options that contradict one another; the message names the option.
+        UserError: a value out of range, or options that contradict each other; the message names the option.
     """
 
     data: str = option(
@@ -70,7 +70,7 @@ class Config:
 
     recipe: RecipeName = option(
         "tuned",
-        "Where defaults come from: tuned (to the data), or the numbers of a paper whatever the data: wgan, wgan-gp, "
+        "Source of the defaults: tuned (to the data), or the numbers of a paper whatever the data: wgan, wgan-gp, "
         "sn-gan, r3gan.",
         group="constraint",
     )
@@ -165,9 +165,7 @@ class Config:
         "Matrix products: auto (torch's own settings: on CUDA, TF32 in convolutions), fp32 (IEEE throughout, on CUDA "
         "slower than stock PyTorch), tf32, bf16 or fp16; weights stay in fp32.",
     )
-    channels_last: bool = option(
-        LEFT_OUT, "Store images with the channels innermost; the default wherever it is faster."
-    )
+    channels_last: bool = option(LEFT_OUT, "Store images with the channels innermost; the default where it is faster.")
     graph: GraphMode = option(
         "auto", "Replay iterations as CUDA graphs: auto (where possible), on or off.", resumable=True
     )
@@ -204,10 +202,10 @@ class Config:
         if self.conditional and classes < 2:
             raise UserError(f"--conditional: {data.name} has no labels of at least 2 classes to train on")
         if self.num_classes not in (0, classes):
-            raise UserError(f"{data.name} has {classes} classes now, and the run was made for {self.num_classes}")
+            raise UserError(f"{data.name} has {classes} classes, but the run was made for {self.num_classes}")
         if self.sample_shape != data.sample_shape:
             raise UserError(
-                f"the config is for samples of shape {self.sample_shape}, and those of {data.name} are of shape "
+                f"the config is for samples of shape {self.sample_shape}, but those of {data.name} have shape "
                 f"{data.sample_shape}: Config(sample_shape={data.sample_shape}) has the defaults for them"
             )
         return dataclasses.replace(self, data=data.name, num_classes=classes)
@@ -274,15 +272,15 @@ def defaults_for(given: Mapping[str, Any]) -> dict[str, Any]:
     loss; under the Wasserstein loss, which grows with the critic's scale without a bound, 1e-4 has no effect, and the
     default is 1.
 
-    They depart from the papers for the built-in data, where 100 000 iterations become the minute or two that a
-    newcomer waits on two cores:
+    They differ from the papers for the built-in data, where 100 000 iterations are cut to a minute or two on two
+    cores:
 
     - ``digits``: 1500 iterations of Adam 5e-4 with betas (0.5, 0.9), latent_dim 32, perceptrons 384 wide, which
-      drew better 8x8 digits in that time than convolutions did. Under clip RMSprop 1e-3, c = 0.05 and 256 wide:
+      drew better 8x8 digits in that time than convolutions did. Under clip, RMSprop 1e-3, c = 0.05 and 256 wide:
       the critic of the paper's 5e-5 and 0.01 is still flat after so few steps. The average of the weights is
       over about 100 iterations, as it is for 2-D data.
-    - 2-D data: 500 iterations, of Adam 5e-4 under a penalty. Under clip the paper's values stay, and 500
-      iterations are too few for them: weight clipping is slow here (Gulrajani et al. 2017, figure 2).
+    - 2-D data: 500 iterations, of Adam 5e-4 under a penalty. Under clip the paper's values are kept, for which 500
+      iterations are too few: weight clipping is slow here (Gulrajani et al. 2017, figure 2).
     - ``photos``: 2000 iterations. Other images: 20 000; no paper fixes a number for them.
     - Samples are drawn from the moving average of the generator (Karras et al. 2018), which neither paper has.
 
@@ -341,7 +339,7 @@ def _check_together(config: Config) -> None:
     if config.constraint not in ("none", "clip", "orthogonal") and config.critic_norm == "batch":
         raise UserError(
             f"--critic-norm batch contradicts --constraint {config.constraint}: "
-            "the constraint is defined for single samples, and batch normalization mixes them"
+            "the constraint is defined per sample, and batch normalization mixes samples"
         )
     if config.precision in NEEDS_CUDA and not config.device.startswith("cuda"):
         reason = NEEDS_CUDA[config.precision]
@@ -349,13 +347,13 @@ def _check_together(config: Config) -> None:
     if config.graph == "on" and not config.device.startswith("cuda"):
         raise UserError(f"--graph on needs --device cuda, got --device {config.device}: graphs are NVIDIA's")
     if config.graph == "on" and config.precision == "fp16":
-        raise UserError("--graph on contradicts --precision fp16: loss scaling waits for the device in every step")
+        raise UserError("--graph on contradicts --precision fp16: loss scaling synchronises in every step")
     if config.channels_last and len(config.sample_shape) != 3:
-        raise UserError(f"--channels-last is for images; these samples are of shape {config.sample_shape}")
+        raise UserError(f"--channels-last is for images; these samples have shape {config.sample_shape}")
 
 
 def check_resumable(saved: Config, wanted: Config) -> None:
-    """Compare a run's config with what it is to go on with.
+    """Check that a run may be resumed with another config.
 
     Raises:
         UserError: they differ in an option that a resumed run cannot change.

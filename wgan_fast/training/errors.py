@@ -1,4 +1,4 @@
-"""What a user can put right: a wrong option, an unusable file, an extra that is not installed."""
+"""Errors that a user can fix: a wrong option, an unusable file, an extra that is not installed."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from types import ModuleType
 
 
 class UserError(ValueError):
-    """A mistake in what was asked for; its message is one sentence, fit for the command line."""
+    """A user's mistake; its message is one line, suitable for the command line."""
 
 
 class MissingPackage(UserError):

@@ -13,7 +13,7 @@ from typing import Any, Literal, get_args, get_origin, get_type_hints
 from wgan_fast.training.errors import UserError, did_you_mean
 
 Check = tuple[Callable[[Any], bool], str]
-"""A condition on a value, and the words that complete "must be ..."."""
+"""A condition on a value, and the text that completes "must be ..."."""
 AT_LEAST_0: Check = (lambda value: value >= 0, "at least 0")
 AT_LEAST_1: Check = (lambda value: value >= 1, "at least 1")
 POSITIVE: Check = (lambda value: 0 < value < math.inf, "positive and finite")
@@ -58,7 +58,7 @@ def grouped(kind: type) -> Iterator[tuple[str, dataclasses.Field[Any]]]:
 
 
 def check_each(kind: type, values: Mapping[str, Any], spelled: Callable[[str], str] | None = None) -> None:
-    """Check some of a dataclass's values by the choices and checks of its options; ``spelled`` names one in a message.
+    """Check values of a dataclass by the choices and checks of its options; ``spelled`` names one in a message.
 
     Raises:
         UserError: a value that cannot be; the message names the option, what it must be and the value.
@@ -78,7 +78,7 @@ def check_each(kind: type, values: Mapping[str, Any], spelled: Callable[[str], s
 
 
 def as_values(kind: type, given: Mapping[str, Any], spelled: Callable[[str], str]) -> dict[str, Any]:
-    """Words of the command line, or what a file holds, as values of a dataclass of options, checked one by one.
+    """Arguments of the command line, or values of a file, as checked values of a dataclass of options.
 
     Raises:
         UserError: a value that cannot be.
@@ -137,7 +137,7 @@ def flag(name: str) -> str:
 
 
 def shown_value(value: Any) -> str:
-    """A value as one would type it."""
+    """A value as it is typed on the command line."""
     if isinstance(value, bool):
         return "yes" if value else "no"
     if isinstance(value, tuple):

@@ -16,7 +16,7 @@ from wgan_fast.backends.triton.rules import DTYPES, WIDE, block_of
 from wgan_fast.backends.triton.tiles import elements_left, row_pointers, vector_length
 from wgan_fast.memory_layout import dense_alike
 
-BLOCK = 2048  # elements a program
+BLOCK = 2048  # elements per program
 WARPS = 8
 
 
@@ -63,7 +63,7 @@ def activation_double_backward(
 ) -> tuple[Tensor | None, Tensor | None]:
     saved, v, g = dense_alike(saved, grad_grad_input, grad_output if needed[1] else None)
     results = [torch.empty_like(saved) if wanted else None for wanted in needed]
-    # An absent tensor's address is not looked at: any other takes its place.
+    # The address of an absent tensor is never read, so any other address will do.
     signal, first, second = (saved if tensor is None else tensor for tensor in (g, results[0], results[1]))
     size, block = saved.numel(), block_of(BLOCK, saved.dtype)
     launch(

@@ -1,4 +1,4 @@
-"""Adam and the clamp on one chunk a program, in the arithmetic of ``csrc/rules.h``; its bias corrections."""
+"""Adam and the clamp on one chunk per program, in the arithmetic of ``csrc/rules.h``; its bias corrections."""
 
 from __future__ import annotations
 
@@ -58,7 +58,7 @@ def adam_kernel(
     """Lists: parameters, gradients, first and second moments, then the largest second moments for AMSGrad.
 
     ``correction`` is 1 - beta1^step, ``inverse_root`` 1 / sqrt(1 - beta2^step); with CORRECTIONS both are
-    read from ``corrections``, one pair a tensor.
+    read from ``corrections``, one pair per tensor.
     """
     row = row_of(table, 4 + AMSGRAD)
     elements = tl.load(row)

@@ -1,4 +1,4 @@
-"""clip_weights: every tensor of a list clamped in place, in one launch a dtype."""
+"""clip_weights: every tensor of a list clamped in place, in one launch per dtype."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from wgan_fast.backends.triton.multi_tensor import (
 )
 from wgan_fast.backends.triton.rules import DTYPES, WIDE, block_of, clamp
 
-# Elements a program: the 2.8 M parameters of a DCGAN critic make 680 programs, five a multiprocessor of an
+# Elements per program: the 2.8 M parameters of a DCGAN critic make 680 programs, five per multiprocessor of an
 # H100.
 BLOCK = 4096
 WARPS = 4

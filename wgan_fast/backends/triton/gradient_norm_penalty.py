@@ -1,4 +1,4 @@
-"""gradient_norm_penalty: value, norms and slope of the penalty, from one reading where a row fits a program.
+"""gradient_norm_penalty: value, norms and slope of the penalty, from one read where a row fits in a program.
 
     value_b = weight e_b²,   slope_b = 2 weight scale e_b g_b / n_b,   n_b = ‖g_b‖₂, e_b = n_b - target
 
@@ -26,11 +26,11 @@ from wgan_fast.memory_layout import has_dense_samples
 SHORT_TILE = 2048  # elements of a tile of several short rows
 ROW_LIMIT = 16384  # elements, 64 kB in fp32: 32 registers for each of 512 threads
 STEP = 4096  # elements of a step along a split row
-SPLIT_PROGRAMS = 528  # four a multiprocessor of an H100; fixed, so that the bits do not depend on the device
+SPLIT_PROGRAMS = 528  # four per multiprocessor of an H100; fixed, so that the bits do not depend on the device
 
-Tensors = tuple[Tensor, Tensor, Tensor, Tensor]  # gradients, slope (unwanted: gradients), norms, value
+Tensors = tuple[Tensor, Tensor, Tensor, Tensor]  # gradients, slope (gradients if not needed), norms, value
 Numbers = tuple[float, float, float, float]  # target, weight, 2 weight scale, divisor of the sum
-Switches = tuple[bool, bool, bool]  # one-sided, slope wanted, one value instead of one a row
+Switches = tuple[bool, bool, bool]  # one-sided, slope wanted, one value instead of one per row
 
 
 def gradient_norm_penalty(

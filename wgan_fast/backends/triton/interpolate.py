@@ -1,4 +1,4 @@
-"""interpolate: x_b = fake_b + alpha_b (real_b - fake_b), one reading of each and one writing.
+"""interpolate: x_b = fake_b + alpha_b (real_b - fake_b), each input read once, the output written once.
 
 The batch is cut into tiles of ROWS samples by COLUMNS elements: a long sample is spread over several
 programs, several short ones share one.
@@ -16,7 +16,7 @@ from wgan_fast.backends.triton.rules import DTYPES, WIDE, block_of, lerp
 from wgan_fast.backends.triton.tiles import elements_left, row_pointers, vector_length
 from wgan_fast.memory_layout import has_dense_samples
 
-BLOCK = 4096  # elements a program
+BLOCK = 4096  # elements per program
 WARPS = 8
 
 

@@ -1,7 +1,7 @@
 """The Triton backend as the dispatcher sees it: the launchers, and the devices whose tensors they take.
 
 A GPU with a working driver is needed, or Triton's interpreter (TRITON_INTERPRET=1 in the environment before
-the first import), which runs the same kernels on CPU tensors, slowly: so they are tested without a GPU.
+the first import), which runs the same kernels on CPU tensors, slowly, so that they can be tested without a GPU.
 """
 
 from __future__ import annotations

@@ -1,9 +1,9 @@
 """How a kernel is started: on the tensor's device, from a compiled kernel that is kept.
 
-Triton's own launch path looks at every argument, each time, in Python. Here the constants of a launch alone
-decide which compiled kernel serves it, so that a second launch goes straight to what the first has compiled.
-That is right only because ``kernel`` forbids Triton to compile any other argument's value into the code. Holding
-the compiled kernel also keeps the code loaded that a CUDA graph replays.
+Triton's own launch path inspects every argument in Python at each launch. Here only the constants of a launch
+select the compiled kernel, so a second launch reuses what the first has compiled. This is correct only because
+``kernel`` forbids Triton to compile any other argument's value into the code. Holding the compiled kernel also
+keeps the code loaded that a CUDA graph replays.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ import triton
 
 ALIGNMENT = 16  # bytes: the widest access of a thread
 
-# No contraction of products and sums: the roundings of the other backends, and the kernels wait for memory
+# No contraction of products and sums: the roundings of the other backends, and the kernels are bound by memory
 # anyway. Set because Triton's default differs between releases.
 ENABLE_FP_FUSION = False
 
@@ -27,10 +27,10 @@ _compiled: dict[tuple[Any, ...], Any] = {}
 def kernel(function: Callable[..., None]) -> Any:
     """``triton.jit`` for what ``launch`` starts: compiled for its constants, whatever the other arguments are.
 
-    Left to itself, Triton takes every integer that is 1 for a constant, and every integer and address that is a
-    multiple of 16 for one that always is. A kernel compiled for a batch of 64 and launched on one of 62 then lets
-    four rows share one comparison with the batch: it reads and writes past the end. A promise about alignment is
-    a constant of the launch (``VECTOR``) and is made inside of the kernel.
+    By default Triton treats every integer that is 1 as a constant, and assumes that an integer or address that is
+    a multiple of 16 always is one. In a kernel compiled for a batch of 64 and launched on one of 62, four rows then
+    share one comparison with the batch size: it reads and writes past the end. Alignment is declared by a constant
+    of the launch (``VECTOR``), inside the kernel.
     """
     parameters = inspect.signature(function).parameters.values()
     arguments = [parameter.name for parameter in parameters if "constexpr" not in str(parameter.annotation)]

@@ -3,7 +3,7 @@
 One row per program, int64: [elements, ordinal of the tensor, address of the chunk in every list of tensors].
 Chunks have ``block`` elements and begin on 16-byte boundaries. ``elements`` is positive for a full chunk on
 16-byte boundaries in every list, which the kernel moves in 128-bit accesses. The rest, before the first full
-chunk, after the last, and in lists that are not aligned alike, is cut into pieces of up to one element for each
+chunk, after the last, and in lists that are not aligned alike, is cut into pieces of up to one element per
 thread of a program, which the kernel masks; ``elements`` is negative there. (A masked chunk of ``block`` elements
 would decide the registers of the whole kernel, and pass through shared memory between its loads and stores.)
 
@@ -117,7 +117,7 @@ def chunk_rows(addresses: Tensor, sizes: Tensor, element_size: int, block: int, 
 class PinnedReserve:
     """Pinned memory for the tables that a capture builds: set aside before, as a capture cannot allocate any.
 
-    What has been taken is not given back: a graph reads it at every replay, and does not say when it is gone.
+    Memory that has been taken is never returned: a graph reads it at every replay, and its end is not known.
     """
 
     def __init__(self, tables: int = 8, least: int = 1 << 17) -> None:
@@ -125,7 +125,7 @@ class PinnedReserve:
         self.free = torch.empty(0, dtype=torch.int64)
 
     def refill(self, elements: int, pin: bool) -> None:
-        """Outside of a capture: see to it that there is room for several tables of ``elements`` numbers."""
+        """Outside a capture: make room for several tables of ``elements`` numbers."""
         if self.free.numel() < (wanted := max(self.tables * elements, self.least)) // 2:
             self.free = torch.empty(wanted, dtype=torch.int64, pin_memory=pin)
 
@@ -185,7 +185,7 @@ def row_of(table: tl.tensor, LISTS: tl.constexpr) -> tl.tensor:
 
 @triton.jit
 def chunk_of(row: tl.tensor, LIST: tl.constexpr, FULL: tl.constexpr, DTYPE: tl.constexpr) -> tl.tensor:
-    # The promise is lost when it is made on an argument of a function, as in load() below.
+    # The hint is lost when it is given on an argument of a function, as in load() below.
     return tl.multiple_of(tl.load(row + 2 + LIST).to(tl.pointer_type(DTYPE)), 16 if FULL else 1)
 
 

@@ -1,4 +1,4 @@
-"""norm_double_backward: three tensors read, two written, from one reading where a row fits in registers.
+"""norm_double_backward: three tensors read, two written, each once where a row fits in registers.
 
 A program has one group of channels of a chunk of samples, so that the gradients of its weights stay in registers;
 one more launch adds those of the chunks. Rows above ROW_LIMIT are split over programs, which read them twice. No
@@ -34,7 +34,7 @@ TILE = 2048  # elements of a tile of short rows: 8 for each of 256 threads, of e
 ROW_LIMIT = 4096  # elements: 8 for each of 512 threads, which have 128 registers
 TOTAL_BLOCK = 1024  # sums of a program of the last launch
 STEP = 2048  # elements of a step along a split row
-SPLIT_PROGRAMS = 264  # two a multiprocessor of an H100; fixed, so that the bits do not depend on the device
+SPLIT_PROGRAMS = 264  # two per multiprocessor of an H100; fixed, so that the bits do not depend on the device
 
 
 def norm_double_backward(
@@ -89,7 +89,7 @@ def _launch_rows(
     x = inputs[0]
     columns = triton.next_power_of_2(size)
     rows = max(1, min(block_of(TILE, x.dtype) // columns, triton.next_power_of_2(per_chunk)))
-    # 8 elements a thread, or 4 of fp64.
+    # 8 elements per thread, or 4 of fp64.
     warps = min(max(rows * columns // block_of(256, x.dtype), 1), 16)
     arguments = (*tensors, batch, groups, size, per_chunk)
     launch(norm_rows_kernel, chunks * groups, x.device, warps, arguments, (*constants, rows, columns))

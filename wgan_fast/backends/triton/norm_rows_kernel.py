@@ -1,4 +1,4 @@
-"""norm_double_backward for rows that fit in registers: sums and results from one reading."""
+"""norm_double_backward for rows that fit in registers: sums and results from one read."""
 
 from __future__ import annotations
 

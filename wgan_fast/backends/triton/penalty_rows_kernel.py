@@ -1,4 +1,4 @@
-"""gradient_norm_penalty for rows that fit in registers: norm, value and slope from one reading."""
+"""gradient_norm_penalty for rows that fit in registers: norm, value and slope from one read."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ def excess_of(norm: tl.tensor, target: tl.tensor, ONE_SIDED: tl.constexpr, WIDE:
 def coefficient_of(
     norm: tl.tensor, target: tl.tensor, factor: tl.tensor, ONE_SIDED: tl.constexpr, WIDE: tl.constexpr
 ) -> tl.tensor:
-    """What a gradient is multiplied with to give the slope, 0 for the norm 0; factor = 2 weight scale."""
+    """slope / gradient, 0 where the norm is 0; factor = 2 weight scale."""
     zero = norm == 0
     excess = scalar(factor, WIDE) * excess_of(norm, target, ONE_SIDED, WIDE)
     return tl.where(zero, 0, divide(excess, tl.where(zero, 1, norm)))
@@ -58,7 +58,7 @@ def rows_kernel(
     ROWS: tl.constexpr,
     COLUMNS: tl.constexpr,
 ) -> None:
-    """``values``: one a row; with REDUCE one a program, their sum; of a SINGLE program the result."""
+    """``values``: one per row; with REDUCE their sum, one per program; with a SINGLE program the result."""
     program = tl.program_id(0)
     rows = program.to(tl.int64) * ROWS + tl.arange(0, ROWS)
     columns = tl.arange(0, COLUMNS)[None, :]

@@ -1,4 +1,4 @@
-"""RMSprop and the clamp on one chunk a program, in the arithmetic of ``csrc/rules.h``."""
+"""RMSprop and the clamp on one chunk per program, in the arithmetic of ``csrc/rules.h``."""
 
 from __future__ import annotations
 

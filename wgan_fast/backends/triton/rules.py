@@ -33,7 +33,7 @@ def scalar(value: tl.tensor, DTYPE: tl.constexpr) -> tl.tensor:
 
 @triton.jit
 def clamp(values: tl.tensor, lo: tl.tensor, hi: tl.tensor, DTYPE: tl.constexpr, WIDE: tl.constexpr) -> tl.tensor:
-    # False for NaN and for -0.0 against 0.0: both stay, to the bit, as the choice is between narrow values.
+    # False for NaN and for -0.0 against 0.0: both stay bit for bit, as the choice is between narrow values.
     lowest = scalar(lo, WIDE).to(DTYPE)
     highest = scalar(hi, WIDE).to(DTYPE)
     wide = values.to(WIDE)

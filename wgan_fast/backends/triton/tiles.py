@@ -1,4 +1,4 @@
-"""128-bit accesses for kernels over a batch of equal rows: a check on the host, a promise in the kernel."""
+"""128-bit accesses for kernels over a batch of equal rows: checked on the host, declared in the kernel."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ def vector_length(size: int, *tensors: Tensor) -> int:
 
 @triton.jit
 def row_pointers(base: tl.tensor, offsets: tl.tensor, VECTOR: tl.constexpr) -> tl.tensor:
-    # Triton forgets a promise made on an argument of a function: it has to be made on the sum.
+    # Triton ignores an alignment hint on an argument of a function: it has to be given on the sum.
     return tl.multiple_of(base + offsets, 16 if VECTOR > 1 else 1)
 
 

@@ -86,7 +86,7 @@ def folder(path: Path, size: int) -> tuple[Tensor, Tensor | None]:
         try:
             with image_module.open(file) as picture:
                 square = ops.fit(picture.convert("RGB"), (size, size), method=image_module.Resampling.LANCZOS)
-        except Exception as error:  # Pillow's decoders raise many kinds for a corrupt file
+        except Exception as error:  # Pillow's decoders raise many exception types for a corrupt file
             raise UserError(f"--data folder: {file} cannot be read as an image ({error})") from error
         sample.copy_(
             torch.frombuffer(bytearray(square.tobytes()), dtype=torch.uint8).view(size, size, 3).permute(2, 0, 1)
@@ -105,8 +105,8 @@ def npz(path: Path) -> tuple[Tensor, Tensor | None]:
     """The arrays ``images`` (or ``data``, ``x``, or the only one) and, where present, ``labels`` (or ``y``).
 
     Images are ``(n, height, width)``, ``(n, channels, height, width)`` or ``(n, height, width, channels)``:
-    uint8 0..255, or floating point within [0, 1] or [-1, 1]. Other data is ``(n, features)`` and is taken as
-    it is.
+    uint8 0..255, or floating point within [0, 1] or [-1, 1]. Other data is ``(n, features)`` and is used
+    unchanged.
 
     Raises:
         UserError: the file is missing, not an npz archive, or its arrays are not as above.

@@ -46,7 +46,7 @@ class PointStream:
 def gaussian_mixture(name: str, centers: Tensor, std: float) -> PointStream:
     """Equal-weight mixture of isotropic Gaussians at ``centers`` (modes, 2)."""
 
-    there: dict[torch.device, Tensor] = {}  # a copy to a GPU in every batch would be waited for
+    there: dict[torch.device, Tensor] = {}  # a copy to a GPU in every batch would synchronise
 
     def draw(size: int, generator: torch.Generator) -> Tensor:
         device = generator.device

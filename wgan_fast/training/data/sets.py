@@ -12,7 +12,7 @@ from wgan_fast.training.data import images, points
 from wgan_fast.training.errors import UserError, did_you_mean
 
 SPLIT_SEED = 20170130
-"""Fixes which samples are held out, whatever the seed of a run, so that runs can be compared."""
+"""Fixes which samples are held out, independently of a run's seed, so that runs can be compared."""
 
 NAMES = (
     "digits",
@@ -43,7 +43,7 @@ class Data(Protocol):
 
 
 class Batch(NamedTuple):
-    """``samples`` ``(B, *sample_shape)`` float32 and, where asked for, their classes: ``labels`` ``(B,)`` int64."""
+    """``samples`` ``(B, *sample_shape)`` float32 and, if requested, their classes: ``labels`` ``(B,)`` int64."""
 
     samples: Tensor
     labels: Tensor | None
@@ -128,7 +128,7 @@ class TensorData:
 def draw_batch(
     data: Data, size: int, generator: torch.Generator, *, labelled: bool, device: torch.device | None = None
 ) -> Batch:
-    """A batch on the device, by default where the data is; ``labelled`` asks for the classes as well, and draws the
+    """A batch on the device, by default where the data is; ``labelled`` returns the classes as well, and draws the
     same samples."""
     if not labelled:
         samples, labels = data.batch(size, generator), None
@@ -175,7 +175,7 @@ def split(
     """Hold out ``held_out`` samples (by default a fifth, at most 10 000), chosen by a fixed permutation.
 
     Raises:
-        UserError: fewer than two samples, labels that do not match them, or a nonsensical ``held_out``.
+        UserError: fewer than two samples, labels that do not match them, or ``held_out`` out of range.
     """
     count = len(samples)
     if count < 2:
@@ -210,7 +210,7 @@ def load_data(
         conditional: the sub-folders of ``folder:PATH`` are classes.
 
     Raises:
-        UserError: an unknown name, or a file or folder that cannot serve; one sentence that names it.
+        UserError: an unknown name, or a file or folder that cannot be used; the message names it.
     """
     kind, _, argument = name.partition(":")
     streams = {

@@ -1,1 +1,1 @@
-"""The training loop: state and schedule. Knows no files."""
+"""The training loop: state and schedule. Reads and writes no files."""

@@ -40,12 +40,12 @@ class MovingAverage:
                 self._share = share
 
     def keep_share_on(self, device: torch.device) -> None:
-        """Make the weight a scalar of the device, where a CUDA graph of `update` finds its changes."""
+        """Make the weight a scalar on the device, so that a CUDA graph of `update` sees its changes."""
         self._share = torch.zeros((), device=device)
 
     @torch.no_grad()
     def update(self) -> None:
-        """Take in the module's weights."""
+        """Add the module's current weights to the average."""
         if not self.decay:
             return
         mine, theirs = [a for a, _ in self._floating], [b for _, b in self._floating]

@@ -1,4 +1,4 @@
-"""What the names in a config stand for: the constraint on the critic, and the optimizers."""
+"""From the names in a config to objects: the constraint on the critic, and the optimizers."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ def make_constraint(config: Config) -> Constraint:
 
 
 def prepared(constraint: Constraint, critic: nn.Module, sample_shape: tuple[int, ...]) -> nn.Module:
-    """The critic as the constraint makes it.
+    """The critic prepared by the constraint.
 
     Raises:
         UserError: the constraint does not fit it; the message names the layer.

@@ -2,8 +2,8 @@
 
 The batch of a step is the config's, whatever the number of processes: each draws the whole of it, real samples,
 noise and alpha, from the same random generators, and takes its own rows. The mean of their gradients is then the
-gradient of the whole batch: N processes do what one would do, up to rounding. docs/scaling.md has the exceptions, and
-why one all-reduce of one flat buffer per step serves better here than DistributedDataParallel.
+gradient of the whole batch: N processes compute what one would, up to rounding. docs/scaling.md has the exceptions,
+and the reasons for one all-reduce of one flat buffer per step in place of DistributedDataParallel.
 """
 
 from __future__ import annotations
@@ -31,12 +31,12 @@ class ProcessLost(UserError):
 class Processes:
     """The processes of a run, seen from one of them: by default this one alone, else those of ``torch.distributed``.
 
-    Decisions travel on the CPU by a gloo group of their own: no GPU is waited for, and a process that has died is
-    noticed within an iteration, as its connection closes.
+    Decisions are exchanged on the CPU by a separate gloo group: no GPU synchronisation, and a process that has died
+    is noticed within an iteration, as its connection closes.
 
     Args:
         rank: number of this process, from 0.
-        size: how many there are; of more than one the default process group must exist.
+        size: number of processes; for more than one, the default process group must exist.
     """
 
     def __init__(self, rank: int = 0, size: int = 1) -> None:
@@ -72,8 +72,8 @@ class Processes:
         return values
 
     def agreed(self, wanted: bool) -> bool:
-        """Whether any process wants it, the same answer in all; of several processes the answer to the call before,
-        so that nobody waits."""
+        """Whether any process passed True, the same result in all; with several processes the result is that of the
+        previous call, so that none waits."""
         if self.size == 1:
             return wanted
         answer = self.settle()
@@ -84,7 +84,7 @@ class Processes:
         return answer
 
     def settle(self) -> bool:
-        """Wait for the answer that `agreed` has left under way."""
+        """Wait for the exchange that `agreed` has started."""
         if self._under_way is None:
             return False
         (work, flag), self._under_way = self._under_way, None
@@ -93,7 +93,7 @@ class Processes:
         return bool(flag)
 
     def by_first(self, action: Callable[[], str | None]) -> str | None:
-        """Let the first process do something: what it returns is returned in all of them, a `UserError` raised."""
+        """Run a function in the first process: all processes return its result or raise its `UserError`."""
         if self.size == 1:
             return action()
         outcome: list[str | None] = [None, None]
@@ -136,14 +136,14 @@ def launched(device: str) -> Iterator[Processes]:
         device: "cuda" gives every process of a machine a GPU of its own (NCCL); "cpu" connects them by gloo.
 
     Raises:
-        UserError: the variables or the device cannot serve; ProcessLost: not all processes came.
+        UserError: the variables or the device are unusable; ProcessLost: not all processes connected.
     """
     if _number("WORLD_SIZE", 1) == 1:
         yield Processes()
         return
     kind = torch.device(device).type
     if ":" in device:
-        raise UserError(f"--device {device}: several processes take a GPU each; expected {kind}")
+        raise UserError(f"--device {device}: several processes use one GPU each; expected {kind}")
     if kind == "cuda":
         local = _number("LOCAL_RANK", 0)
         if local >= torch.cuda.device_count():

@@ -1,4 +1,4 @@
-"""All that an iteration draws: real samples, noise, and the points of a gradient penalty."""
+"""All random draws of an iteration: real samples, noise, and the points of a gradient penalty."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from wgan_fast.training.loop.graphs import Upload
 
 
 class Draws:
-    """Each of several processes draws what one process would, from generators of equal states, and takes its rows.
+    """Draws of one process. Each of several draws the whole batch, from generators in equal states, and takes its rows.
 
     Args:
         data: where real samples come from.
@@ -29,7 +29,7 @@ class Draws:
     def __init__(self, data: Data, config: Config, device: torch.device, processes: Processes) -> None:
         self._data, self._config, self._device, self._processes = data, config, device, processes
         self._upload = Upload(device)
-        # Indices drawn on another device than the data's would have to be waited for.
+        # Indices drawn on another device than the data's would synchronise.
         self.order = torch.Generator(getattr(data, "device", device)).manual_seed(config.seed)
 
     def batch(self) -> list[Tensor]:
@@ -47,7 +47,7 @@ class Draws:
         return self._processes.part(whole)
 
     def alpha(self, constraint: Constraint, samples: Tensor) -> Tensor | None:
-        """Of several processes, the positions ``(B,)`` of the penalty's random points; None where the penalty draws
+        """With several processes, the positions ``(B,)`` of the penalty's random points; None where the penalty draws
         them itself, or has none."""
         size = self._processes.size
         if size == 1 or not isinstance(constraint, GradientPenalty) or constraint.points not in ("mixed", "dragan"):

@@ -1,11 +1,11 @@
-"""A training step recorded once and replayed as one launch: CUDA graphs, with all that they ask of a step.
+"""A training step recorded once and replayed as one launch: CUDA graphs, and what they require of a step.
 
 A replay repeats the kernels of the recorded call on the same addresses with the same numbers. So inputs are copied
 into buffers that stay (`GraphedStep`), what a step changes is changed in place, schedules are scalars on the device,
-and noise comes from the device's default generator, which capture registers with the graph: it moves on with every
-replay as it would eagerly. Warm-up steps train, so all they changed is put back (`Rewind`).
+and noise comes from the device's default generator, which capture registers with the graph: it advances with every
+replay as it would eagerly. Warm-up steps train, so all their changes are undone (`Rewind`).
 
-The capture itself is a `Capture`, `CudaCapture` on a GPU; another can stand in where there is none.
+The capture itself is a `Capture`: `CudaCapture` on a GPU, another for tests without one.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ class Capture(Protocol):
         """Run ``step`` until it allocates and compiles nothing more.
 
         Raises:
-            RuntimeError: the step waits for the device, so it cannot be recorded.
+            RuntimeError: the step synchronises with the device, so it cannot be recorded.
         """
 
     def record(self, step: Callable[[], Result]) -> tuple[Result, Callable[[], None]]:
@@ -51,8 +51,8 @@ class CudaCapture:
             try:
                 with torch.cuda.stream(self._stream):
                     for left in reversed(range(iterations)):
-                        # A wait inside capture would invalidate the graph and the random generator with it; here it
-                        # is an error like any other. The first calls may: they allocate, compile, try algorithms.
+                        # Synchronising inside capture would invalidate the graph and the random generator with it;
+                        # here it is an ordinary error. The first calls may: they allocate, compile, try algorithms.
                         with contextlib.nullcontext() if left else _waiting_forbidden():
                             step()
             finally:
@@ -80,7 +80,7 @@ def _waiting_forbidden() -> Iterator[None]:
 
 
 class Rewind:
-    """All that a step can change, to be put back in place: addresses stay, a graph knows them.
+    """All that a step can change, to be restored in place: a graph holds the addresses.
 
     Args:
         modules: their parameters and buffers are copied.
@@ -119,7 +119,7 @@ class Rewind:
 
 
 class GraphedStep:
-    """A step that is recorded now and replayed by every call.
+    """A step that is recorded now and replayed by every call::
 
         step = GraphedStep(critic_step, [real], capture=CudaCapture(device), rewind=rewind)
         seen = step(real)
@@ -171,10 +171,10 @@ class Graphs:
     Args:
         capture: what records them.
         rewind: keeps all that the steps change.
-        frozen: numbers that a recording holds for good; where they have changed since, it is made anew.
+        frozen: numbers that a recording holds as constants; if they have changed, it is recorded anew.
 
     Attributes:
-        failure: why steps run eagerly after all, or None.
+        failure: why steps run eagerly, or None.
     """
 
     def __init__(
@@ -194,18 +194,18 @@ class Graphs:
             buffers = [t.detach().clone(memory_format=torch.preserve_format) for t in inputs]
             try:
                 self._steps[key] = GraphedStep(fn, buffers, capture=self._capture, rewind=self._rewind())
-            except Exception as error:  # of any module of the user's, in any words
+            except Exception as error:  # any error of a user's module
                 self.forget()
                 self.failure = (str(error).strip() or type(error).__name__).partition("\n")[0]
                 warnings.warn(
-                    f"the {name} cannot be recorded as a CUDA graph, training goes on eagerly: {self.failure}",
+                    f"the {name} cannot be recorded as a CUDA graph, training continues eagerly: {self.failure}",
                     stacklevel=2,
                 )
                 return fn(*inputs)
         return self._steps[key](*inputs)
 
     def forget(self) -> None:
-        """Drop every recording: the tensors that they know have been replaced."""
+        """Drop every recording: the tensors that they hold have been replaced."""
         self._steps.clear()
 
 
@@ -223,7 +223,7 @@ def keep_on_device(optimizer: torch.optim.Optimizer) -> None:
 
 
 class Upload:
-    """Puts host tensors on a CUDA device without waiting, by a stream of its own: beside the work of the last step."""
+    """Copies host tensors to a CUDA device on a stream of its own, without waiting, during the last step's work."""
 
     def __init__(self, device: torch.device) -> None:
         self.device = device

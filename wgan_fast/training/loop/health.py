@@ -1,4 +1,4 @@
-"""How a training is doing: whether it is still finite, asked without waiting in every iteration; slopes and weights."""
+"""Health of a training: a check for finite values in every iteration without synchronising; slopes and weights."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from wgan_fast.penalties import gradient_penalty
 
 UNREAD_LIMIT = 100
-"""Iterations after which the figures are read even if nothing is logged: how late a divergence is noticed."""
+"""Iterations after which the figures are read even if nothing is logged: the delay until divergence is noticed."""
 
 
 class NonFinite(ArithmeticError):
@@ -27,7 +27,7 @@ class NonFinite(ArithmeticError):
 class Watch:
     """Collects the figures of every iteration on the device; reads them all at once, now and then.
 
-    An iteration costs one small kernel and no wait, and still the first one that diverged is known by its number.
+    An iteration costs one small kernel and no synchronisation; the first one that diverged is still identified.
 
     Args:
         reduce: applied to the ``(iterations, figures)`` tensor before it is read, as the mean over processes.

@@ -47,8 +47,8 @@ class TrainResult(NamedTuple):
 
 
 class Trainer:
-    """Trains a generator and a critic, one's own or the built-in ones, by algorithm 1 of Arjovsky et al. 2017 and of
-    Gulrajani et al. 2017.
+    """Trains a generator and a critic, your own or the built-in ones, by algorithm 1 of Arjovsky et al. 2017 and of
+    Gulrajani et al. 2017::
 
         trainer = Trainer(generator, critic, data, Config(constraint="gp", iterations=1000, latent_dim=64))
         trainer.train()
@@ -68,12 +68,12 @@ class Trainer:
 
     Attributes:
         config: the options, with the name and the number of classes of the data.
-        critic: what is trained; the constraint may have made another module of the given one.
+        critic: the critic that is trained; the constraint may have replaced the one passed.
         average: moving average of the generator; samples are drawn from ``average.module``.
         critic_optimizer, generator_optimizer: one for each network.
         draws: real samples, noise and the penalty's points.
         iteration: generator iterations done.
-        restores: how often a diverged training went back to a checkpoint; each halves the learning rate.
+        restores: how often a diverged training was restored from a checkpoint; each halves the learning rate.
         critic_scaler, generator_scaler: the loss scaling of fp16, or None.
         graphs: the recorded steps, or None where everything runs eagerly.
     """
@@ -119,8 +119,8 @@ class Trainer:
         self._watch = Watch(self.processes.mean_)
         self._stop_requested = False
         self.graphs: Graphs | None = None
-        # Loss scaling reads a flag of the device in every step, which no graph can; of several processes every step
-        # would hold a collective operation, which no machine at hand could record.
+        # Loss scaling reads a flag from the device in every step, which a graph cannot do; with several processes
+        # every step would hold a collective operation, whose capture has not been tested.
         eager = self.critic_scaler is not None or self.processes.size > 1
         if capture is None and self.config.graph != "off" and self.device.type == "cuda" and not eager:
             capture = CudaCapture(self.device)
@@ -251,7 +251,7 @@ class Trainer:
         )
 
     def _generator_step(self, samples: Tensor, labels: Tensor | None = None) -> Tensor:
-        """With the last batch of the critic: its classes are in the proportions of the data, at no further draw."""
+        """Uses the critic's last batch: its classes are in the proportions of the data, without another draw."""
         loss = generator_step(
             self.critic,
             self.generator,
@@ -327,7 +327,7 @@ class Trainer:
         return Rewind(self.networks().values(), optimizers, generators=generators)
 
     def _frozen(self) -> Hashable:
-        """What a recording holds for good: the constraint, and the optimizers' numbers."""
+        """What a recording holds as constants: the constraint, and the optimizers' numbers."""
         groups = [group for o in (self.critic_optimizer, self.generator_optimizer) for group in o.param_groups]
         numbers = ((name, value) for group in groups for name, value in group.items() if name != "params")
         return repr(self.constraint), tuple((n, id(v) if isinstance(v, Tensor) else repr(v)) for n, v in numbers)
@@ -337,7 +337,7 @@ class Trainer:
     def _record(self, figures: dict[str, float]) -> Record:
         record: Record = {"iteration": self.iteration, **figures}
         if "gradient_norm" not in figures and self._joint:  # which is not defined for a critic with batch statistics
-            random = torch.Generator(self.device).manual_seed(self.iteration)  # apart: logging changes no training
+            random = torch.Generator(self.device).manual_seed(self.iteration)  # separate: no change to the training
             labelled, size = self.config.conditional, self.config.batch_size
             real, labels = draw_batch(self.data, size, random, labelled=labelled, device=self.device)
             fake = self.sample(len(real), seed=self.iteration, labels=labels)
@@ -404,14 +404,14 @@ def _check_several(batch_size: int, graph: str, processes: int) -> None:
     if batch_size % processes:
         raise UserError(
             f"--batch-size {batch_size} cannot be shared by {processes} processes: "
-            "it is the batch of them all, expected a multiple of their number"
+            "it is the batch of all processes; expected a multiple of their number"
         )
     if graph == "on" and processes > 1:
         raise UserError("--graph on contradicts several processes: their steps cannot be recorded")
 
 
 def _figures(seen: CriticStep, generator_loss: Tensor, penalised: bool) -> dict[str, Tensor | None]:
-    """A penalty that most steps do without is no figure of an iteration."""
+    """With ``lazy`` most steps have no penalty, so it is left out of the figures."""
     return {
         "wasserstein_estimate": seen.wasserstein_estimate,
         "critic_loss": seen.loss,

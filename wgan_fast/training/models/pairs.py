@@ -2,7 +2,7 @@
 
 Conditional ones take classes ``(B,)`` as their second argument: see conditional.py.
 
-None of this is needed to train one's own networks: the trainer takes any such pair of modules.
+The trainer takes any such pair of modules, also your own.
 """
 
 from __future__ import annotations
@@ -22,14 +22,14 @@ CriticNorm = Literal["none", "batch"]
 
 
 class Pair(NamedTuple):
-    """A generator and the critic that judges it."""
+    """A generator and its critic."""
 
     generator: nn.Module
     critic: nn.Module
 
 
 def default_architecture(sample_shape: tuple[int, ...]) -> Architecture:
-    """The pair that suits samples of this shape: DCGAN for 32 and 64 pixels, else perceptrons."""
+    """The default pair for samples of this shape: DCGAN for 32 and 64 pixels, else perceptrons."""
     if len(sample_shape) == 3 and sample_shape[1:] in ((32, 32), (64, 64)):
         return "dcgan"
     return "pyramid" if sample_shape == (1, 28, 28) else "mlp"
@@ -58,7 +58,7 @@ def build_models(
         latent_dim: size of the generator's input.
         width: hidden units of the perceptrons, base channels of the others.
         critic_norm: ``batch`` puts batch normalisation in DCGAN's critic, as the WGAN paper has it; a
-            gradient penalty is defined for single samples and wants ``none`` (Gulrajani et al. 2017, section
+            gradient penalty is defined per sample and needs ``none`` (Gulrajani et al. 2017, section
             4).
         num_classes: where not 0, both networks take a class as their second argument.
 
@@ -70,7 +70,7 @@ def build_models(
         expected = " or ".join(f"{h}x{w}" for h, w in sizes[architecture])
         raise UserError(f"--architecture {architecture} makes {expected} images; these samples are {sample_shape}")
     if critic_norm == "batch" and architecture != "dcgan":
-        raise UserError(f"--critic-norm batch exists for --architecture dcgan alone, not for {architecture}")
+        raise UserError(f"--critic-norm batch exists only for --architecture dcgan, not for {architecture}")
     inputs = latent_dim + (embedding_dim(num_classes) if num_classes else 0)
     if architecture == "dcgan":
         pair = _dcgan(sample_shape, inputs, width, critic_norm)
@@ -177,7 +177,7 @@ def _down(inputs: int, outputs: int, norm: CriticNorm) -> list[nn.Module]:
 
 
 class GeneratorBlock(nn.Module):
-    """Doubles the side: BN, ReLU, upsample, conv, BN, ReLU, conv, plus an upsampled 1x1 short cut."""
+    """Doubles the side: BN, ReLU, upsample, conv, BN, ReLU, conv, plus an upsampled 1x1 shortcut."""
 
     def __init__(self, width: int) -> None:
         super().__init__()

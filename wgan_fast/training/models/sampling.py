@@ -52,7 +52,7 @@ def slerp(start: Tensor, end: Tensor, steps: int) -> Tensor:
         sin((1 - t) omega) / sin(omega) start + sin(t omega) / sin(omega) end,  omega the angle between the two
 
     A straight line between two Gaussian latents passes through points of a smaller norm than the generator was trained
-    on; the arc does not. Where the two point the same or opposite ways, and no arc is the shortest, the line is taken.
+    on; the arc does not. Where the two are parallel or opposite, so that no arc is the shortest, the line is used.
 
     Args:
         start, end: ``(n, latent_dim)``.

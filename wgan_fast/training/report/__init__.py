@@ -1,1 +1,1 @@
-"""What is said of a trained generator: figures and pictures."""
+"""Reports on a trained generator: figures and pictures."""

@@ -1,4 +1,4 @@
-"""How good generated samples are, every figure beside the same one for held-out real data."""
+"""Quality of generated samples: every figure beside the same one for held-out real data."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ ClassSampler = Callable[[Tensor], Tensor]
 
 
 class Figure(NamedTuple):
-    """One line of the summary. ``held_out`` is what a perfect generator would reach, up to chance."""
+    """One line of the summary. ``held_out`` is what a perfect generator would reach, up to sampling noise."""
 
     name: str
     generated: float | str
@@ -57,8 +57,7 @@ def evaluate(
     Points: exact Wasserstein-1 distance to fresh real points, and the modes covered where the modes are
         known.
     Images: sliced Wasserstein and Fréchet distances to the training samples, and the classes among 500
-    samples where the data has classes. Held-out real samples, as many as generated ones, go through the same
-    lines.
+    samples where the data has classes. As many held-out real samples are evaluated in the same way.
 
     Args:
         sample: from a number n to ``(n, *sample_shape)`` generated samples.

@@ -129,7 +129,7 @@ def _save(network: FeatureNetwork, path: Path) -> None:
     safetensors = require("safetensors.torch", "the cache of feature networks")
     tensors = {name: tensor.cpu().contiguous() for name, tensor in network.state_dict().items()}
     content = safetensors.save(tensors, {"accuracy": str(network.accuracy)})
-    with contextlib.suppress(OSError):  # a read-only cache folder costs time, nothing else
+    with contextlib.suppress(OSError):  # with a read-only cache folder the network is trained again each time
         path.parent.mkdir(parents=True, exist_ok=True)
         descriptor, temporary = tempfile.mkstemp(dir=path.parent)
         with os.fdopen(descriptor, "wb") as file:

@@ -18,7 +18,7 @@ def wasserstein_1(x: Tensor, y: Tensor) -> float:
     """Exact Wasserstein-1 distance between two samples, Euclidean ground cost, in the units of the data.
 
     Solved as a linear program by POT (``ot.emd2``): about a second for 2000 against 2000 points. Between two
-    finite samples of one distribution it is not 0, which is why figures are printed beside real data's.
+    finite samples of one distribution it is not 0, so figures are printed beside those of real data.
 
     Args:
         x, y: ``(n, features)`` and ``(m, features)``.

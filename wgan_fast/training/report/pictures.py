@@ -1,4 +1,4 @@
-"""Pictures: which samples one shows, as a grid of images or as points over real ones; the critic; the curves."""
+"""Pictures: samples as a grid of images or as points over real ones; the critic; the curves."""
 
 from __future__ import annotations
 
@@ -90,12 +90,12 @@ def write_samples(trainer: Trainer, path: Path) -> bool:
 
 
 def real_points(trainer: Trainer, count: int) -> Tensor:
-    """Real points to draw generated ones over, drawn apart from the training's."""
+    """Real points to draw generated ones over, drawn separately from the training's."""
     return trainer.data.batch(count, torch.Generator(trainer.device).manual_seed(0))
 
 
 def write_image_grid(path: Path, samples: Tensor, *, columns: int | None = None) -> None:
-    """A grid of images, small ones enlarged by whole pixels so that every one of theirs is seen.
+    """A grid of images; small ones are enlarged by an integer factor.
 
     Args:
         path: the PNG file to write.

@@ -1,1 +1,1 @@
-"""A trainer in a folder: the only part that knows files."""
+"""A trainer in a folder: the only part that reads and writes files."""

@@ -1,12 +1,12 @@
-"""Checkpoints: a folder each, weights as safetensors, the rest loaded with ``weights_only=True``.
+"""Checkpoints: one folder each, weights as safetensors, the rest loaded with ``weights_only=True``::
 
     checkpoints/00000600/weights.safetensors    generator.*, critic.*, average.*
     checkpoints/00000600/state.pt               optimizers, random generators, the iteration
     checkpoints/00000600/manifest.json          format, versions, sizes and SHA-256 of the other two
 
-A checkpoint is written to a hidden folder beside its place, flushed to the disk, and then renamed: a folder
-whose name is a number is complete, whenever the process died. Reading compares both files with the manifest
-before it looks into them.
+A checkpoint is written to a hidden folder beside the final one, flushed to the disk, and then renamed: a folder
+whose name is a number is complete even if the process died. Reading compares both files with the manifest
+before loading them.
 """
 
 from __future__ import annotations
@@ -50,7 +50,7 @@ def save_checkpoint(
         distance: how far the generated samples are from real ones; the best checkpoint has the smallest.
 
     Returns:
-        Its folder. One of this iteration that is there already is replaced.
+        Its folder. An existing checkpoint of this iteration is replaced.
 
     Raises:
         UserError: it cannot be written; the earlier ones are as they were.
@@ -74,7 +74,7 @@ def save_checkpoint(
         raise UserError(
             f"{folder}: the checkpoint cannot be written ({error.strerror or error}); {_rest(run)}"
         ) from error
-    with contextlib.suppress(OSError):  # one too many is no reason to stop
+    with contextlib.suppress(OSError):  # a checkpoint too many does no harm
         _prune(run, keep)
     return folder
 
@@ -110,10 +110,10 @@ def remove_later(run: Path, iteration: int) -> None:
 
 
 def verify(folder: Path) -> dict[str, Any]:
-    """The manifest of a checkpoint whose files are what it says, byte for byte; nothing is unpickled.
+    """The manifest of a checkpoint whose files match it, byte for byte; nothing is unpickled.
 
     Raises:
-        UserError: they are not.
+        UserError: they do not.
     """
     manifest = _read_manifest(folder)
     for name in FILES:
@@ -135,7 +135,7 @@ def nested(weights: Mapping[str, Tensor], prefix: str) -> dict[str, Tensor]:
 
 
 def _serialised(checkpoint: Checkpoint) -> dict[str, bytes]:
-    """Both files in memory: what the disk should hold is known before it is asked, and its errors are OSErrors."""
+    """Both files in memory: their hashes are known before they are written, and disk errors are OSErrors."""
     state = io.BytesIO()
     torch.save(checkpoint.state, state)
     weights = require("safetensors.torch", "checkpoints").save(_apart(checkpoint.weights))
@@ -213,14 +213,14 @@ def _best(folders: list[Path]) -> Path | None:
 
 
 def _rest(run: Path, damaged: Path | None = None) -> str:
-    """What else there is to continue from, as the end of a sentence."""
+    """The other checkpoints to continue from, as the end of a message."""
     for folder in reversed(_complete(run)):
         if folder != damaged:
             with contextlib.suppress(UserError):
                 verify(folder)
                 iteration = int(folder.name)
-                return f"the checkpoint of iteration {iteration} is intact: --checkpoint {iteration} takes it"
-    return "there is no intact one beside it"
+                return f"the checkpoint of iteration {iteration} is intact: use --checkpoint {iteration}"
+    return "there is no intact checkpoint"
 
 
 def _prune(run: Path, keep: int) -> None:
@@ -232,7 +232,7 @@ def _prune(run: Path, keep: int) -> None:
 
 
 def _remove_leftovers(folder: Path) -> None:
-    """Hidden folders that processes which died left behind."""
+    """Hidden folders left behind by processes that died."""
     for leftover in folder.glob(".[0-9]*-*"):
         shutil.rmtree(leftover, ignore_errors=True)
 
@@ -279,7 +279,7 @@ def write_through(path: Path, content: bytes) -> None:
 
 
 def replace_file(path: Path, content: str) -> None:
-    """Put ``content`` in the place of the file, or leave the file as it is: nothing in between, whatever happens."""
+    """Replace the file's content atomically."""
     temporary = path.with_name(f".{path.name}-{os.getpid()}")
     try:
         write_through(temporary, content.encode())
@@ -302,7 +302,7 @@ def flush(path: Path) -> None:
 
 
 def remove_folder(folder: Path) -> None:
-    """Remove a folder that is visible as a whole or not at all: it is renamed to a hidden name first."""
+    """Remove a folder atomically: it is renamed to a hidden name first."""
     hidden = folder.with_name(f".{folder.name}-removed-{os.getpid()}")
     os.replace(folder, hidden)
     shutil.rmtree(hidden, ignore_errors=True)

@@ -1,4 +1,4 @@
-"""A trainer in a folder: made, resumed, reopened, trained with logs and checkpoints, and drawn."""
+"""A trainer in a folder: created, resumed, reopened, trained with logs and checkpoints, and drawn."""
 
 from __future__ import annotations
 
@@ -50,7 +50,7 @@ _log = logging.getLogger("wgan_fast")
 
 
 class Run:
-    """A trainer in a folder, which holds its metrics.jsonl, pictures of samples and checkpoints.
+    """A trainer in a folder, which holds its metrics.jsonl, pictures of samples and checkpoints::
 
         run = Run(trainer, Path("runs/mine"))
         run.train()
@@ -108,12 +108,12 @@ class Run:
 
         Args:
             folder: of a run.
-            config: its options; those that a resumed run may change may be others.
+            config: its options; those that a resumed run may change may differ.
             checkpoint: "newest", "best" or an iteration; later checkpoints are removed.
             processes: those that share the work.
 
         Raises:
-            UserError: there is no run, its checkpoint is damaged, or ``config`` asks for another run.
+            UserError: there is no run, its checkpoint is damaged, or ``config`` differs in another option.
         """
         check_resumable(read_config(folder), config)
         if not iterations(folder):
@@ -144,7 +144,7 @@ class Run:
             UserError: there is no run, or its checkpoint is damaged.
         """
         config = read_config(folder)
-        if device is not None:  # which need not be able to train as that one was
+        if device is not None:  # which need not support the options of the training
             config = dataclasses.replace(config, device=device, precision="fp32", graph="auto")
         run = cls(build_trainer(config), folder)
         run.load(checkpoint)
@@ -153,7 +153,7 @@ class Run:
     # --------------------------------------------------------------------------------------------------- training
 
     def train(self, on_record: Callable[[Record], None] | None = None) -> TrainResult:
-        """`Trainer.train`, with a log, pictures and checkpoints, and back to a checkpoint where the training diverged.
+        """`Trainer.train` with a log, pictures and checkpoints; a training that diverged may be restored from one.
 
         Args:
             on_record: called with every record, by the first of several processes.
@@ -192,13 +192,13 @@ class Run:
         return TrainResult(trainer.iteration - first, time.perf_counter() - start - saving, last, stopped)
 
     def _open_log(self) -> RunLog:
-        """The log up to this iteration; a checkpoint of this iteration is there to go back to."""
+        """The log up to this iteration; a checkpoint of this iteration exists to restore from."""
         trainer, folder = self.trainer, self.folder
         log = RunLog(folder, tensorboard=trainer.config.tensorboard and trainer.processes.first)
         later = [i for i in iterations(folder) if i > trainer.iteration]
         if later:
             raise UserError(
-                f"{folder} holds a checkpoint of iteration {later[-1]}, and this trainer has done {trainer.iteration}: "
+                f"{folder} holds a checkpoint of iteration {later[-1]}, but this trainer has done {trainer.iteration}: "
                 "load() continues that run, another folder starts a new one"
             )
         trainer.processes.by_first(lambda: log.resume_after(trainer.iteration))
@@ -210,7 +210,7 @@ class Run:
         return log
 
     def _draw_and_save(self, log: RunLog, stopped: bool) -> None:
-        """What is due after this iteration."""
+        """Logging, pictures and checkpoints due after this iteration."""
         trainer, config, iteration = self.trainer, self.trainer.config, self.trainer.iteration
         drawn = config.sample_every > 0 and iteration % config.sample_every == 0
         due = stopped or iteration % config.checkpoint_every == 0 or iteration == config.iterations
@@ -222,7 +222,7 @@ class Run:
             self._save(compare=not stopped)
 
     def _go_back(self, problem: NonFinite, log: RunLog) -> None:
-        """Go back to the newest checkpoint with a lower learning rate, if that is wanted and not in vain so far."""
+        """Restore the newest checkpoint with a lower learning rate, if configured, at most `MAX_RESTORES` times."""
         trainer, good = self.trainer, iterations(self.folder)[-1]
         restores = trainer.restores + 1
         if trainer.config.on_nonfinite == "stop":
@@ -296,7 +296,7 @@ class Run:
         self._kept = trainer.iteration
 
     def _compared(self) -> float | None:
-        """The distance of samples to held-out ones, both drawn apart from the training's; None without a number."""
+        """The distance of samples to held-out ones, drawn separately from the training's; None if not available."""
         if self._distance is None:
             return None
         real = self.trainer.data.held_out(COMPARED_SAMPLES, torch.Generator().manual_seed(0))
@@ -348,7 +348,7 @@ def read_config(run: Path) -> Config:
     """The config.json of a run folder.
 
     Raises:
-        UserError: there is none, or it is not one of ours.
+        UserError: there is none, or it is not one of a run.
     """
     path = run / "config.json"
     if not path.is_file():

@@ -1,4 +1,4 @@
-"""What a run writes while it trains, checkpoints apart: metrics.jsonl, samples/, and TensorBoard's files."""
+"""What a run writes while it trains, except checkpoints: metrics.jsonl, samples/, and TensorBoard's files."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ class RunLog:
         tensorboard: whether to write event files into ``folder/tensorboard`` as well.
 
     Raises:
-        UserError: TensorBoard is wanted and not installed.
+        UserError: ``tensorboard`` is set and TensorBoard is not installed.
     """
 
     def __init__(self, folder: Path, *, tensorboard: bool) -> None:
@@ -32,7 +32,7 @@ class RunLog:
         self._tensorboard = TensorBoardLog(folder / "tensorboard") if tensorboard else None
 
     def resume_after(self, iteration: int) -> None:
-        """Forget all about later iterations, which will be run again; lines that stay are kept byte for byte."""
+        """Remove the lines of later iterations, which will be run again; the others are kept byte for byte."""
         kept = [line for line, record in _lines(self._metrics) if record["iteration"] <= iteration]
         with _explained(self._metrics):
             self._metrics.parent.mkdir(parents=True, exist_ok=True)
@@ -51,7 +51,7 @@ class RunLog:
             self._tensorboard.append(record)
 
     def draw(self, trainer: Trainer) -> None:
-        """A picture of samples, where the data can be drawn; drawing takes no part in the training's random numbers."""
+        """A picture of samples, where the data can be drawn; it does not use the training's random numbers."""
         path = self._samples / f"{trainer.iteration:08d}.png"
         with _explained(path):
             self._samples.mkdir(parents=True, exist_ok=True)
@@ -60,7 +60,7 @@ class RunLog:
             self._tensorboard.show(path, trainer.iteration)
 
     def flush(self) -> None:
-        """Wait until the disk has every line, as it must before it has a checkpoint that follows them."""
+        """Wait until the disk has every line, which must precede the checkpoint that follows them."""
         if self._metrics.is_file():
             with _explained(self._metrics):
                 flush(self._metrics)
@@ -104,7 +104,7 @@ class TensorBoardLog:
         self._writer: Any = None
 
     def resume_after(self, iteration: int) -> None:
-        """Start a file before which TensorBoard hides what earlier ones say of later iterations."""
+        """Start a new file, which makes TensorBoard hide later iterations of earlier files."""
         if self._writer is not None:
             self._writer.close()
         writer = require("torch.utils.tensorboard", "--tensorboard").SummaryWriter

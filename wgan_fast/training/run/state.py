@@ -1,4 +1,4 @@
-"""All that an iteration changes, taken out of a `Trainer` and put back: what exact resume rests on."""
+"""All that an iteration changes, taken from a `Trainer` and restored: the basis of exact resume."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ def snapshot(trainer: Trainer) -> Checkpoint:
 
 
 def restore(trainer: Trainer, checkpoint: Checkpoint, source: Path) -> None:
-    """Put a snapshot back; the trainer goes on as if it had never stopped.
+    """Restore a snapshot; the trainer continues as if it had never stopped.
 
     Args:
         source: where the checkpoint comes from, for the message.
@@ -65,7 +65,7 @@ def restore(trainer: Trainer, checkpoint: Checkpoint, source: Path) -> None:
 
 
 def non_finite(checkpoint: Checkpoint) -> str | None:
-    """Name of the first weight or optimizer state that holds NaN or an infinity; waits for the device once."""
+    """Name of the first weight or optimizer state that holds NaN or an infinity; synchronises once."""
     named = dict(checkpoint.weights)
     for player in ("critic", "generator"):
         for index, values in checkpoint.state[f"{player}_optimizer"]["state"].items():
@@ -90,7 +90,7 @@ def random_state(device: torch.device) -> dict[str, Any]:
 
 
 def restore_random_state(state: Mapping[str, Any], device: torch.device) -> None:
-    """Put the global random generators back where `random_state` found them."""
+    """Restore the global random generators to the states of `random_state`."""
     random.setstate(state["python"])
     torch.set_rng_state(state["torch"].cpu())
     if "numpy" in state:

@@ -1,1 +1,1 @@
-"""The mathematics: one step of each network, its losses and its arithmetic. Knows no config."""
+"""The mathematics: one step of each network, its losses and its arithmetic. Independent of the config."""

@@ -33,10 +33,10 @@ from wgan_fast.training.step.losses import LossName, critic_loss
 aten: Any = torch.ops.aten
 
 Weights = dict[Any, Tensor]
-"""The parameters, and what the products take for them."""
+"""The parameters, and the tensors that the products use for them."""
 
 NARROW = 16
-"""Up to so many columns a product is computed in its transposed form, ten times faster on the CPU for two."""
+"""Up to this many columns a product is computed in its transposed form, ten times faster on the CPU for two."""
 
 
 class Gradients(NamedTuple):
@@ -53,9 +53,9 @@ class Gradients(NamedTuple):
 
 
 def written_out(critic: nn.Module, constraint: Constraint) -> list[nn.Module] | None:
-    """The layers that `critic_gradients` takes, if it serves this critic under this constraint; else None.
+    """The layers for `critic_gradients`, if it supports this critic under this constraint; else None.
 
-    To be asked once, when a loop is built: hooks that are registered later are not called.
+    Call it once, when a loop is built: hooks that are registered later are not called.
     """
     return plain_layers(critic) if type(constraint) is GradientPenalty and not constraint.scored else None
 
@@ -190,7 +190,7 @@ def critic_gradients(
     signals: dict[int, Tensor] = {}
     for i in reversed(range(first, len(layers))):
         signals[i] = signal
-        rows = mixed if i == first else slice(None)  # of real and generated samples nobody asks for the gradient
+        rows = mixed if i == first else slice(None)  # the gradient at real and generated samples is not needed
         at = None if classes is None else classes[rows]
         signal = _backward(layers[i], signal[rows], values[i][rows], values[i + 1][rows], weights, at)
     gradient = signal.reshape(real.shape).to(real.dtype).requires_grad_()
@@ -207,7 +207,7 @@ def critic_gradients(
     gradients: dict[Tensor, Tensor] = {}
     tangent = tangent.reshape(values[first][mixed].shape)
     for i in range(first, last + 1):
-        if isinstance(layers[i], Shift):  # its place holds what the activation behind it is yet to read
+        if isinstance(layers[i], Shift):  # the activation after it still has to read this memory
             gradients |= _weight_gradients(layers[i], signals.pop(i), values[i], batch, weights, classes)
         elif _is_weighted(layers[i]):
             place = values[i][mixed]
@@ -221,7 +221,7 @@ def critic_gradients(
 
 
 def _stacked(real: Tensor, fake: Tensor, constraint: GradientPenalty, alpha: Tensor | None) -> Tensor:
-    """[real; fake; points of the penalty], the last written straight into their place."""
+    """[real; fake; points of the penalty], the last written in place."""
     images_last = real.dim() == 4 and real.is_contiguous(memory_format=torch.channels_last)
     layout = torch.channels_last if images_last else torch.contiguous_format
     stacked = torch.empty((3 * len(real), *real.shape[1:]), dtype=real.dtype, device=real.device, memory_format=layout)
@@ -247,7 +247,7 @@ def _loss(scores: Tensor, batch: int, loss_name: LossName) -> tuple[Tensor, Tens
 
 
 def _forward(layer: Any, x: Tensor, weights: Weights, classes: Tensor | None) -> Tensor:
-    """Activations write over their input, which nobody needs: their backward is a function of the output."""
+    """Activations overwrite their input, which is not needed: their backward is a function of the output."""
     if isinstance(layer, nn.Linear):
         return product(x, weights[layer.weight], weights.get(layer.bias))
     if isinstance(layer, nn.Conv2d):
@@ -273,7 +273,7 @@ def _head_of_class(layer: Projection, weights: Weights, classes: Tensor | None) 
 
 
 def _backward(layer: Any, signal: Tensor, x: Tensor, y: Tensor, weights: Weights, classes: Tensor | None) -> Tensor:
-    """The gradient with respect to x; an activation's is written over the signal."""
+    """The gradient with respect to x; an activation's overwrites the signal."""
     if isinstance(layer, nn.Linear):
         return product(signal, weights[layer.weight].t())
     if isinstance(layer, nn.Conv2d):
@@ -287,7 +287,7 @@ def _backward(layer: Any, signal: Tensor, x: Tensor, y: Tensor, weights: Weights
 
 
 def _tangent(layer: Any, tangent: Tensor, y: Tensor, weights: Weights) -> Tensor:
-    """The tangent behind a layer; behind an activation it is written over y, which only this has still asked for."""
+    """The tangent after a layer; after an activation it overwrites y, whose last use this is."""
     if isinstance(layer, nn.Linear):
         return product(tangent, weights[layer.weight])
     if isinstance(layer, nn.Conv2d):
@@ -322,7 +322,7 @@ def _weight_gradients(
         narrow = columns.shape[1] <= NARROW and x.device.type == "cpu"
         weight = columns.t().mm(rows).t() if narrow else product(rows.t(), columns.t())
         bias_dims = list(range(signal.dim() - 1))
-    # Laid out as the weight: the step's kernels walk over both together.
+    # In the layout of the weight: the step's kernels walk over both together.
     found = {layer.weight: torch.empty_like(layer.weight).copy_(weight) if _differs(weight, layer.weight) else weight}
     if layer.bias is not None:
         found[layer.bias] = signal[: 2 * batch].sum(bias_dims, dtype=layer.bias.dtype)

@@ -24,7 +24,7 @@ NEEDS_CUDA = {
     "tf32": "it is a mode of NVIDIA's tensor cores",
     "fp16": "a CPU multiplies fp16 matrices a hundred times more slowly than fp32; bf16 is its 16-bit type",
 }
-"""The precisions that a CPU cannot serve, and why."""
+"""The precisions that a CPU does not support, and why."""
 
 
 def autocast(device_type: str, dtype: torch.dtype | None) -> AbstractContextManager[Any]:
@@ -40,7 +40,7 @@ def make_scaler(precision: PrecisionName, device: torch.device) -> GradScaler | 
 def emulated(precision: PrecisionName, device: torch.device) -> bool:
     """Whether this CPU has no instructions for bf16 products, which then take about 20 times as long as fp32's.
 
-    False where torch cannot tell: processors other than x86, and versions of torch without the question.
+    False where torch cannot tell: processors other than x86, and versions of torch without the query.
     """
     if precision != "bf16" or device.type != "cpu" or platform.machine() not in ("x86_64", "AMD64"):
         return False

@@ -1,6 +1,6 @@
 """One critic step and one generator step of a Wasserstein GAN: all the mathematics of the training loop.
 
-Nothing here waits for the device: what the steps return are detached tensors, to be read when they are
+Nothing here synchronises with the device: the steps return detached tensors, which are read when they are
 logged.
 """
 
@@ -26,7 +26,7 @@ Average = Callable[[Sequence[nn.Parameter]], None]
 
 
 class CriticStep(NamedTuple):
-    """What a critic step saw, every entry a detached 0-dimensional tensor.
+    """The figures of a critic step, every entry a detached 0-dimensional tensor.
 
     ``wasserstein_estimate`` is E[D(real)] - E[D(fake)], of logits under a loss of the standard GAN.
     ``gradient_norm`` is the mean norm of the critic's input gradients at the penalty's points, None for a
@@ -77,12 +77,12 @@ def critic_step(
             out, in two thirds of autograd's launches.
         alpha: ``(B,)``, positions of the random points of a `GradientPenalty`; drawn by default.
         penalty_scale: a 0-dimensional factor on the penalty, which a schedule may change, within a CUDA graph too.
-        autocast_dtype: what both networks compute in where autocast lowers it; by default in what they are. Scores,
-            losses and the penalty are fp32 all the same.
+        autocast_dtype: the dtype of autocast for both networks; None for no autocast. Scores, losses and the penalty
+            are fp32 in any case.
         scaler: this optimizer's own loss scaling, which fp16 needs.
         keep_gradients: write gradients into the tensors that the last step's are in: a CUDA graph needs fixed
             addresses.
-        average: called with the parameters when each has its gradient: several processes average theirs.
+        average: called with the parameters once each has its gradient, which several processes average.
 
     Raises:
         ValueError: ``layers`` with a scaler, a ``penalty_scale``, or another constraint than a `GradientPenalty`.
@@ -125,7 +125,7 @@ def _critic_loss(
     penalty_scale: Tensor | None,
     scaler: GradScaler | None,
 ) -> CriticStep:
-    """What a critic step lowers, and sees on the way, with the graph that autograd takes gradients from."""
+    """What a critic step minimises, and its figures, with the graph for autograd."""
     real_scores, fake_scores, gradients = _judged(critic, real, fake, condition, constraint.scored, joint, scaler)
     wasserstein_estimate = real_scores.mean() - fake_scores.mean()
     loss = critic_loss(loss_name, real_scores, fake_scores)
