@@ -36,6 +36,7 @@ __all__ = ["Allocation", "Fault", "Module", "UnknownPtx"]
 
 # Lanes that run together: fewer, and NumPy's own time per call dominates; more, and registers leave the cache.
 LANES = 4096
+KEPT = 32  # kernels that stay bound to lanes: the registers of one take some 10 MB
 MOST_STEPS = 1_000_000  # instructions in a row: a loop that does not end
 
 # What a step of control flow returns: where groups of lanes go on. None: the next instruction.
@@ -70,7 +71,6 @@ class Kernel:
         accesses = [instruction for instruction in function.code if instruction.parts[0] in ("ld", "st")]
         outside = [each for each in accesses if not {"shared", "param"} & set(each.parts)]
         self.narrowest = min((_element_bytes(each) for each in outside), default=1)
-        self._bound: dict[tuple[int, int], Bound] = {}
 
     def launch(
         self,
@@ -87,9 +87,7 @@ class Kernel:
         together = min(blocks, blocks_together or max(1, LANES // threads))
         for first in range(0, blocks, together):
             count = min(together, blocks - first)
-            bound = self._bound.get((count, threads))
-            if bound is None:
-                bound = self._bound[count, threads] = Bound(self, count, threads)
+            bound = _bound(self, count, threads)
             lanes = bound.lanes
             lanes.memory = memory
             lanes.shared = SharedMemory(self.static_shared + dynamic_shared, count, threads)
@@ -320,3 +318,8 @@ class Bound:
             return [(start, mask)]
 
         return step
+
+
+@lru_cache(KEPT)
+def _bound(kernel: Kernel, blocks: int, threads: int) -> Bound:
+    return Bound(kernel, blocks, threads)
