@@ -32,7 +32,8 @@ demo: $(VENV)/.train
 
 test: $(VENV)/.dev
 	TRITON_INTERPRET=1 OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(WORKERS) tests/triton_interpreter
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(WORKERS) -m "not gpu" --cov --cov-report=term
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(WORKERS) tests/ptx
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(WORKERS) -m "not gpu" --ignore tests/ptx --cov --cov-report=term
 
 lint: $(VENV)/.dev
 	$(BIN)/ruff check $(PYTHON_FILES)

@@ -29,7 +29,8 @@ def main() -> None:
     parser = argparse.ArgumentParser(description="WGAN-GP on several processes")
     parser.add_argument("--smoke", action="store_true", help="one epoch")
     epochs = 1 if parser.parse_args().smoke else 50
-    accelerator = Accelerator(kwargs_handlers=[DistributedDataParallelKwargs(broadcast_buffers=False)])
+    options = DistributedDataParallelKwargs(broadcast_buffers=False)
+    accelerator = Accelerator(cpu=not torch.cuda.is_available(), kwargs_handlers=[options])
     set_seed(0)
     generator = nn.Sequential(nn.Linear(LATENT_DIM, 256), nn.ReLU(), nn.Linear(256, 64), nn.Tanh())
     critic = nn.Sequential(nn.Linear(64, 256), nn.LeakyReLU(0.2), nn.Linear(256, 1))

@@ -15,6 +15,7 @@ import pytest
 from PIL import Image
 
 from wgan_fast.cli import main
+from wgan_fast.studies import STUDIES
 from wgan_fast.training.run.checkpoint import iterations
 
 TINY = "--iterations 4 --width 16 --batch-size 8 --n-critic 1 --log-every 2"
@@ -375,7 +376,7 @@ def test_a_signal_ends_with_a_checkpoint_that_resumes(sent: signal.Signals, code
 def test_study_lists_and_runs(elsewhere: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert _run("study") == 0
     listed = capsys.readouterr().out.splitlines()
-    assert len(listed) == 10
+    assert len(listed) == len(STUDIES)
     assert listed[0].startswith("point-mass ")
     assert _run("study point-mass --size smoke --seed 2 --out new/folder") == 0
     shown = capsys.readouterr()

@@ -138,7 +138,7 @@ def test_a_resumed_run_may_change_what_does_not_make_it_another() -> None:
         ({"gamma": -1.0}, "--gamma must be finite and not negative"),
         ({"lambda_orthogonal": float("inf")}, "--lambda-orthogonal must be finite and not negative"),
         ({"constraint": "hope"}, "--constraint must be one of none, clip, gp, lp, r1, .*, got hope"),
-        ({"loss": "hinge"}, "--loss must be one of wgan, gan, gan-minimax, got hinge"),
+        ({"loss": "hinge"}, "--loss must be one of wgan, gan, gan-minimax, relativistic, got hinge"),
         ({"constraint": "spectral", "critic_norm": "batch"}, "--critic-norm batch contradicts --constraint spectral"),
         ({"lambda_gp": -1.0}, "--lambda-gp must be finite and not negative"),
         ({"betas": (0.5, 1.0)}, r"--betas must be two numbers in \[0, 1\)"),

@@ -111,7 +111,14 @@ def test_the_help_of_a_choice_lists_it() -> None:
 
 def test_what_means_nothing_to_a_run_is_not_shown() -> None:
     told = described(Config(data="digits", constraint="r1"))
-    assert told["constraint"] == ["recipe tuned", "constraint r1", "gamma 10", "loss gan"]
+    assert told["constraint"] == [
+        "recipe tuned",
+        "constraint r1",
+        "gamma 10",
+        "gamma-decay none",
+        "lazy 1",
+        "loss gan",
+    ]
     assert told["data"] == ["data digits", "conditional no"]
     assert described(Config(data="photos"))["data"] == ["data photos", "conditional no", "image-size 32"]
     assert "lambda-gp 10" in described(Config(lambda_gp=10.0))["constraint"]

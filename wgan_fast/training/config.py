@@ -98,7 +98,7 @@ class Config:
         only=("constraint", "r1", "r2", "r1r2"),
     )
     gamma_final: float = option(
-        LEFT_OUT, "Gamma at the end of its decay.", check=NOT_NEGATIVE, only=("constraint", "r1", "r2", "r1r2")
+        LEFT_OUT, "Gamma at the end of its decay.", check=NOT_NEGATIVE, only=("gamma_decay", "linear", "cosine")
     )
     lazy: int = option(
         1,
