@@ -50,8 +50,8 @@ class Operation:
 
     def elementwise(self, function: Callable[..., Any], kinds: Sequence[str], result: str) -> Step:
         """operand 0 = function(operand 1, operand 2, ...), with the operands read as ``kinds``."""
-        if len(self.operands) != len(kinds) + 1:
-            raise self.unknown()
+        if len(self.operands) != len(kinds) + 1 or any(kind.endswith("x2") for kind in (*kinds, result)):
+            raise self.unknown()  # a pair is no number
         sources = [self.source(i + 1, kind) for i, kind in enumerate(kinds)]
         sink = self.sink(result)
         if len(sources) == 2:
@@ -131,6 +131,9 @@ def divide(op: Operation) -> Step:
 def sign(op: Operation) -> Step:
     op.allow("ftz")
     (kind,) = op.types
+    if kind in ("f16x2", "bf16x2"):  # of both halves, the sign bits
+        mask, change = (0x7FFF7FFF, np.bitwise_and) if op.name == "abs" else (0x80008000, np.bitwise_xor)
+        return op.elementwise(lambda pair: change(pair, np.uint32(mask)), ["b32"], "b32")
     return op.elementwise(flushed(op, np.negative if op.name == "neg" else np.abs), [kind], kind)
 
 

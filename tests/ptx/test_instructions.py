@@ -6,7 +6,7 @@ from fractions import Fraction
 
 import numpy as np
 import pytest
-from interpreter import Allocation, Module
+from interpreter import Allocation, Module, UnknownPtx
 
 KERNEL = """
 .version 8.0
@@ -146,6 +146,19 @@ def test_two_halves_in_a_register() -> None:
     body = LOAD + "cvt.rn.f16x2.f32 %r2, %f1, %f2; st.global.u32 [%rd2], %r2;"
     (bits,) = execute(body, np.array([[1.0, -2.0]], np.float32), np.uint32)
     assert bits == 0x3C00C000  # the first operand is the upper half
+
+
+@pytest.mark.parametrize(("operation", "expected"), [("abs", 0x3C004000), ("neg", 0xBC004000)])
+def test_signs_of_two_halves(operation: str, expected: int) -> None:
+    body = LOAD + f"cvt.rn.f16x2.f32 %r2, %f1, %f2; {operation}.f16x2 %r2, %r2; st.global.u32 [%rd2], %r2;"
+    (bits,) = execute(body, np.array([[1.0, -2.0]], np.float32), np.uint32)
+    assert bits == expected
+
+
+def test_arithmetic_on_two_halves_is_unknown() -> None:
+    body = LOAD + "cvt.rn.f16x2.f32 %r2, %f1, %f2; add.f16x2 %r2, %r2, %r2; st.global.u32 [%rd2], %r2;"
+    with pytest.raises(UnknownPtx, match="f16x2"):
+        execute(body, np.array([[1.0, -2.0]], np.float32), np.uint32)
 
 
 def _random32(count: int) -> np.ndarray:
