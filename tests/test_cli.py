@@ -100,7 +100,7 @@ def test_resume_continues_with_the_runs_own_options(capsys: pytest.CaptureFixtur
 @pytest.mark.parametrize(
     ("command", "message"),
     [
-        ("paint", "paint is not a command; expected one of train, sample, evaluate, doctor, study\n"),
+        ("xyz", "xyz is not a command; expected one of train, sample, evaluate, explain, bench, doctor, study\n"),
         ("trian", "trian is not a command; did you mean train?\n"),
         ("--data digits", "--data is not a command; expected one of train,"),
         ("train --no-such-option 3", "--no-such-option is not an option of train; wgan-fast train --help lists them\n"),

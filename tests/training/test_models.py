@@ -77,5 +77,5 @@ def test_pairs_that_do_not_fit_are_refused() -> None:
         build_models("dcgan", (1, 8, 8), 10, 8)
     with pytest.raises(UserError, match="--architecture conv8 makes 8x8 images"):
         build_models("conv8", (2,), 10, 8)
-    with pytest.raises(UserError, match="--critic-norm batch exists for --architecture dcgan alone"):
+    with pytest.raises(UserError, match="--critic-norm batch exists only for --architecture dcgan"):
         build_models("mlp", (2,), 10, 8, "batch")
