@@ -27,7 +27,8 @@ def batch() -> tuple[Tensor, Tensor, Tensor]:
 
 def loss(model: nn.Module, real: Tensor, fake: Tensor, alpha: Tensor, method: wgan_fast.penalties.Method) -> Tensor:
     penalty = wgan_fast.gradient_penalty(model, real, fake, weight=10.0, alpha=alpha, method=method)
-    return model(fake).mean() - model(real).mean() + penalty  # type: ignore[no-any-return]
+    total: Tensor = model(fake).mean() - model(real).mean() + penalty
+    return total
 
 
 def main(rendezvous: str, rank: int, out: str) -> None:
