@@ -76,7 +76,7 @@ class Residual(nn.Module):
 
 
 def r1_and_r2(real: tuple[Tensor, Tensor], fake: tuple[Tensor, Tensor]) -> Tensor:
-    """(penalty, scores) at real and at generated samples: BCE with R1 and R2, as MimicKit has it."""
+    """BCE with R1 and R2, as MimicKit has it."""
     loss: Tensor = F.softplus(-real[1]).mean() + F.softplus(fake[1]).mean() + real[0] + fake[0]
     return loss
 
@@ -92,18 +92,27 @@ def hinge(real: tuple[Tensor, Tensor], fake: Tensor) -> Tensor:
     return loss
 
 
+def alone(real: tuple[Tensor, Tensor]) -> Tensor:
+    """No other batch: what one pass saves where nothing dilutes it."""
+    loss: Tensor = F.softplus(-real[1]).mean() + real[0]
+    return loss
+
+
 @dataclass(frozen=True)
 class Workload:
+    """``loss`` of one value per batch: (penalty, scores) for the first ``penalties``, the scores for the others."""
+
     make: Callable[[], nn.Module]
     shape: tuple[int, ...]
     loss: Callable[..., Tensor]
     penalties: int
+    batches: int = 2
 
 
 WORKLOADS = {
     "AMP perceptron, B=1024, R1 + R2": Workload(amp, (1024, 250), r1_and_r2, 2),
     "AMP perceptron, B=1024, R1": Workload(amp, (1024, 250), hinge, 1),
-    "AMP perceptron, B=4096, R1": Workload(amp, (4096, 250), hinge, 1),
+    "AMP perceptron, B=4096, R1 on one batch": Workload(amp, (4096, 250), alone, 1, batches=1),
     "grouped residual, 32x32, B=16, relativistic": Workload(Residual, (16, 3, 32, 32), relativistic, 2),
     "DCGAN-64, B=32, hinge + R1": Workload(dcgan, (32, 3, 64, 64), hinge, 1),
     "DCGAN-64 with InstanceNorm, B=16": Workload(lambda: dcgan(True), (16, 3, 64, 64), relativistic, 2),
@@ -130,13 +139,13 @@ def own_forward(critic: nn.Module, x: Tensor) -> tuple[Tensor, Tensor]:
 def providers(workload: Workload) -> dict[str, Provider]:
     torch.manual_seed(0)
     critic = workload.make().to(DEVICE)
-    real, fake = torch.randn((2, *workload.shape), device=DEVICE)
+    batches = torch.randn((workload.batches, *workload.shape), device=DEVICE).unbind()
+    penalised, scored = batches[: workload.penalties], batches[workload.penalties :]
     parameters = list(critic.parameters())
 
     def step(way: Callable[[nn.Module, Tensor], tuple[Tensor, Tensor]]) -> Callable[[], tuple[Tensor, ...]]:
         def run() -> tuple[Tensor, ...]:
-            at_fake = way(critic, fake) if workload.penalties == 2 else critic(fake)
-            loss = workload.loss(way(critic, real), at_fake)
+            loss = workload.loss(*(way(critic, x) for x in penalised), *(critic(x) for x in scored))
             return loss.detach(), *torch.autograd.grad(loss, parameters)
 
         return run

@@ -26,7 +26,7 @@ import torch
 from torch import Tensor
 
 import wgan_fast
-from benchmarks.schema import LIMIT, OURS, RESULTS, Row, write_csv
+from benchmarks.schema import LIMIT, OURS, RESULTS, Row, read_csv, write_csv
 
 # A timed block lasts about this long, so that the clock's resolution and the call of the timer do not matter.
 BLOCK_SECONDS = 3e-4
@@ -186,9 +186,16 @@ def main(name: str, cases: Callable[[], Iterable[Case]]) -> None:
     parser = argparse.ArgumentParser(description=f"Benchmark {name}; writes {name}.csv")
     parser.add_argument("--rounds", type=int, default=101, help="interleaved rounds of every case")
     parser.add_argument("--out", type=Path, default=RESULTS, help="folder of the CSV file")
+    parser.add_argument(
+        "--only", default="", metavar="TEXT", help="workloads that contain TEXT; keeps the others' rows"
+    )
     options = parser.parse_args()
     keep_freed_memory()
-    rows = [row for case in cases() for row in measure(case, options.rounds)]
     path = options.out / f"{name}.csv"
-    write_csv(rows, path)
+    rows: list[Row] = read_csv(path) if options.only and path.exists() else []
+    for case in cases():
+        if options.only in case.workload:
+            fresh = measure(case, options.rounds)
+            rows = [row for row in rows if (row.op, row.workload) != (case.op, case.workload)] + fresh
+            write_csv(rows, path)  # after every case: compiling some of them takes minutes
     print_table([path])

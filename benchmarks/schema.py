@@ -6,6 +6,7 @@ import csv
 from collections.abc import Iterable
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
+from typing import Any
 
 RESULTS = Path(__file__).parent / "results"
 
@@ -44,3 +45,15 @@ def write_csv(rows: Iterable[Row], path: Path) -> None:
             numbers = {key: f"{value:.4g}" for key, value in asdict(row).items() if isinstance(value, float)}
             writer.writerow({**asdict(row), **numbers})
     unfinished.replace(path)
+
+
+def read_csv(path: Path) -> list[Row]:
+    with path.open(newline="") as file:
+        return [
+            Row(**{column.name: _typed(column.type, line[column.name]) for column in fields(Row)})
+            for line in csv.DictReader(file)
+        ]
+
+
+def _typed(kind: Any, text: str) -> Any:
+    return {"int": int, "float": float}.get(kind, str)(text)
