@@ -15,6 +15,7 @@ is the first to see is copied by the graph itself, at every replay, from pinned 
 from __future__ import annotations
 
 import itertools
+import operator
 from collections import OrderedDict
 from collections.abc import Callable, Sequence
 
@@ -30,6 +31,8 @@ from wgan_fast.memory_layout import is_dense
 
 KEPT_TABLES = 64
 
+_DTYPE = operator.attrgetter("dtype")
+
 # By contents, then by stream: on one stream the order of the work protects a table from being read before it
 # is written, and its memory from being reused too early.
 _tables: OrderedDict[tuple[object, ...], dict[int, Tensor]] = OrderedDict()
@@ -41,13 +44,13 @@ _captured: list[Tensor] = []
 
 def all_lie_alike(lists: Sequence[Sequence[Tensor]]) -> bool:
     """True in the usual case: contiguous tensors of one dtype on one device, decided without a loop in Python."""
-    tensors = list(itertools.chain(*lists))
+    tensors = list(itertools.chain.from_iterable(lists))
+    dtypes = set(map(_DTYPE, tensors))
     return (
-        len(tensors) > 0
-        and tensors[0].dtype in DTYPES
+        len(dtypes) == 1
+        and dtypes <= DTYPES.keys()
         and PLAIN_TYPES.issuperset(map(type, tensors))
         and all(map(Tensor.is_contiguous, tensors))
-        and len({tensor.dtype for tensor in tensors}) == 1
         and len(set(map(Tensor.get_device, tensors))) == 1
     )
 
@@ -73,10 +76,11 @@ def chunk_table(lists: Sequence[Sequence[Tensor]], block: int, piece: int) -> Te
     """The table of these tensors, (programs, 2 + lists), on their device; of one dtype, lying alike."""
     first = lists[0][0]
     sizes = tuple(map(Tensor.numel, lists[0]))
-    addresses = tuple(tuple(map(Tensor.data_ptr, tensors)) for tensors in lists)
+    addresses = tuple(map(Tensor.data_ptr, itertools.chain.from_iterable(lists)))
 
     def build() -> Tensor:
-        return chunk_rows(torch.tensor(addresses).T, torch.tensor(sizes), first.element_size(), block, piece)
+        columns = torch.tensor(addresses).view(len(lists), -1).T
+        return chunk_rows(columns, torch.tensor(sizes), first.element_size(), block, piece)
 
     return _kept((first.dtype, block, piece, sizes, addresses), first.device, build)
 
