@@ -1,25 +1,22 @@
-"""The double backward of smooth activations: one kernel against autograd's chain, alone and within whole penalties.
+"""The double backward of smooth activations alone: one kernel against autograd's chain.
 
-Alone, the yardstick beside the chain is a copy of the same bytes, three tensors read and two written. A whole penalty
-is bound by its matrix work, of which nothing can be left out for smooth activations: the gain there is the chain, and
-the chain that autograd uses for silu's first backward where its graph is kept.
+The yardstick beside the chain is a copy of the same bytes, three tensors read and two written.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from functools import partial
-from itertools import pairwise
 
 import torch
 import torch.nn.functional as F
-from torch import Tensor, nn
+from torch import Tensor
 
-from benchmarks.bench_norm_double_backward import DEVICE, ours, penalty, whole
 from benchmarks.common import Case, Provider, compiled, copy_of, main
 from benchmarks.schema import LIMIT, OURS
 from wgan_fast.functional import activation_double_backward
 
+DEVICE = torch.device("cuda" if torch.cuda.is_available() else "cpu")
 SIZE = 1 << 22
 
 ALONE: dict[str, tuple[Callable[[Tensor], Tensor], str]] = {
@@ -71,35 +68,10 @@ def _compiled_formula(x: Tensor, g: Tensor, v: Tensor, activation: str) -> Provi
     return Provider(timed=timed, result=timed)
 
 
-def perceptron(activation: Callable[[], nn.Module]) -> nn.Module:
-    layers: list[nn.Module] = []
-    for width in (2, 512, 512):
-        layers += [nn.Linear(width, 512), activation()]
-    return nn.Sequential(*layers, nn.Linear(512, 1))
-
-
-def convolutions(activation: Callable[[], nn.Module]) -> nn.Module:
-    layers: list[nn.Module] = []
-    for a, b in pairwise([3, 64, 128, 256]):
-        layers += [nn.Conv2d(a, b, 4, 2, 1), activation()]
-    return nn.Sequential(*layers, nn.Conv2d(256, 1, 4))
-
-
-CRITICS: dict[str, tuple[Callable[[], nn.Module], tuple[int, ...]]] = {
-    "perceptron 3x512, SiLU, B=256": (lambda: perceptron(nn.SiLU), (256, 2)),
-    "perceptron 3x512, GELU, B=256": (lambda: perceptron(nn.GELU), (256, 2)),
-    "convolutions 3-64-128-256 at 32x32, SiLU, B=32": (lambda: convolutions(nn.SiLU), (32, 3, 32, 32)),
-}
-
-
 def cases() -> Iterator[Case]:
-    torch._dynamo.config.trace_autograd_ops = True  # the inner gradient inside the compiled step
     for name, (function, activation) in ALONE.items():
         torch._dynamo.reset()
         yield alone(name, function, activation)
-    for workload, (make, shape) in CRITICS.items():
-        steps: dict[str, Callable[[nn.Module, Tensor], Tensor]] = {OURS: ours, "textbook": penalty}
-        yield whole("whole penalty, forward + backward", workload, make, shape, steps)
 
 
 if __name__ == "__main__":

@@ -2,7 +2,7 @@
 
 ``wgan_fast`` takes scores and penalty from one forward pass (``return_scores=True``). "users' lines" do that with
 autograd, "torch.compile" is their whole step, compiled, and "own forward pass" is ``gradient_penalty`` beside the
-scores. A critic step is the loss and the gradients of all parameters.
+scores. A critic step is the loss and its ``backward()``. The allocator is as users have it.
 """
 
 from __future__ import annotations
@@ -143,18 +143,28 @@ def providers(workload: Workload) -> dict[str, Provider]:
     penalised, scored = batches[: workload.penalties], batches[workload.penalties :]
     parameters = list(critic.parameters())
 
+    def loss_of(way: Callable[[nn.Module, Tensor], tuple[Tensor, Tensor]]) -> Tensor:
+        return workload.loss(*(way(critic, x) for x in penalised), *(critic(x) for x in scored))
+
     def step(way: Callable[[nn.Module, Tensor], tuple[Tensor, Tensor]]) -> Callable[[], tuple[Tensor, ...]]:
         def run() -> tuple[Tensor, ...]:
-            loss = workload.loss(*(way(critic, x) for x in penalised), *(critic(x) for x in scored))
-            return loss.detach(), *torch.autograd.grad(loss, parameters)
+            critic.zero_grad()
+            loss = loss_of(way)
+            loss.backward()
+            return loss.detach(), *(parameter.grad for parameter in parameters if parameter.grad is not None)
 
         return run
+
+    def traced() -> tuple[Tensor, ...]:
+        """In the form that torch.compile takes: it has no ``backward()``."""
+        loss = loss_of(users)
+        return loss.detach(), *torch.autograd.grad(loss, parameters)
 
     steps = {
         OURS: step(one_pass),
         f"{OURS}, own forward pass": step(own_forward),
         "users' lines": step(users),
-        "torch.compile of the users' step": compiled(step(users)),
+        "torch.compile of the users' step": compiled(traced),
     }
     return {name: Provider(timed=run, result=run) for name, run in steps.items()}
 
@@ -175,4 +185,4 @@ def cases() -> Iterator[Case]:
 
 
 if __name__ == "__main__":
-    main("score_and_gradient", cases)
+    main("score_and_gradient", cases, keep_memory=False)

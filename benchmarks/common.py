@@ -179,7 +179,7 @@ def keep_freed_memory() -> None:
         libc.mallopt(mmap_threshold, 1 << 30)
 
 
-def main(name: str, cases: Callable[[], Iterable[Case]]) -> None:
+def main(name: str, cases: Callable[[], Iterable[Case]], keep_memory: bool = True) -> None:
     """The command line of one benchmark: measure its cases, write its CSV, print the table made from it."""
     from benchmarks.report import print_table  # with rich, which a machine with a GPU need not have
 
@@ -190,7 +190,8 @@ def main(name: str, cases: Callable[[], Iterable[Case]]) -> None:
         "--only", default="", metavar="TEXT", help="workloads that contain TEXT; keeps the others' rows"
     )
     options = parser.parse_args()
-    keep_freed_memory()
+    if keep_memory:
+        keep_freed_memory()
     path = options.out / f"{name}.csv"
     rows: list[Row] = read_csv(path) if options.only and path.exists() else []
     for case in cases():

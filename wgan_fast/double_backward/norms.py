@@ -42,7 +42,9 @@ class _Norm(NamedTuple):
 
     def rows(self, x: Tensor) -> Tensor:
         """x as (B, C, ...), in the terms of the kernel."""
-        return x.reshape(-1, math.prod(self.normalized_shape)) if self.normalized_shape else x
+        if not self.normalized_shape or (x.dim() == 2 and len(self.normalized_shape) == 1):
+            return x
+        return x.reshape(-1, math.prod(self.normalized_shape))
 
     def forward(self, x: Tensor, weight: Tensor | None, bias: Tensor | None) -> tuple[Tensor, Tensor | None, Tensor]:
         """(y, mean, rstd)"""
@@ -182,12 +184,16 @@ class _NormBackward(Function):
         if torch.is_grad_enabled():
             # A graph is kept: the formulas of the reference, which autograd differentiates to any order.
             backend, (mean, rstd) = "reference", norm.statistics(x)
-        of_weight = None if weight is None else weight.reshape(-1)
-        tensors = (norm.rows(x), mean, rstd, of_weight, norm.rows(grad), norm.rows(v), norm.num_groups)
+        rows = norm.rows(x)
+        flat = weight is None or weight.dim() == 1
+        of_weight = weight if flat else weight.reshape(-1)
+        tensors = (rows, mean, rstd, of_weight, norm.rows(grad), norm.rows(v), norm.num_groups)
         needed = (to_grad, to_x, to_weight and weight is not None)
-        results = ops.norm_double_backward(*tensors, needed, backend)
+        of_rows = ops.norm_double_backward(*tensors, needed, backend)
+        if rows is x and flat:
+            return *of_rows, None, None, None
         likes = (x, x, weight)
-        shaped = (None if t is None else t.reshape(like.shape) for t, like in zip(results, likes, strict=True))
+        shaped = (None if t is None else t.reshape(like.shape) for t, like in zip(of_rows, likes, strict=True))
         return *shaped, None, None, None
 
 

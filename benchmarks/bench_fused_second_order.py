@@ -1,0 +1,142 @@
+"""Whole penalties of critics with norms and smooth activations, forward and backward, against the textbook's lines.
+
+Their matrix work is the same on both sides, as none of it multiplies zeros; the gain is that each norm and activation
+has one kernel for its double backward where autograd runs a chain of operations. The allocator is as users have it:
+the memory of that chain's temporaries is a part of what it costs.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, nullcontext
+from functools import partial
+from itertools import pairwise
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+import wgan_fast
+from benchmarks.common import Case, Provider, compiled, main
+from benchmarks.schema import OURS
+from wgan_fast.double_backward import exact_shortcut
+
+DEVICE = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+
+
+def perceptron(
+    activation: Callable[[], nn.Module], norm: Callable[[int], nn.Module] = lambda width: nn.Identity()
+) -> nn.Module:
+    layers: list[nn.Module] = []
+    for width in (2, 512, 512):
+        layers += [nn.Linear(width, 512), norm(512), activation()]
+    return nn.Sequential(*layers, nn.Linear(512, 1))
+
+
+def convolutions(activation: Callable[[], nn.Module], norm: Callable[[int, int], nn.Module]) -> nn.Module:
+    layers: list[nn.Module] = []
+    size = 32
+    for a, b in pairwise([3, 64, 128, 256]):
+        size //= 2
+        layers += [nn.Conv2d(a, b, 4, 2, 1), norm(b, size), activation()]
+    return nn.Sequential(*layers, nn.Conv2d(256, 1, size))
+
+
+def heads() -> nn.Module:
+    """Convolutional heads with GroupNorm and SiLU, as diffusion distillation has them on features (LADD)."""
+    layers: list[nn.Module] = [nn.Conv2d(64, 128, 3, padding=1), nn.GroupNorm(32, 128), nn.SiLU()]
+    layers += [nn.Conv2d(128, 128, 3, padding=1), nn.GroupNorm(32, 128), nn.SiLU()]
+    return nn.Sequential(*layers, nn.Conv2d(128, 1, 1), nn.Flatten(), nn.Linear(16 * 16, 1))
+
+
+PERCEPTRON: dict[str, Callable[[], nn.Module]] = {
+    "LayerNorm": partial(perceptron, nn.ReLU, nn.LayerNorm),
+    "SiLU": partial(perceptron, nn.SiLU),
+    "GELU": partial(perceptron, nn.GELU),
+}
+CONVOLUTIONS: dict[str, Callable[[], nn.Module]] = {
+    "InstanceNorm": partial(convolutions, nn.LeakyReLU, lambda c, s: nn.InstanceNorm2d(c, affine=True)),
+    "LayerNorm": partial(convolutions, nn.LeakyReLU, lambda c, s: nn.LayerNorm((c, s, s))),
+    "SiLU": partial(convolutions, nn.SiLU, lambda c, s: nn.Identity()),
+}
+
+
+def penalty(critic: nn.Module, x: Tensor) -> Tensor:
+    x = x.detach().requires_grad_()
+    scores = critic(x)
+    (gradients,) = torch.autograd.grad(scores, x, torch.ones_like(scores), create_graph=True)
+    value: Tensor = ((gradients.flatten(1).norm(2, dim=1) - 1) ** 2).mean()
+    return value
+
+
+def ours(critic: nn.Module, x: Tensor) -> Tensor:
+    value: Tensor = wgan_fast.gradient_penalty(critic, x, None, points="real")
+    return value
+
+
+def shared_scores(critic: nn.Module, x: Tensor, context: AbstractContextManager[object]) -> Tensor:
+    """A loss of the scores and R1 at the same points."""
+    x = x.detach().requires_grad_()
+    with context:
+        scores = critic(x)
+    (gradients,) = torch.autograd.grad(scores.sum(), x, create_graph=True)
+    return F.softplus(-scores).mean() + 0.5 * gradients.square().flatten(1).sum(1).mean()
+
+
+def whole(
+    op: str,
+    workload: str,
+    make: Callable[[], nn.Module],
+    shape: tuple[int, ...],
+    steps: dict[str, Callable[[nn.Module, Tensor], Tensor]],
+) -> Case:
+    torch.manual_seed(0)
+    torch._dynamo.reset()
+    critic, x = make().to(DEVICE), torch.randn(shape, device=DEVICE)
+    parameters = list(critic.parameters())
+
+    def backward(value_of: Callable[[nn.Module, Tensor], Tensor]) -> Callable[[], tuple[Tensor, ...]]:
+        def run() -> tuple[Tensor, ...]:
+            critic.zero_grad()
+            value = value_of(critic, x)
+            value.backward()
+            return value.detach(), *(torch.zeros_like(p) if p.grad is None else p.grad for p in parameters)
+
+        return run
+
+    def traced() -> tuple[Tensor, ...]:
+        """In the form that torch.compile takes: it has no ``backward()``."""
+        value = steps["textbook"](critic, x)
+        gradients = torch.autograd.grad(value, parameters, allow_unused=True, materialize_grads=True)
+        return value.detach(), *gradients
+
+    runs = {name: backward(value_of) for name, value_of in steps.items()}
+    runs["torch.compile of the step"] = compiled(traced)
+    return Case(
+        op=op,
+        workload=workload,
+        bytes=0,  # bound by arithmetic: there is no copy to compare with
+        providers={name: Provider(timed=run, result=run) for name, run in runs.items()},
+        rtol=1e-2,
+        atol=1e-4,
+        device=DEVICE,
+    )
+
+
+def cases() -> Iterator[Case]:
+    torch._dynamo.config.trace_autograd_ops = True  # the inner gradient inside the compiled step
+    steps: dict[str, Callable[[nn.Module, Tensor], Tensor]] = {OURS: ours, "textbook": penalty}
+    for name, make in PERCEPTRON.items():
+        yield whole("penalty", f"perceptron 3x512, {name}, B=256", make, (256, 2), steps)
+    for name, make in CONVOLUTIONS.items():
+        yield whole("penalty", f"convolutions 32x32, {name}, B=32", make, (32, 3, 32, 32), steps)
+    shared: dict[str, Callable[[nn.Module, Tensor], Tensor]] = {
+        OURS: lambda critic, x: shared_scores(critic, x, exact_shortcut()),
+        "textbook": lambda critic, x: shared_scores(critic, x, nullcontext()),
+    }
+    workload = "heads 64x16x16, GroupNorm and SiLU, B=16"
+    yield whole("loss and R1 on shared scores", workload, heads, (16, 64, 16, 16), shared)
+
+
+if __name__ == "__main__":
+    main("fused_second_order", cases, keep_memory=False)
