@@ -28,27 +28,29 @@ ALONE: dict[str, tuple[Callable[[Tensor], Tensor], str]] = {
 }
 
 
-def alone(name: str, function: Callable[[Tensor], Tensor], activation: str) -> Case:
-    x, g, v = (torch.randn(SIZE, device=DEVICE) for _ in range(3))
+def alone(
+    name: str, function: Callable[[Tensor], Tensor], activation: str, size: int = SIZE, backend: str = "auto"
+) -> Case:
+    x, g, v = (torch.randn(size, device=DEVICE) for _ in range(3))
     leaves = [tensor.clone().requires_grad_() for tensor in (g, x)]
     (dx,) = torch.autograd.grad(function(leaves[1]), leaves[1], leaves[0], create_graph=True)
 
     def fused() -> tuple[Tensor, ...]:
-        return activation_double_backward(x, g, v, activation)
+        return activation_double_backward(x, g, v, activation, backend=backend)
 
     def chain() -> tuple[Tensor, ...]:
         return torch.autograd.grad(dx, leaves, v, retain_graph=True)
 
-    size = 5 * x.numel() * x.element_size()
+    num_bytes = 5 * x.numel() * x.element_size()
     return Case(
         op="double backward of an activation",
-        workload=f"{name}, 4 M values",
-        bytes=size,
+        workload=f"{name}, {size >> 20} M values",
+        bytes=num_bytes,
         providers={
             OURS: Provider(timed=fused, result=fused),
             "autograd's chain": Provider(timed=chain, result=chain),
             "torch.compile of the formula": _compiled_formula(x, g, v, activation),
-            LIMIT: copy_of(size, DEVICE),
+            LIMIT: copy_of(num_bytes, DEVICE),
         },
         rtol=1e-3,
         atol=1e-5,

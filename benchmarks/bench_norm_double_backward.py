@@ -18,7 +18,13 @@ from wgan_fast.functional import norm_double_backward
 DEVICE = torch.device("cuda" if torch.cuda.is_available() else "cpu")
 
 
-def alone(name: str, shape: tuple[int, ...], groups: int, forward: Callable[[Tensor, Tensor], Tensor]) -> Case:
+def alone(
+    name: str,
+    shape: tuple[int, ...],
+    groups: int,
+    forward: Callable[[Tensor, Tensor], Tensor],
+    backend: str = "auto",
+) -> Case:
     x, g, v = (torch.randn(shape, device=DEVICE) for _ in range(3))
     weight = torch.randn(shape[1], device=DEVICE)
     rows = x.reshape(shape[0], groups, -1)
@@ -27,7 +33,7 @@ def alone(name: str, shape: tuple[int, ...], groups: int, forward: Callable[[Ten
     (dx,) = torch.autograd.grad(forward(leaves[1], leaves[2]), leaves[1], leaves[0], create_graph=True)
 
     def ours() -> tuple[Tensor, ...]:
-        to_output, to_x, to_weight = norm_double_backward(x, mean, rstd, weight, g, v, groups)
+        to_output, to_x, to_weight = norm_double_backward(x, mean, rstd, weight, g, v, groups, backend=backend)
         assert to_weight is not None
         return to_output, to_x, to_weight
 

@@ -2,7 +2,7 @@
 
     make gpu                                    everything, each part for its share of 540 seconds
     make gpu PARTS="build tests sanitizers"     or in three calls, each with the whole of that time
-    make gpu PARTS="build triton cuda"
+    make gpu PARTS="build triton cuda critics"
     make gpu PARTS="build training" OUT=results
 
 Every part runs in processes of its own with a time limit (benchmarks/gpu_parts.py), so a failing part does not affect
@@ -39,11 +39,16 @@ from benchmarks.schema import LIMIT, OURS, RESULTS
 
 SECONDS = 540.0
 WORKERS = 4
-MEASURED = (*BACKENDS, "training")
+MEASURED = {
+    **{name: ("gpu_cases", name) for name in BACKENDS},
+    "critics": ("gpu_critics",),
+    "training": ("gpu_training",),
+}
+"""The parts that measure: a module of benchmarks and its arguments."""
 PARITY = "(gpu_parity and cuda and dtype0)"
 SANITIZERS = {
     # The sequences are for this: a kernel kept from a round size may read past the end of an odd one.
-    "memcheck": f"{PARITY} or (gpu_sequences and dtype0)",
+    "memcheck": f"{PARITY} or ((gpu_sequences or gpu_second_order) and dtype0)",
     "racecheck": PARITY,
     "initcheck": PARITY,
 }
@@ -137,10 +142,11 @@ def sanitizers(folder: Path, limit: float) -> Report:
 
 
 def measured(name: str, folder: Path, limit: float) -> Report:
-    """The benchmarks of a backend, or of whole training iterations: a program that writes its CSV case by case."""
+    """The benchmarks of a backend, of critic steps or of training iterations: a program that writes its CSV by case."""
     path = folder / f"gpu_{name}.csv"
-    program = ["benchmarks.gpu_training"] if name == "training" else ["benchmarks.gpu_cases", name]
-    report = run([sys.executable, "-m", *program, "--out", str(path)], limit, folder / f"gpu_{name}.log")
+    module, *arguments = MEASURED[name]
+    command = [sys.executable, "-m", f"benchmarks.{module}", *arguments, "--out", str(path)]
+    report = run(command, limit, folder / f"gpu_{name}.log")
     problems = path.with_suffix(".problems.json")
     if problems.exists():
         report["problems"] = json.loads(problems.read_text())
@@ -159,6 +165,7 @@ def parts(folder: Path, device: bool) -> list[Part]:
         Part("build", 3, 10, partial(build, folder)),
         Part("tests", 3, 30, partial(tests, folder)),
         *(Part(backend, 2, 25, partial(measured, backend, folder)) for backend in BACKENDS),
+        Part("critics", 2, 40, partial(measured, "critics", folder)),
         Part("training", 4, 40, partial(measured, "training", folder)),
         Part("sanitizers", 2, 40, partial(sanitizers, folder)),
     ]
@@ -199,7 +206,8 @@ def print_tables(reports: dict[str, Report], folder: Path) -> None:
             share = "" if row["fraction_of_limit"] == "nan" else f"{float(row['fraction_of_limit']):7.0%}"
             times = "" if row["provider"] == OURS else f"{float(row['ratio']):6.2f}x"
             name = f"{row['op'][:52]:52} {row['workload'][:30]:30} {row['provider'][:32]:32}"
-            print(f"{name} {float(row['median']):10.2f} us {share:>7} {times:>8}")
+            launches = f"{row['launches']} launches" if row.get("launches", "0") != "0" else ""
+            print(f"{name} {float(row['median']):10.2f} us {share:>7} {times:>8} {launches}")
     print()
     for aim in aims(rows):
         figure = "" if aim.measured is None else f"{aim.measured:.3g}"

@@ -20,9 +20,12 @@ from pathlib import Path
 from typing import Any
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 import wgan_fast
+from benchmarks import bench_activation_double_backward as activations
+from benchmarks import bench_norm_double_backward as norms
 from benchmarks.common import Case, Provider, copy_of, device_name, measure
 from benchmarks.schema import LIMIT, OURS, Row, write_csv
 from benchmarks.workloads import CRITICS, DCGAN_64, MNIST_MLP, Shapes, num_values, weights
@@ -228,6 +231,31 @@ def step_case(backend: str, op: str, workload: str, name: str, shapes: Shapes, p
     return Case(op=op, workload=workload, bytes=num_bytes, rtol=1e-4, atol=1e-7, providers=providers, device=DEVICE)
 
 
+# ----------------------------------------------------------------------------- norms and smooth activations
+
+
+def second_order_case(make: Callable[..., Case], op: str, *arguments: Any, backend: str) -> Case:
+    """A case of the CPU's benchmarks of a double backward, without the compiled form."""
+    case = make(*arguments, backend=backend)
+    providers = {name: way for name, way in case.providers.items() if not name.startswith("torch.compile")}
+    return replace(case, op=op, providers=providers)
+
+
+def second_order_cases(backend: str) -> Iterator[tuple[str, Callable[[], Case]]]:
+    op = "norm_double_backward, bandwidth"
+    for name, shape, groups, forward in (
+        ("LayerNorm, 131072x512", (131072, 512), 1, lambda x, weight: F.layer_norm(x, x.shape[1:], weight)),
+        ("GroupNorm, 512x128x32x32", (512, 128, 32, 32), 32, lambda x, weight: F.group_norm(x, 32, weight)),
+        ("InstanceNorm, 1024x64x32x32", (1024, 64, 32, 32), 64, lambda x, weight: F.instance_norm(x, weight=weight)),
+    ):
+        norm = (norms.alone, op, name, shape, groups, forward)
+        yield op, partial(second_order_case, *norm, backend=backend)
+    op = "activation_double_backward, bandwidth"
+    for name in ("SiLU", "GELU"):
+        activation = (activations.alone, op, name, *activations.ALONE[name], 64 << 20)
+        yield op, partial(second_order_case, *activation, backend=backend)
+
+
 # ------------------------------------------------------------------------------------------------------- cases
 
 
@@ -243,6 +271,7 @@ def cases(backend: str) -> Iterator[tuple[str, Callable[[], Case]]]:
     for name in ("RMSprop", "Adam"):
         op = f"{name} step + clip, bandwidth"
         yield op, partial(step_case, backend, op, size, name, LARGE, eager)
+    yield from second_order_cases(backend)
 
     for how, prepare in (("in a graph", in_graph), ("eager", eager)):
         for workload, shapes in CRITICS.items():
@@ -275,7 +304,6 @@ def cases(backend: str) -> Iterator[tuple[str, Callable[[], Case]]]:
     yield op, partial(on_cpu, partial(interpolate_case, backend, op, "256x2", (256, 2), eager))
     op = "gradient_norm_penalty, CPU cost of a call"
     yield op, partial(on_cpu, partial(penalty_case, backend, op, "256x2", (256, 2), eager))
-    # Cases of further operations follow here.
 
 
 def run(backend: str, rounds: int, csv: Path) -> None:

@@ -19,7 +19,8 @@ LIMIT = "copy"
 class Row:
     """A line of the CSV. Times in microseconds; ``ratio`` is this provider's median over ours: how many times faster we
     are; ``fraction_of_limit`` is the median of the copy of the same bytes over this provider's, or the share of the
-    machine's matrix rate where arithmetic is the limit."""
+    machine's matrix rate where arithmetic is the limit; ``launches`` is how many kernels one call launches on a GPU, 0
+    where that was not counted."""
 
     op: str
     provider: str
@@ -33,6 +34,7 @@ class Row:
     device: str
     versions: str
     date: str
+    launches: int = 0
 
 
 def write_csv(rows: Iterable[Row], path: Path) -> None:
@@ -50,7 +52,9 @@ def write_csv(rows: Iterable[Row], path: Path) -> None:
 def read_csv(path: Path) -> list[Row]:
     with path.open(newline="") as file:
         return [
-            Row(**{column.name: _typed(column.type, line[column.name]) for column in fields(Row)})
+            Row(
+                **{column.name: _typed(column.type, line[column.name]) for column in fields(Row) if column.name in line}
+            )
             for line in csv.DictReader(file)
         ]
 

@@ -14,9 +14,10 @@ from xml.etree import ElementTree
 
 import pytest
 
-from benchmarks import gpu
+from benchmarks import gpu, gpu_critics
+from benchmarks.common import Case, Provider
 from benchmarks.gpu_parts import ROOT, Part, run, run_parts
-from benchmarks.gpu_targets import aims
+from benchmarks.gpu_targets import CRITIC_STEPS, aims
 from benchmarks.schema import OURS, Row, write_csv
 
 
@@ -178,6 +179,31 @@ def test_aims_are_absent_ok_or_short(tmp_path: Path) -> None:
     assert asdict(rows[0])["op"] in gpu.measured_rows(tmp_path)[0]["op"]
 
 
+# ---------------------------------------------------------------- critic steps
+
+
+def test_the_aims_for_critic_steps_name_cases_that_are_measured() -> None:
+    measured = {(case.op, case.workload, name) for case, _ in gpu_critics.cases() for name in case.providers}
+    assert set(CRITIC_STEPS) <= measured
+
+
+def test_compiled_steps_are_measured_last_and_beside_ours() -> None:
+    order = [(compiled, list(case.providers)) for case, compiled in gpu_critics.cases()]
+    assert [compiled for compiled, _ in order] == sorted(compiled for compiled, _ in order)
+    for compiled, names in order:
+        assert OURS in names
+        assert any(name.startswith("torch.compile") for name in names) == compiled
+
+
+def test_launches_are_counted_once_for_a_step_and_its_graph(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(gpu_critics, "captured", lambda work: work)
+    monkeypatch.setattr(gpu_critics, "kernels", lambda work: ["kernel"] * (3 if work is ours.timed else 5))
+    ours, theirs = Provider(timed=lambda: 0, result=list), Provider(timed=lambda: 1, result=list)
+    case = Case(op="penalty", workload="any", bytes=0, providers={OURS: ours, "textbook": theirs})
+    launches = {row.provider: row.launches for row in gpu_critics.measured(case, compiled=False, rounds=2)}
+    assert launches == {OURS: 3, f"{OURS}, in a graph": 3, "textbook": 5, "textbook, in a graph": 5}
+
+
 # ---------------------------------------------------------------- the whole
 
 
@@ -215,7 +241,7 @@ def test_calls_into_one_folder_add_to_one_another(tmp_path: Path, monkeypatch: p
 def test_the_benchmarks_need_neither_tables_nor_a_command_line() -> None:
     """A machine with a GPU has torch, numpy and safetensors, and often no network."""
     absent = "import sys; sys.modules.update(dict.fromkeys(('rich', 'tyro', 'ot', 'matplotlib', 'sklearn', 'yaml')))"
-    code = f"{absent}; import benchmarks.gpu, benchmarks.gpu_cases, benchmarks.gpu_training"
+    code = f"{absent}; import benchmarks.gpu, benchmarks.gpu_cases, benchmarks.gpu_critics, benchmarks.gpu_training"
     done = subprocess.run(python(code), cwd=ROOT, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
 

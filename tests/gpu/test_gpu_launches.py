@@ -8,24 +8,11 @@ from typing import Any
 import pytest
 import torch
 from torch import Tensor
-from torch.profiler import ProfilerActivity, profile
 
 import wgan_fast
+from benchmarks.gpu_kernels import kernels
 
 DCGAN = [(64, 3, 4, 4), (128, 64, 4, 4), (256, 128, 4, 4), (512, 256, 4, 4), (1, 512, 4, 4), (128,), (256,), (512,)]
-
-
-def kernels(call: Callable[[], Any]) -> list[str]:
-    """Names of the kernels that a call launches, when warm."""
-    call()
-    torch.cuda.synchronize()
-    with profile(activities=[ProfilerActivity.CPU, ProfilerActivity.CUDA]) as recorded:
-        call()
-        torch.cuda.synchronize()
-    events = [event for event in recorded.events() if event.device_type == torch.autograd.DeviceType.CUDA]
-    # A range such as Optimizer.step#RMSprop.step has its shadow among the events of the device.
-    kernels = [event.name for event in events if not event.is_user_annotation]
-    return [name for name in kernels if not name.startswith(("Memcpy", "Memset", "Optimizer."))]
 
 
 def weights(device: torch.device, dtype: torch.dtype = torch.float32) -> list[Tensor]:

@@ -12,9 +12,9 @@ from norm_samples import chain as norm_chain
 from samples import DTYPES, assert_as_close_as
 from test_activation_double_backward import CASES, arguments, exact_of_result, is_of_result, ours
 from test_activation_double_backward import chain as activation_chain
-from test_gpu_launches import kernels
 from test_norm_double_backward import fused, inputs, magnitudes
 
+from benchmarks.gpu_kernels import kernels
 from wgan_fast.functional import activation_double_backward, norm_double_backward
 
 SIZES = [4096, 4095, 8192, 513, 7, 1, 40_001]
