@@ -52,9 +52,9 @@ def convolutions(*between: Callable[[], nn.Module]) -> nn.Sequential:
 
 
 CRITICS: dict[str, tuple[Callable[[], nn.Module], tuple[int, ...]]] = {
-    "perceptron": (lambda: perceptron(nn.ReLU), (8, 256)),
-    "perceptron, LayerNorm": (lambda: perceptron(lambda: nn.LayerNorm(256), nn.ReLU), (8, 256)),
-    "perceptron, SiLU": (lambda: perceptron(nn.SiLU), (8, 256)),
+    "perceptron": (lambda: perceptron(nn.ReLU), (128, 256)),
+    "perceptron, LayerNorm": (lambda: perceptron(lambda: nn.LayerNorm(256), nn.ReLU), (128, 256)),
+    "perceptron, SiLU": (lambda: perceptron(nn.SiLU), (128, 256)),
     "convolutions": (lambda: convolutions(nn.LeakyReLU), (4, 3, 32, 32)),
     "convolutions, InstanceNorm": (lambda: convolutions(lambda: nn.InstanceNorm2d(32), nn.ReLU), (4, 3, 32, 32)),
 }

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from wgan_fast import available_backends
+from wgan_fast.double_backward import least_work
 
 CPU_BACKENDS = [
     name for name, status in available_backends().items() if status.available and name in ("cpu", "reference")
@@ -18,6 +19,13 @@ CPU_BACKENDS = [
 @pytest.fixture(autouse=True)
 def _seeded() -> None:
     torch.manual_seed(20170701)
+
+
+@pytest.fixture(autouse=True)
+def _tiny_critics_take_the_quick_ways(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The tests' critics are small, and are to be served as large ones are; test_least_work tests the choice."""
+    monkeypatch.setattr(least_work, "SHORT_CUT", 0)
+    monkeypatch.setattr(least_work, "ONE_PASS", 0)
 
 
 @pytest.fixture(params=CPU_BACKENDS)
