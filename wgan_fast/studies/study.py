@@ -210,6 +210,12 @@ def draw_points(axes: Any, x: Any, values: Array, **style: Any) -> None:
     axes.errorbar(x, values.mean(0), error, **{"linestyle": "none", "markersize": 4, "capsize": 2} | style)
 
 
+def draw_bar(axes: Any, place: int, values: Array, color: str) -> None:
+    """A horizontal bar to the mean over seeds, and a dot for each seed."""
+    axes.barh(place, values.mean(), color=color, alpha=0.6)
+    axes.plot(values, [place] * len(values), "k.", markersize=4)
+
+
 def legend_below(canvas: Any, *panels: Any, columns: int) -> None:
     """One legend under all panels, with every label of these once."""
     entries: dict[str, Any] = {}
