@@ -6,11 +6,11 @@ import contextlib
 import signal
 import sys
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from types import FrameType
 from typing import Any
 
-from wgan_fast.cli.options import Bench, Command, Evaluate, Explain, Sample, Study, Train, parse
+from wgan_fast.cli.options import Bench, Command, Doctor, Evaluate, Explain, Sample, Study, Train, parse
 from wgan_fast.training.errors import UserError, require
 from wgan_fast.training.loop.distributed import Processes, ProcessLost, is_first, launched
 
@@ -42,19 +42,7 @@ def run(command: Command) -> int:
     if isinstance(command, Train):
         with launched(command.options.device) as processes:
             return _train(command, console, processes)
-    if isinstance(command, Sample):
-        return _sample(command, console)
-    if isinstance(command, Evaluate):
-        return _evaluate(command, console)
-    if isinstance(command, Study):
-        return _study(command, console)
-    if isinstance(command, Explain):
-        return _explain(command, console)
-    if isinstance(command, Bench):
-        return _bench(command, console)
-    from wgan_fast.cli import console as view
-
-    view.print_doctor(console)
+    HANDLERS[type(command)](command, console)
     return 0
 
 
@@ -119,7 +107,7 @@ def _stop_on_signal(stop: Any, *, patient: bool) -> Iterator[list[int]]:
             signal.signal(number, handler)
 
 
-def _sample(command: Sample, console: Any) -> int:
+def _sample(command: Sample, console: Any) -> None:
     from wgan_fast.training.report import pictures
     from wgan_fast.training.run.folder import Run
 
@@ -128,62 +116,63 @@ def _sample(command: Sample, console: Any) -> int:
     drawn = pictures.draw(trainer, command.num, label=command.class_, rows=command.interpolate, seed=command.seed)
     pictures.write_drawn(trainer, drawn, out)
     console.print(str(out), highlight=False, soft_wrap=True)
-    return 0
 
 
-def _evaluate(command: Evaluate, console: Any) -> int:
+def _evaluate(command: Evaluate, console: Any) -> None:
     from wgan_fast.cli import console as view
     from wgan_fast.training.run.folder import Run
 
     evaluation, file = Run.open(command.run, command.device, command.checkpoint).evaluate()
     view.print_evaluation(console, evaluation)
     console.print(str(file), highlight=False, soft_wrap=True)
-    return 0
 
 
-def _explain(command: Explain, console: Any) -> int:
+def _explain(command: Explain, console: Any) -> None:
     import torch
 
     from wgan_fast.double_backward import explain
     from wgan_fast.training.config import Config
-    from wgan_fast.training.models.pairs import build_models
+    from wgan_fast.training.loop.build import build_networks
 
     chosen: dict[str, Any] = {} if command.architecture is None else {"architecture": command.architecture}
     config = Config(data=command.data, **chosen)
-    networks = build_models(
-        config.architecture, config.sample_shape, config.latent_dim, config.width, config.critic_norm
-    )
-    explanation = explain(networks.critic, torch.randn(command.batch, *config.sample_shape))
+    explanation = explain(build_networks(config).critic, torch.randn(command.batch, *config.sample_shape))
     console.print(str(explanation), highlight=False, soft_wrap=True, markup=False)
-    return 0
 
 
-def _bench(command: Bench, console: Any) -> int:
-    import torch
-
+def _bench(command: Bench, console: Any) -> None:
     from wgan_fast.cli.bench import print_bench
+    from wgan_fast.training.loop.build import usable_device
 
-    try:
-        device = torch.device(command.device)
-        torch.empty(0, device=device)
-    except (RuntimeError, AssertionError) as error:
-        reason = str(error).partition("\n")[0]
-        raise UserError(f"--device {command.device} cannot be used ({reason})") from error
-    print_bench(console, command.rounds, device)
-    return 0
+    print_bench(console, command.rounds, usable_device(command.device))
 
 
-def _study(command: Study, console: Any) -> int:
+def _study(command: Study, console: Any) -> None:
     from wgan_fast.studies import STUDIES
     from wgan_fast.studies.study import run_study
 
     if command.name == "list":
         for name, claim in STUDIES.items():
             console.print(f"{name:<22}{claim}", highlight=False, soft_wrap=True)
-        return 0
+        return
     report = run_study(command.name, size=command.size, seed=command.seed, out=command.out)
     console.print(report.findings, highlight=False, soft_wrap=True)
     console.print(f"{report.seconds:.1f} s", highlight=False)
     for file in report.files:
         console.print(str(file), highlight=False, soft_wrap=True)
-    return 0
+
+
+def _doctor(command: Doctor, console: Any) -> None:
+    from wgan_fast.cli import console as view
+
+    view.print_doctor(console)
+
+
+HANDLERS: dict[type[Command], Callable[[Any, Any], None]] = {
+    Sample: _sample,
+    Evaluate: _evaluate,
+    Explain: _explain,
+    Bench: _bench,
+    Study: _study,
+    Doctor: _doctor,
+}

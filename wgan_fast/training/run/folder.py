@@ -17,7 +17,7 @@ from torch import Tensor
 
 import wgan_fast
 from wgan_fast.training.config import Config, check_resumable
-from wgan_fast.training.errors import MissingPackage, UserError
+from wgan_fast.training.errors import MissingPackage, UserError, writing
 from wgan_fast.training.loop.build import build_trainer
 from wgan_fast.training.loop.distributed import Processes, ProcessLost
 from wgan_fast.training.loop.health import NonFinite
@@ -26,7 +26,7 @@ from wgan_fast.training.report.evaluation import Evaluation, evaluate
 from wgan_fast.training.report.metrics import sliced_wasserstein
 from wgan_fast.training.report.pictures import POINTS_SHOWN, real_points, write_critic, write_curves, write_samples
 from wgan_fast.training.run.checkpoint import iterations, load_checkpoint, remove_later, replace_file, save_checkpoint
-from wgan_fast.training.run.log import RunLog, read_metrics, require_tensorboard
+from wgan_fast.training.run.log import RunLog, flush_metrics, read_metrics, require_tensorboard
 from wgan_fast.training.run.state import non_finite, restore, snapshot
 
 MAX_RESTORES = 3
@@ -122,10 +122,8 @@ class Run:
         run.load(checkpoint)
 
         def continue_from_there() -> None:
-            try:
+            with writing(f"--out {folder}"):
                 remove_later(folder, run.trainer.iteration)
-            except OSError as error:
-                raise UserError(f"--out {folder} cannot be written ({error.strerror})") from error
             run._write_config()
 
         run.trainer.processes.by_first(continue_from_there)
@@ -287,7 +285,7 @@ class Run:
 
         def write() -> None:
             assert checkpoint is not None
-            RunLog(self.folder, tensorboard=False).flush()
+            flush_metrics(self.folder / "metrics.jsonl")
             distance = self._compared() if compare else None
             keep = trainer.config.keep_checkpoints
             save_checkpoint(self.folder, trainer.iteration, checkpoint, keep=keep, distance=distance)
@@ -337,11 +335,9 @@ class Run:
 
     def _write_config(self) -> None:
         content = {"wgan_fast": wgan_fast.__version__, **dataclasses.asdict(self.trainer.config)}
-        try:
+        with writing(f"--out {self.folder}"):
             self.folder.mkdir(parents=True, exist_ok=True)
             replace_file(self.folder / "config.json", json.dumps(content, indent=2) + "\n")
-        except OSError as error:
-            raise UserError(f"--out {self.folder} cannot be written ({error.strerror})") from error
 
 
 def read_config(run: Path) -> Config:
