@@ -6,7 +6,7 @@ import contextlib
 import signal
 import sys
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from types import FrameType
 from typing import Any
 
@@ -21,7 +21,6 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Run one command; returns the exit code: 0, 2 for a mistake of the user, 130 or 143 after a signal."""
     try:
         command = parse(list(sys.argv[1:] if arguments is None else arguments))
-        require("rich", "the command line")
         return run(command)
     except UserError as error:
         if is_first() or isinstance(error, ProcessLost):
@@ -36,14 +35,24 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 def run(command: Command) -> int:
     """Run a parsed command; returns the exit code."""
+    if isinstance(command, Doctor):
+        return _doctor()
+    if isinstance(command, Explain):
+        return _explain(command)
+    if isinstance(command, Bench):
+        return _bench(command)
+    require("rich", f"wgan-fast {type(command).__name__.lower()}")
     from rich.console import Console
 
     console = Console(quiet=(isinstance(command, Train) and command.quiet) or not is_first())
     if isinstance(command, Train):
         with launched(command.options.device) as processes:
             return _train(command, console, processes)
-    HANDLERS[type(command)](command, console)
-    return 0
+    if isinstance(command, Sample):
+        return _sample(command, console)
+    if isinstance(command, Evaluate):
+        return _evaluate(command, console)
+    return _study(command, console)
 
 
 def _train(command: Train, console: Any, processes: Processes) -> int:
@@ -107,7 +116,7 @@ def _stop_on_signal(stop: Any, *, patient: bool) -> Iterator[list[int]]:
             signal.signal(number, handler)
 
 
-def _sample(command: Sample, console: Any) -> None:
+def _sample(command: Sample, console: Any) -> int:
     from wgan_fast.training.report import pictures
     from wgan_fast.training.run.folder import Run
 
@@ -116,18 +125,27 @@ def _sample(command: Sample, console: Any) -> None:
     drawn = pictures.draw(trainer, command.num, label=command.class_, rows=command.interpolate, seed=command.seed)
     pictures.write_drawn(trainer, drawn, out)
     console.print(str(out), highlight=False, soft_wrap=True)
+    return 0
 
 
-def _evaluate(command: Evaluate, console: Any) -> None:
+def _evaluate(command: Evaluate, console: Any) -> int:
     from wgan_fast.cli import console as view
     from wgan_fast.training.run.folder import Run
 
     evaluation, file = Run.open(command.run, command.device, command.checkpoint).evaluate()
     view.print_evaluation(console, evaluation)
     console.print(str(file), highlight=False, soft_wrap=True)
+    return 0
 
 
-def _explain(command: Explain, console: Any) -> None:
+def _doctor() -> int:
+    from wgan_fast.cli.doctor import print_doctor
+
+    print_doctor()
+    return 0
+
+
+def _explain(command: Explain) -> int:
     import torch
 
     from wgan_fast.double_backward import explain
@@ -137,42 +155,29 @@ def _explain(command: Explain, console: Any) -> None:
     chosen: dict[str, Any] = {} if command.architecture is None else {"architecture": command.architecture}
     config = Config(data=command.data, **chosen)
     explanation = explain(build_networks(config).critic, torch.randn(command.batch, *config.sample_shape))
-    console.print(str(explanation), highlight=False, soft_wrap=True, markup=False)
+    print(explanation)
+    return 0
 
 
-def _bench(command: Bench, console: Any) -> None:
+def _bench(command: Bench) -> int:
     from wgan_fast.cli.bench import print_bench
     from wgan_fast.training.loop.build import usable_device
 
-    print_bench(console, command.rounds, usable_device(command.device))
+    print_bench(command.rounds, usable_device(command.device))
+    return 0
 
 
-def _study(command: Study, console: Any) -> None:
+def _study(command: Study, console: Any) -> int:
     from wgan_fast.studies import STUDIES
     from wgan_fast.studies.study import run_study
 
     if command.name == "list":
         for name, claim in STUDIES.items():
             console.print(f"{name:<22}{claim}", highlight=False, soft_wrap=True)
-        return
+        return 0
     report = run_study(command.name, size=command.size, seed=command.seed, out=command.out)
     console.print(report.findings, highlight=False, soft_wrap=True)
     console.print(f"{report.seconds:.1f} s", highlight=False)
     for file in report.files:
         console.print(str(file), highlight=False, soft_wrap=True)
-
-
-def _doctor(command: Doctor, console: Any) -> None:
-    from wgan_fast.cli import console as view
-
-    view.print_doctor(console)
-
-
-HANDLERS: dict[type[Command], Callable[[Any, Any], None]] = {
-    Sample: _sample,
-    Evaluate: _evaluate,
-    Explain: _explain,
-    Bench: _bench,
-    Study: _study,
-    Doctor: _doctor,
-}
+    return 0
