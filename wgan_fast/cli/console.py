@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
+from typing import Any
 
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
-from rich.table import Table
+from rich.table import Column, Table
 
 from wgan_fast.training.config import Config
 from wgan_fast.training.loop.trainer import Record, TrainResult
@@ -19,12 +20,9 @@ from wgan_fast.training.report.evaluation import Evaluation, Figure
 PLAIN_EVERY_SECONDS = 5.0
 
 
-@contextmanager
-def training_progress(console: Console, done: int, total: int) -> Iterator[Callable[[Record], None]]:
+def training_progress(console: Console, done: int, total: int) -> AbstractContextManager[Callable[[Record], None]]:
     """Yields the function to call with every record: it moves a bar, or prints a line every five seconds."""
-    show = _bar(console, done, total) if console.is_terminal else _lines(console, done, total)
-    with show as update:
-        yield update
+    return _bar(console, done, total) if console.is_terminal else _lines(console, done, total)
 
 
 @contextmanager
@@ -102,11 +100,7 @@ def print_summary(
         files: the files written.
         seconds: of the whole command, with data, pictures and evaluation.
     """
-    table = Table(title="summary", show_header=evaluation is not None)
-    table.add_column("")
-    table.add_column("generated", justify="right")
-    if evaluation is not None:
-        table.add_column("held-out real data", justify="right")
+    table = _table(evaluation, title="summary", show_header=evaluation is not None)
     table.add_row("generator iterations", str(result.iterations))
     table.add_row("training time", f"{result.seconds:.1f} s")
     table.add_row("time in all", f"{seconds:.1f} s")
@@ -124,13 +118,17 @@ def print_summary(
 
 def print_evaluation(console: Console, evaluation: Evaluation) -> None:
     """The table of `evaluate`."""
-    table = Table()
-    table.add_column("")
-    table.add_column("generated", justify="right")
-    table.add_column("held-out real data", justify="right")
+    table = _table(evaluation)
     _add_figures(table, evaluation.figures)
     console.print(table)
     _print_notes(console, evaluation)
+
+
+def _table(evaluation: Evaluation | None, **options: Any) -> Table:
+    table = Table("", Column("generated", justify="right"), **options)
+    if evaluation is not None:
+        table.add_column("held-out real data", justify="right")
+    return table
 
 
 def _add_figures(table: Table, figures: Sequence[Figure]) -> None:

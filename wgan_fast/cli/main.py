@@ -10,7 +10,7 @@ from collections.abc import Iterator, Sequence
 from types import FrameType
 from typing import Any
 
-from wgan_fast.cli.options import Bench, Command, Doctor, Evaluate, Explain, Sample, Study, Train, parse
+from wgan_fast.cli.options import Bench, Command, Doctor, Evaluate, Explain, Sample, Study, Train, default_folder, parse
 from wgan_fast.training.errors import UserError, require
 from wgan_fast.training.loop.distributed import Processes, ProcessLost, is_first, launched
 
@@ -60,7 +60,7 @@ def _train(command: Train, console: Any, processes: Processes) -> int:
     from wgan_fast.training.run.folder import Run
 
     start = time.perf_counter()
-    out = command.folder()
+    out = command.out or default_folder(command.options)
     if command.resume and command.overwrite:
         raise UserError("--resume and --overwrite contradict each other")
     if command.checkpoint != "newest" and not command.resume:
