@@ -12,6 +12,7 @@ keeps the critic of a thousand steps from bending. Surfaces are compared up to s
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -37,11 +38,11 @@ class Settings:
     resolution: int = 60
 
 
-RATES = {"lambda_gp": 1.0, "learning_rate": 1e-3, "clip_value": 0.01, "clip_learning_rate": 5e-4}
+_run = partial(ToyRun, lambda_gp=1.0, learning_rate=1e-3, clip_value=0.01, clip_learning_rate=5e-4)
 SIZES = {
-    "smoke": Settings(ToyRun(20, width=16, batch=32, **RATES), samples=50, resolution=8),
-    "default": Settings(ToyRun(1000, width=128, batch=256, **RATES)),
-    "full": Settings(ToyRun(20_000, width=512, batch=256, **RATES), samples=2000, resolution=128),
+    "smoke": Settings(_run(20, width=16, batch=32), samples=50, resolution=8),
+    "default": Settings(_run(1000, width=128, batch=256)),
+    "full": Settings(_run(20_000, width=512, batch=256), samples=2000, resolution=128),
 }
 
 

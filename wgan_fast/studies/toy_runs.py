@@ -40,7 +40,7 @@ class ToyRun:
         """``variant``: a constraint, "clip 0.01" with the clip value, or gan or gan-minimax for the standard GAN."""
         name, _, bound = variant.partition(" ")
         named = {"constraint": "none", "loss": name} if name.startswith("gan") else {"constraint": name}
-        ours = {
+        ours: dict[str, Any] = {
             "data": data,
             "iterations": self.iterations,
             "seed": seed,

@@ -32,7 +32,7 @@ from wgan_fast.training.loop.health import NonFinite, Watch, gradient_norm, weig
 from wgan_fast.training.models.sampling import as_labels, draw_latent, generate, slerp
 from wgan_fast.training.step.feedforward import written_out
 from wgan_fast.training.step.precision import AUTOCAST, emulated, float32_products, make_scaler
-from wgan_fast.training.step.steps import CriticStep, critic_step, generator_step, has_batch_statistics
+from wgan_fast.training.step.steps import CriticStep, Descent, critic_step, generator_step, has_batch_statistics
 
 BURST_STEPS = 100
 BURST_ITERATIONS = 25
@@ -115,8 +115,9 @@ class Trainer:
         self.restores = 0
         self._watch = Watch(self.processes.mean_)
         self._stop_requested = False
-        self._choose_critic_step()
         self.graphs = self._make_graphs(capture or make_capture(self.config, self.device, self.processes.size))
+
+        self._choose_steps()
 
     def _placed(self, network: nn.Module) -> nn.Module:
         network = network.to(self.device)
@@ -124,23 +125,26 @@ class Trainer:
             network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
         return network
 
-    def _choose_critic_step(self) -> None:
-        """What every critic step of this trainer has in common."""
-        precision = self.config.precision
-        self._autocast_dtype = AUTOCAST.get(precision)
-        if self.processes.first and emulated(precision, self.device):
-            _log.warning("--precision bf16 will be some 20 times slower than fp32: this CPU has no instructions for it")
-        self._joint = not has_batch_statistics(self.critic)
-        self._layers = written_out(self.critic, self.constraint) if self.critic_scaler is None else None
-        decaying = self.constraint.scored and self.config.gamma_decay != "none"
-        self._penalty_scale = torch.ones((), device=self.device) if decaying else None
-
     def _make_graphs(self, capture: Capture | None) -> Graphs | None:
         if capture is None:
             return None
         self.average.keep_share_on(self.device)
         keep_on_device(self._optimizers())
         return Graphs(capture, self._rewind, self._frozen)
+
+    def _choose_steps(self) -> None:
+        """What all steps of this trainer have in common."""
+        precision = self.config.precision
+        if self.processes.first and emulated(precision, self.device):
+            _log.warning("--precision bf16 will be some 20 times slower than fp32: this CPU has no instructions for it")
+        self._critic_descent = Descent(
+            AUTOCAST.get(precision), self.critic_scaler, self.graphs is not None, self.processes.average_gradients
+        )
+        self._generator_descent = self._critic_descent._replace(scaler=self.generator_scaler)
+        self._joint = not has_batch_statistics(self.critic)
+        self._layers = written_out(self.critic, self.constraint) if self.critic_scaler is None else None
+        decaying = self.constraint.scored and self.config.gamma_decay != "none"
+        self._penalty_scale = torch.ones((), device=self.device) if decaying else None
 
     # --------------------------------------------------------------------------------------------------- the loop
 
@@ -256,10 +260,7 @@ class Trainer:
             layers=self._layers if penalised else None,
             alpha=self.draws.alpha(constraint, samples),
             penalty_scale=self._penalty_scale,
-            autocast_dtype=self._autocast_dtype,
-            scaler=self.critic_scaler,
-            keep_gradients=self.graphs is not None,
-            average=self.processes.average_gradients,
+            descent=self._critic_descent,
         )
 
     def _generator_step(self, samples: Tensor, labels: Tensor | None = None) -> Tensor:
@@ -272,10 +273,7 @@ class Trainer:
             labels,
             real=samples if self.config.loss == "relativistic" else None,
             loss_name=self.config.loss,
-            autocast_dtype=self._autocast_dtype,
-            scaler=self.generator_scaler,
-            keep_gradients=self.graphs is not None,
-            average=self.processes.average_gradients,
+            descent=self._generator_descent,
         )
         self.average.update()
         return loss
