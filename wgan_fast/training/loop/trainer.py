@@ -29,14 +29,11 @@ from wgan_fast.training.loop.graphs import (
     keep_on_device,
 )
 from wgan_fast.training.loop.health import NonFinite, Watch, gradient_norm, weight_saturation
+from wgan_fast.training.loop.schedules import critic_steps, gamma, learning_rate, set_learning_rate
 from wgan_fast.training.models.sampling import as_labels, draw_latent, generate, slerp
 from wgan_fast.training.step.feedforward import written_out
 from wgan_fast.training.step.precision import AUTOCAST, emulated, float32_products, make_scaler
 from wgan_fast.training.step.steps import CriticStep, Descent, critic_step, generator_step, has_batch_statistics
-
-BURST_STEPS = 100
-BURST_ITERATIONS = 25
-BURST_PERIOD = 500
 
 Record = dict[str, Any]
 """The figures of one iteration, as numbers: what metrics.jsonl has in a line."""
@@ -116,7 +113,6 @@ class Trainer:
         self._watch = Watch(self.processes.mean_)
         self._stop_requested = False
         self.graphs = self._make_graphs(capture or make_capture(self.config, self.device, self.processes.size))
-
         self._choose_steps()
 
     def _placed(self, network: nn.Module) -> nn.Module:
@@ -161,9 +157,11 @@ class Trainer:
         first, start, last, stopped = self.iteration, time.perf_counter(), Record(), False
         try:
             while self.iteration < self.config.iterations and not stopped:
-                last = self.iterate() or last
-                if on_record is not None and last.get("iteration") == self.iteration:
-                    on_record(last)
+                record = self.iterate()
+                if record is not None:
+                    last = record
+                    if on_record is not None:
+                        on_record(record)
                 stopped = self.stopping()
             self.check()
             self.processes.settle()
@@ -202,7 +200,7 @@ class Trainer:
         """
         with float32_products(self.config.precision, self.device):
             self._set_schedules()
-            count = self.critic_steps(self.iteration)
+            count = critic_steps(self.config, self.iteration)
             if self.graphs is None or count != self.config.n_critic or self.config.lazy > 1:
                 seen, loss = self._step_by_step(count)
             else:
@@ -216,6 +214,14 @@ class Trainer:
         if self._watch.full:
             self.check()
         return None
+
+    def _set_schedules(self) -> None:
+        config, iteration = self.config, self.iteration
+        self.average.set_schedule(iteration)
+        if self._penalty_scale is not None:
+            self._penalty_scale.fill_(gamma(config, iteration) / config.gamma if config.gamma else 1.0)
+        if config.lr_decay or self.restores:
+            set_learning_rate(self._optimizers(), learning_rate(config, iteration, self.restores))
 
     def check(self) -> dict[str, float]:
         """Wait for the device; returns the last iteration's figures, nothing where they have been read already.
@@ -277,40 +283,6 @@ class Trainer:
         )
         self.average.update()
         return loss
-
-    # ------------------------------------------------------------------------------------------- schedules
-
-    def critic_steps(self, iteration: int) -> int:
-        """Critic steps in generator iteration ``iteration``, counted from 0: n_critic, or 100 in a burst."""
-        burst = iteration < BURST_ITERATIONS or iteration % BURST_PERIOD == 0
-        return BURST_STEPS if self.config.critic_burst and burst else self.config.n_critic
-
-    @property
-    def learning_rate(self) -> float:
-        """Of this iteration: the config's, lowered by the decay and by restores."""
-        left = 1 - self.iteration / self.config.iterations if self.config.lr_decay else 1.0
-        return self.config.learning_rate * left * 0.5**self.restores
-
-    @property
-    def gamma(self) -> float:
-        """Of this iteration: the config's, on its way to ``config.gamma_final``."""
-        done = self.iteration / self.config.iterations
-        if self.config.gamma_decay == "none":
-            return self.config.gamma
-        share = done if self.config.gamma_decay == "linear" else (1 - math.cos(math.pi * done)) / 2
-        return self.config.gamma + share * (self.config.gamma_final - self.config.gamma)
-
-    def _set_schedules(self) -> None:
-        self.average.set_schedule(self.iteration)
-        if self._penalty_scale is not None:
-            self._penalty_scale.fill_(self.gamma / self.config.gamma if self.config.gamma else 1.0)
-        if not (self.config.lr_decay or self.restores):
-            return
-        for group in (group for optimizer in self._optimizers() for group in optimizer.param_groups):
-            if isinstance(group["lr"], Tensor):
-                group["lr"].fill_(self.learning_rate)
-            else:
-                group["lr"] = self.learning_rate
 
     # -------------------------------------------------------------------------------------- what an iteration changes
 

@@ -21,6 +21,7 @@ from wgan_fast.training.errors import MissingPackage, UserError, writing
 from wgan_fast.training.loop.build import build_trainer
 from wgan_fast.training.loop.distributed import Processes, ProcessLost
 from wgan_fast.training.loop.health import NonFinite
+from wgan_fast.training.loop.schedules import learning_rate
 from wgan_fast.training.loop.trainer import Record, Trainer, TrainResult
 from wgan_fast.training.report.evaluation import Evaluation, evaluate
 from wgan_fast.training.report.metrics import sliced_wasserstein
@@ -241,7 +242,7 @@ class Run:
                 "%s: back to the checkpoint of iteration %d, learning rate %g from there on (restore %d of at most %d)",
                 problem,
                 good,
-                trainer.learning_rate,
+                learning_rate(trainer.config, trainer.iteration, restores),
                 restores,
                 MAX_RESTORES,
             )
@@ -322,12 +323,8 @@ class Run:
     def evaluate(self) -> tuple[Evaluation, Path]:
         """The figures of the generator beside those of held-out real data, and evaluation.json, which holds them."""
         trainer = self.trainer
-
-        def sample_classes(labels: Tensor) -> Tensor:
-            return trainer.sample(len(labels), labels=labels)
-
-        classes = sample_classes if trainer.config.conditional else None
-        evaluation = evaluate(trainer.sample, trainer.data, sample_classes=classes)
+        of_classes = (lambda labels: trainer.sample(len(labels), labels=labels)) if trainer.config.conditional else None
+        evaluation = evaluate(trainer.sample, trainer.data, sample_classes=of_classes)
         path = self.folder / "evaluation.json"
         figures = {f.name: {"generated": f.generated, "held_out": f.held_out} for f in evaluation.figures}
         path.write_text(json.dumps({"figures": figures, "notes": evaluation.notes}, indent=2) + "\n")
