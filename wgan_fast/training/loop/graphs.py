@@ -235,24 +235,3 @@ def keep_on_device(optimizers: Iterable[torch.optim.Optimizer]) -> None:
             state = optimizer.state.get(parameter, {})
             if "step" in state:
                 state["step"] = state["step"].to(device)
-
-
-class Upload:
-    """Copies host tensors to a CUDA device on a stream of its own, without waiting, during the last step's work."""
-
-    def __init__(self, device: torch.device) -> None:
-        self.device = device
-        self._stream: torch.cuda.Stream | None = None
-
-    def __call__(self, tensor: Tensor) -> Tensor:
-        if tensor.device.type != "cpu" or self.device.type != "cuda":
-            return tensor.to(self.device)
-        if self._stream is None:
-            self._stream = torch.cuda.Stream(self.device)
-        pinned = tensor.pin_memory()  # from torch's cache, which waits for the copy before it reuses the memory
-        with torch.cuda.stream(self._stream):
-            there = pinned.to(self.device, non_blocking=True)
-        current = torch.cuda.current_stream(self.device)
-        current.wait_stream(self._stream)
-        there.record_stream(current)
-        return there

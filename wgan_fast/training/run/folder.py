@@ -172,14 +172,15 @@ class Run:
         trainer, config = self.trainer, self.trainer.config
         trainer.start()
         log = self._open_log()
-        first, start, saving, last, stopped = trainer.iteration, time.perf_counter(), 0.0, Record(), False
+        first, last, stopped = trainer.iteration, Record(), False
+        start, saving = time.perf_counter(), 0.0
         while trainer.iteration < config.iterations and not stopped:
             try:
                 record = trainer.iterate()
                 if record is not None:
                     last = record
                     on_record(record)
-                    if trainer.iteration % config.log_every == 0:
+                    if trainer.iteration % config.log_every == 0:  # not the last one's: a longer run has no such line
                         log.append(record)
                 stopped = trainer.stopping()
                 before = time.perf_counter()
@@ -209,7 +210,7 @@ class Run:
         return log
 
     def _draw_and_save(self, log: RunLog, stopped: bool) -> None:
-        """Logging, pictures and checkpoints due after this iteration."""
+        """The picture and the checkpoint that are due after this iteration."""
         trainer, config, iteration = self.trainer, self.trainer.config, self.trainer.iteration
         drawn = config.sample_every > 0 and iteration % config.sample_every == 0
         due = stopped or iteration % config.checkpoint_every == 0 or iteration == config.iterations
