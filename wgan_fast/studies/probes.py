@@ -7,7 +7,7 @@ from collections.abc import Callable
 import torch
 from torch import Tensor, nn
 
-from wgan_fast.penalties import first_output
+from wgan_fast.penalties import first_output, input_gradient
 from wgan_fast.training.config import Config
 from wgan_fast.training.loop.choices import make_constraint, make_optimizer
 from wgan_fast.training.step.feedforward import written_out
@@ -20,10 +20,8 @@ SEARCH_CHILDREN = 8
 
 def input_gradient_norms(critic: nn.Module, points: Tensor) -> Tensor:
     """``(n,)`` norms of the critic's gradient at ``(n, *sample_shape)`` points."""
-    points = points.detach().requires_grad_(True)
-    (gradients,) = torch.autograd.grad(first_output(critic(points)).sum(), points)
-    norms: Tensor = gradients.flatten(1).norm(dim=1)
-    return norms
+    with torch.no_grad():
+        return input_gradient(critic, points).flatten(1).norm(dim=1)
 
 
 def lipschitz_constant(critic: nn.Module, real: Tensor, fake: Tensor, *, seed: int = 0) -> float:
