@@ -140,7 +140,7 @@ def collect(study: Study, size: Size, seed: int) -> Results:
 
 
 def _end_on_interrupt() -> None:
-    """Ignore Ctrl-C, which reaches every process of the terminal; only the first handles it."""
+    """End without a traceback at Ctrl-C, which reaches every process of the terminal; only the first reports it."""
     signal.signal(signal.SIGINT, signal.SIG_DFL)
 
 
