@@ -21,7 +21,8 @@ SEARCH_CHILDREN = 8
 def input_gradient_norms(critic: nn.Module, points: Tensor) -> Tensor:
     """``(n,)`` norms of the critic's gradient at ``(n, *sample_shape)`` points."""
     with torch.no_grad():
-        return input_gradient(critic, points).flatten(1).norm(dim=1)
+        norms: Tensor = input_gradient(critic, points).flatten(1).norm(dim=1)
+    return norms
 
 
 def lipschitz_constant(critic: nn.Module, real: Tensor, fake: Tensor, *, seed: int = 0) -> float:
