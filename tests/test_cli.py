@@ -12,9 +12,11 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 from PIL import Image
 
 from wgan_fast.cli import main
+from wgan_fast.cli.bench import published
 from wgan_fast.studies import STUDIES
 from wgan_fast.training.run.checkpoint import iterations
 
@@ -190,9 +192,32 @@ def test_a_damaged_checkpoint_is_refused_and_an_intact_one_taken(
 
 def test_a_missing_extra_is_one_sentence(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
     monkeypatch.setitem(sys.modules, "rich", None)
-    assert _run("doctor") == 2
-    expected = 'wgan-fast: the command line needs rich, which cannot be imported: pip install "wgan-fast[train]"\n'
+    assert _run("train") == 2
+    expected = 'wgan-fast: wgan-fast train needs rich, which cannot be imported: pip install "wgan-fast[train]"\n'
     assert capsys.readouterr().err == expected
+
+
+@pytest.mark.parametrize("command", ["doctor", "explain"])
+def test_works_without_extras(
+    command: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for name in ("rich", "numpy", "matplotlib", "sklearn"):
+        monkeypatch.setitem(sys.modules, name, None)
+    assert _run(command) == 0
+    assert capsys.readouterr().out
+
+
+def test_bench_shows_the_published_ratios_without_extras(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setitem(sys.modules, "rich", None)
+    assert _run("bench --rounds 1") == 0
+    here, _, *rows = capsys.readouterr().out.splitlines()
+    assert torch.__version__ in here
+    for figures in published().values():
+        for pattern, ratio in figures.items():
+            (row,) = [row for row in rows if row.startswith(f"{pattern}  ")]
+            assert f"{ratio:.2f}" in row.split()[-len(published()) :]
 
 
 def test_doctor_names_versions_backends_and_threads(capsys: pytest.CaptureFixture[str]) -> None:

@@ -14,7 +14,7 @@ from __future__ import annotations
 import warnings
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
-from typing import Any, overload
+from typing import TYPE_CHECKING, Any, TypedDict, overload
 
 import torch
 from torch import Tensor, nn
@@ -27,33 +27,26 @@ from wgan_fast.double_backward.one_pass import foreign_mode, scores_and_gradient
 Critic = Callable[..., Any]
 
 
+if TYPE_CHECKING:
+    from typing_extensions import Unpack
+
+    class _Options(TypedDict, total=False):
+        critic_args: Sequence[Any]
+        critic_kwargs: Mapping[str, Any] | None
+        scaler: Any
+
+    _Tuple = tuple[Tensor | None, ...]
+    _Dict = dict[str, Tensor | None]
+
+
+@overload
+def score_and_gradient(critic: Critic, x: Tensor, **options: Unpack[_Options]) -> tuple[Tensor, Tensor]: ...
+@overload
+def score_and_gradient(critic: Critic, x: tuple[Tensor, ...], **options: Unpack[_Options]) -> tuple[Tensor, _Tuple]: ...
 @overload
 def score_and_gradient(
-    critic: Critic,
-    x: Tensor,
-    *,
-    critic_args: Sequence[Any] = (),
-    critic_kwargs: Mapping[str, Any] | None = None,
-    scaler: Any = None,
-) -> tuple[Tensor, Tensor]: ...
-@overload
-def score_and_gradient(
-    critic: Critic,
-    x: tuple[Tensor, ...],
-    *,
-    critic_args: Sequence[Any] = (),
-    critic_kwargs: Mapping[str, Any] | None = None,
-    scaler: Any = None,
-) -> tuple[Tensor, tuple[Tensor | None, ...]]: ...
-@overload
-def score_and_gradient(
-    critic: Critic,
-    x: Mapping[str, Tensor],
-    *,
-    critic_args: Sequence[Any] = (),
-    critic_kwargs: Mapping[str, Any] | None = None,
-    scaler: Any = None,
-) -> tuple[Tensor, dict[str, Tensor | None]]: ...
+    critic: Critic, x: Mapping[str, Tensor], **options: Unpack[_Options]
+) -> tuple[Tensor, _Dict]: ...
 def score_and_gradient(
     critic: Critic,
     x: Any,

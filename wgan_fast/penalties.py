@@ -61,7 +61,7 @@ from wgan_fast.functional.gradient_norm_penalty import Norm, Reduction, gradient
 from wgan_fast.penalty_points import Points, penalty_points
 
 if TYPE_CHECKING:
-    from typing_extensions import Unpack
+    from typing_extensions import Required, Unpack
 
 __all__ = [
     "Critic",
@@ -106,46 +106,42 @@ class PenaltyOptions(TypedDict, total=False):
     backend: str
 
 
+if TYPE_CHECKING:  # The options together with what is asked for, which decides the type of the result.
+
+    class _Alone(PenaltyOptions, total=False):
+        return_norms: Literal[False]
+        return_scores: Literal[False]
+
+    class _WithNorms(PenaltyOptions, total=False):
+        return_norms: Required[Literal[True]]
+        return_scores: Literal[False]
+
+    class _WithScores(PenaltyOptions, total=False):
+        return_norms: Literal[False]
+        return_scores: Required[Literal[True]]
+
+    class _WithBoth(PenaltyOptions, total=False):
+        return_norms: Required[Literal[True]]
+        return_scores: Required[Literal[True]]
+
+    _Two = tuple[Tensor, Tensor]
+    _Three = tuple[Tensor, Tensor, Tensor]
+
+
+@overload
+def gradient_penalty(critic: Critic, real: Tensor | None, fake: Tensor | None, **options: Unpack[_Alone]) -> Tensor: ...
 @overload
 def gradient_penalty(
-    critic: Critic,
-    real: Tensor | None,
-    fake: Tensor | None,
-    *,
-    return_norms: Literal[False] = False,
-    return_scores: Literal[False] = False,
-    **options: Unpack[PenaltyOptions],
-) -> Tensor: ...
+    critic: Critic, real: Tensor | None, fake: Tensor | None, **options: Unpack[_WithNorms]
+) -> _Two: ...
 @overload
 def gradient_penalty(
-    critic: Critic,
-    real: Tensor | None,
-    fake: Tensor | None,
-    *,
-    return_norms: Literal[True],
-    return_scores: Literal[False] = False,
-    **options: Unpack[PenaltyOptions],
-) -> tuple[Tensor, Tensor]: ...
+    critic: Critic, real: Tensor | None, fake: Tensor | None, **options: Unpack[_WithScores]
+) -> _Two: ...
 @overload
 def gradient_penalty(
-    critic: Critic,
-    real: Tensor | None,
-    fake: Tensor | None,
-    *,
-    return_norms: Literal[False] = False,
-    return_scores: Literal[True],
-    **options: Unpack[PenaltyOptions],
-) -> tuple[Tensor, Tensor]: ...
-@overload
-def gradient_penalty(
-    critic: Critic,
-    real: Tensor | None,
-    fake: Tensor | None,
-    *,
-    return_norms: Literal[True],
-    return_scores: Literal[True],
-    **options: Unpack[PenaltyOptions],
-) -> tuple[Tensor, Tensor, Tensor]: ...
+    critic: Critic, real: Tensor | None, fake: Tensor | None, **options: Unpack[_WithBoth]
+) -> _Three: ...
 def gradient_penalty(
     critic: Critic,
     real: Tensor | None,
@@ -261,45 +257,13 @@ def _composed(critic: Critic, outputs: Outputs) -> Critic:
 
 
 @overload
-def lipschitz_penalty(
-    critic: Critic,
-    real: Tensor,
-    fake: Tensor,
-    *,
-    return_norms: Literal[False] = False,
-    return_scores: Literal[False] = False,
-    **options: Unpack[PenaltyOptions],
-) -> Tensor: ...
+def lipschitz_penalty(critic: Critic, real: Tensor, fake: Tensor, **options: Unpack[_Alone]) -> Tensor: ...
 @overload
-def lipschitz_penalty(
-    critic: Critic,
-    real: Tensor,
-    fake: Tensor,
-    *,
-    return_norms: Literal[True],
-    return_scores: Literal[False] = False,
-    **options: Unpack[PenaltyOptions],
-) -> tuple[Tensor, Tensor]: ...
+def lipschitz_penalty(critic: Critic, real: Tensor, fake: Tensor, **options: Unpack[_WithNorms]) -> _Two: ...
 @overload
-def lipschitz_penalty(
-    critic: Critic,
-    real: Tensor,
-    fake: Tensor,
-    *,
-    return_norms: Literal[False] = False,
-    return_scores: Literal[True],
-    **options: Unpack[PenaltyOptions],
-) -> tuple[Tensor, Tensor]: ...
+def lipschitz_penalty(critic: Critic, real: Tensor, fake: Tensor, **options: Unpack[_WithScores]) -> _Two: ...
 @overload
-def lipschitz_penalty(
-    critic: Critic,
-    real: Tensor,
-    fake: Tensor,
-    *,
-    return_norms: Literal[True],
-    return_scores: Literal[True],
-    **options: Unpack[PenaltyOptions],
-) -> tuple[Tensor, Tensor, Tensor]: ...
+def lipschitz_penalty(critic: Critic, real: Tensor, fake: Tensor, **options: Unpack[_WithBoth]) -> _Three: ...
 def lipschitz_penalty(critic: Critic, real: Tensor, fake: Tensor, **options: Any) -> Any:
     """The one-sided penalty of WGAN-LP: mean_b max(0, ‖g_b‖ - 1)² at mixed points.
 
@@ -310,41 +274,13 @@ def lipschitz_penalty(critic: Critic, real: Tensor, fake: Tensor, **options: Any
 
 
 @overload
-def r1_penalty(
-    critic: Critic,
-    real: Tensor,
-    *,
-    return_norms: Literal[False] = False,
-    return_scores: Literal[False] = False,
-    **options: Unpack[PenaltyOptions],
-) -> Tensor: ...
+def r1_penalty(critic: Critic, real: Tensor, **options: Unpack[_Alone]) -> Tensor: ...
 @overload
-def r1_penalty(
-    critic: Critic,
-    real: Tensor,
-    *,
-    return_norms: Literal[True],
-    return_scores: Literal[False] = False,
-    **options: Unpack[PenaltyOptions],
-) -> tuple[Tensor, Tensor]: ...
+def r1_penalty(critic: Critic, real: Tensor, **options: Unpack[_WithNorms]) -> _Two: ...
 @overload
-def r1_penalty(
-    critic: Critic,
-    real: Tensor,
-    *,
-    return_norms: Literal[False] = False,
-    return_scores: Literal[True],
-    **options: Unpack[PenaltyOptions],
-) -> tuple[Tensor, Tensor]: ...
+def r1_penalty(critic: Critic, real: Tensor, **options: Unpack[_WithScores]) -> _Two: ...
 @overload
-def r1_penalty(
-    critic: Critic,
-    real: Tensor,
-    *,
-    return_norms: Literal[True],
-    return_scores: Literal[True],
-    **options: Unpack[PenaltyOptions],
-) -> tuple[Tensor, Tensor, Tensor]: ...
+def r1_penalty(critic: Critic, real: Tensor, **options: Unpack[_WithBoth]) -> _Three: ...
 def r1_penalty(critic: Critic, real: Tensor, **options: Any) -> Any:
     """mean_b ‖g_b‖² at real samples. Mescheder et al. 2018, equation 9, is gamma / 2 times this: weight=gamma / 2.
 
@@ -354,41 +290,13 @@ def r1_penalty(critic: Critic, real: Tensor, **options: Any) -> Any:
 
 
 @overload
-def r2_penalty(
-    critic: Critic,
-    fake: Tensor,
-    *,
-    return_norms: Literal[False] = False,
-    return_scores: Literal[False] = False,
-    **options: Unpack[PenaltyOptions],
-) -> Tensor: ...
+def r2_penalty(critic: Critic, fake: Tensor, **options: Unpack[_Alone]) -> Tensor: ...
 @overload
-def r2_penalty(
-    critic: Critic,
-    fake: Tensor,
-    *,
-    return_norms: Literal[True],
-    return_scores: Literal[False] = False,
-    **options: Unpack[PenaltyOptions],
-) -> tuple[Tensor, Tensor]: ...
+def r2_penalty(critic: Critic, fake: Tensor, **options: Unpack[_WithNorms]) -> _Two: ...
 @overload
-def r2_penalty(
-    critic: Critic,
-    fake: Tensor,
-    *,
-    return_norms: Literal[False] = False,
-    return_scores: Literal[True],
-    **options: Unpack[PenaltyOptions],
-) -> tuple[Tensor, Tensor]: ...
+def r2_penalty(critic: Critic, fake: Tensor, **options: Unpack[_WithScores]) -> _Two: ...
 @overload
-def r2_penalty(
-    critic: Critic,
-    fake: Tensor,
-    *,
-    return_norms: Literal[True],
-    return_scores: Literal[True],
-    **options: Unpack[PenaltyOptions],
-) -> tuple[Tensor, Tensor, Tensor]: ...
+def r2_penalty(critic: Critic, fake: Tensor, **options: Unpack[_WithBoth]) -> _Three: ...
 def r2_penalty(critic: Critic, fake: Tensor, **options: Any) -> Any:
     """mean_b ‖g_b‖² at generated samples. Mescheder et al. 2018, equation 10, is gamma / 2 times this.
 
@@ -398,41 +306,13 @@ def r2_penalty(critic: Critic, fake: Tensor, **options: Any) -> Any:
 
 
 @overload
-def dragan_penalty(
-    critic: Critic,
-    real: Tensor,
-    *,
-    return_norms: Literal[False] = False,
-    return_scores: Literal[False] = False,
-    **options: Unpack[PenaltyOptions],
-) -> Tensor: ...
+def dragan_penalty(critic: Critic, real: Tensor, **options: Unpack[_Alone]) -> Tensor: ...
 @overload
-def dragan_penalty(
-    critic: Critic,
-    real: Tensor,
-    *,
-    return_norms: Literal[True],
-    return_scores: Literal[False] = False,
-    **options: Unpack[PenaltyOptions],
-) -> tuple[Tensor, Tensor]: ...
+def dragan_penalty(critic: Critic, real: Tensor, **options: Unpack[_WithNorms]) -> _Two: ...
 @overload
-def dragan_penalty(
-    critic: Critic,
-    real: Tensor,
-    *,
-    return_norms: Literal[False] = False,
-    return_scores: Literal[True],
-    **options: Unpack[PenaltyOptions],
-) -> tuple[Tensor, Tensor]: ...
+def dragan_penalty(critic: Critic, real: Tensor, **options: Unpack[_WithScores]) -> _Two: ...
 @overload
-def dragan_penalty(
-    critic: Critic,
-    real: Tensor,
-    *,
-    return_norms: Literal[True],
-    return_scores: Literal[True],
-    **options: Unpack[PenaltyOptions],
-) -> tuple[Tensor, Tensor, Tensor]: ...
+def dragan_penalty(critic: Critic, real: Tensor, **options: Unpack[_WithBoth]) -> _Three: ...
 def dragan_penalty(critic: Critic, real: Tensor, **options: Any) -> Any:
     """mean_b (‖g_b‖ - 1)² around real samples: x = real + alpha * 0.5 * std(real) * u, u uniform in [0, 1).
 

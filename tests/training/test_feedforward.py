@@ -14,7 +14,7 @@ from wgan_fast.constraints import Constraint, GradientPenalty, WeightClipping
 from wgan_fast.optim import Adam
 from wgan_fast.training.models.pairs import build_models
 from wgan_fast.training.step.feedforward import critic_gradients, plain_layers, written_out
-from wgan_fast.training.step.steps import CriticStep, critic_step
+from wgan_fast.training.step.steps import CriticStep, Descent, critic_step
 
 BATCH = 6
 
@@ -156,7 +156,7 @@ def test_bf16_is_as_near_fp32_as_autocast_is(name: str) -> None:
     torch.manual_seed(0)
     critic, samples = make(), torch.randn(64, *shape)
     exact = _both(critic, samples, PENALTIES["gp"])[1][1]
-    (_, mine), (_, autocast) = _both(critic, samples, PENALTIES["gp"], autocast_dtype=torch.bfloat16)
+    (_, mine), (_, autocast) = _both(critic, samples, PENALTIES["gp"], descent=Descent(torch.bfloat16))
     errors = [sum((g - e).square().sum().item() for g, e in zip(gs, exact, strict=True)) for gs in (mine, autocast)]
     assert 0 < errors[0] < 2 * errors[1]
     assert all(g.dtype == torch.float32 for g in mine)

@@ -19,7 +19,8 @@ from wgan_fast.optim import Adam
 from wgan_fast.training import Config, Run, Trainer, UserError, build_models
 from wgan_fast.training.data.points import eight_gaussians
 from wgan_fast.training.loop.build import build_trainer
-from wgan_fast.training.loop.graphs import GraphedStep, Rewind, Upload
+from wgan_fast.training.loop.draws import Upload
+from wgan_fast.training.loop.graphs import GraphedStep, Rewind
 
 SMALL: dict[str, Any] = {"width": 12, "batch_size": 8, "n_critic": 3, "critic_burst": False, "iterations": 6}
 

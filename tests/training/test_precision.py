@@ -20,7 +20,7 @@ from wgan_fast.optim import Adam, RMSprop
 from wgan_fast.training import Config, Run, UserError
 from wgan_fast.training.loop.build import build_trainer
 from wgan_fast.training.step.precision import float32_products
-from wgan_fast.training.step.steps import critic_step, generator_step
+from wgan_fast.training.step.steps import Descent, critic_step, generator_step
 
 SMALL: dict[str, Any] = {
     "data": "digits",
@@ -59,7 +59,7 @@ def _critic_step(
     critic = copy.deepcopy(critic)
     make = Adam if constraint.clip_value is None else RMSprop
     optimizer = make(critic.parameters(), lr=1e-3)
-    seen = critic_step(critic, generator, optimizer, constraint, real, latent, autocast_dtype=dtype)
+    seen = critic_step(critic, generator, optimizer, constraint, real, latent, descent=Descent(dtype))
     gradients = [p.grad for p in critic.parameters() if p.grad is not None]
     for tensor in (*(t for t in seen if t is not None), *gradients):
         assert tensor.dtype == torch.float32
@@ -94,7 +94,7 @@ def test_bf16_generator_step_is_near_fp32() -> None:
     losses, gradients = [], []
     for dtype in (None, torch.bfloat16):
         copied = copy.deepcopy(generator)
-        loss = generator_step(critic, copied, Adam(copied.parameters()), latent, autocast_dtype=dtype)
+        loss = generator_step(critic, copied, Adam(copied.parameters()), latent, descent=Descent(dtype))
         losses.append(loss.item())
         gradients.append(torch.cat([p.grad.flatten() for p in copied.parameters() if p.grad is not None]))
         assert loss.dtype == gradients[-1].dtype == torch.float32

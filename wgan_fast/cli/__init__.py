@@ -1,4 +1,4 @@
-"""The command ``wgan-fast``: main.py runs commands, options.py parses them, console.py prints progress and tables."""
+"""The command ``wgan-fast``: main.py runs commands, options.py parses them; console.py, doctor.py, bench.py print."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""``wgan-fast bench``: the library's speedups on this machine, beside two published machines, in about a minute.
+"""``wgan-fast bench``: the library's speedups on this machine, beside those published, in about a minute.
 
 The full benchmarks, with every provider and spread, are in the repository (``python -m benchmarks``).
 """
@@ -14,7 +14,7 @@ import statistics
 import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import torch
 import torch.nn.functional as F
@@ -183,15 +183,13 @@ def _seconds(work: Work, repeats: int, device: torch.device) -> float:
     return (time.perf_counter() - start) / repeats
 
 
-def print_bench(console: Any, rounds: int, device: torch.device) -> None:
+def print_bench(rounds: int, device: torch.device) -> None:
     """Measure, and print the table."""
-    from rich.table import Table
-
     ratios, others = measure(rounds, device), published()
-    table = Table("times faster than the usual lines", machine(device), *others, title=f"torch {torch.__version__}")
-    for column in table.columns[1:]:
-        column.justify = "right"
+    title = "times faster than the usual lines"
+    wide = max(map(len, [*ratios, title]))
+    print(f"here: {machine(device)}, torch {torch.__version__}")
+    print(f"{title:<{wide}}", f"{'here':>6}", *others, sep="  ")
     for name, ratio in ratios.items():
-        row = [figures.get(name) for figures in others.values()]
-        table.add_row(name, f"{ratio:.2f}", *("" if each is None else f"{each:.2f}" for each in row))
-    console.print(table)
+        figures = [f"{table[name]:>{len(other)}.2f}" if name in table else "" for other, table in others.items()]
+        print(f"{name:<{wide}}", f"{ratio:>6.2f}", *figures, sep="  ")

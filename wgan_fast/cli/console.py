@@ -1,49 +1,28 @@
-"""Output of the commands: progress, a bar on a terminal and lines elsewhere; tables at the end; doctor's report."""
+"""What training and evaluating print: progress, a bar on a terminal and lines elsewhere; tables at the end."""
 
 from __future__ import annotations
 
-import importlib.metadata
-import os
-import platform
-import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
+from typing import Any
 
-import torch
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
-from rich.table import Table
+from rich.table import Column, Table
 
-import wgan_fast
 from wgan_fast.training.config import Config
 from wgan_fast.training.loop.trainer import Record, TrainResult
 from wgan_fast.training.option import flag, grouped, shown_value
 from wgan_fast.training.report.evaluation import Evaluation, Figure
 
 PLAIN_EVERY_SECONDS = 5.0
-PACKAGES = [
-    "triton",
-    "numpy",
-    "rich",
-    "matplotlib",
-    "scikit-learn",
-    "pillow",
-    "POT",
-    "PyYAML",
-    "torchmetrics",
-    "safetensors",
-    "torchvision",
-]
 
 
-@contextmanager
-def training_progress(console: Console, done: int, total: int) -> Iterator[Callable[[Record], None]]:
+def training_progress(console: Console, done: int, total: int) -> AbstractContextManager[Callable[[Record], None]]:
     """Yields the function to call with every record: it moves a bar, or prints a line every five seconds."""
-    show = _bar(console, done, total) if console.is_terminal else _lines(console, done, total)
-    with show as update:
-        yield update
+    return _bar(console, done, total) if console.is_terminal else _lines(console, done, total)
 
 
 @contextmanager
@@ -121,11 +100,7 @@ def print_summary(
         files: the files written.
         seconds: of the whole command, with data, pictures and evaluation.
     """
-    table = Table(title="summary", show_header=evaluation is not None)
-    table.add_column("")
-    table.add_column("generated", justify="right")
-    if evaluation is not None:
-        table.add_column("held-out real data", justify="right")
+    table = _table(evaluation, title="summary", show_header=evaluation is not None)
     table.add_row("generator iterations", str(result.iterations))
     table.add_row("training time", f"{result.seconds:.1f} s")
     table.add_row("time in all", f"{seconds:.1f} s")
@@ -143,13 +118,17 @@ def print_summary(
 
 def print_evaluation(console: Console, evaluation: Evaluation) -> None:
     """The table of `evaluate`."""
-    table = Table()
-    table.add_column("")
-    table.add_column("generated", justify="right")
-    table.add_column("held-out real data", justify="right")
+    table = _table(evaluation)
     _add_figures(table, evaluation.figures)
     console.print(table)
     _print_notes(console, evaluation)
+
+
+def _table(evaluation: Evaluation | None, **options: Any) -> Table:
+    table = Table("", Column("generated", justify="right"), **options)
+    if evaluation is not None:
+        table.add_column("held-out real data", justify="right")
+    return table
 
 
 def _add_figures(table: Table, figures: Sequence[Figure]) -> None:
@@ -164,52 +143,3 @@ def _shown(value: float | str) -> str:
 def _print_notes(console: Console, evaluation: Evaluation | None) -> None:
     for note in evaluation.notes if evaluation is not None else ():
         console.print(f"- {note}", highlight=False, style="dim")
-
-
-def print_doctor(console: Console) -> None:
-    """What a bug report needs: versions, devices, backends with the reason for each absent one, thread counts."""
-    sections = {
-        "versions": {
-            "wgan-fast": wgan_fast.__version__,
-            "python": sys.version.split()[0],
-            "platform": platform.platform(),
-            "torch": torch.__version__,
-            **{name: _version(name) for name in PACKAGES},
-        },
-        "devices": _devices(),
-        "backends": {
-            name: "available" if backend.available else f"not available: {backend.reason}"
-            for name, backend in wgan_fast.available_backends().items()
-        },
-        "threads": {
-            "cores": str(os.cpu_count()),
-            "torch.get_num_threads()": str(torch.get_num_threads()),
-            "torch.get_num_interop_threads()": str(torch.get_num_interop_threads()),
-            "OMP_NUM_THREADS": os.environ.get("OMP_NUM_THREADS", "not set"),
-            "OMP_WAIT_POLICY": os.environ.get("OMP_WAIT_POLICY", "not set"),
-            "WGAN_FAST_BACKEND": os.environ.get("WGAN_FAST_BACKEND", "not set"),
-        },
-    }
-    for section, facts in sections.items():
-        console.print(section, style="bold")
-        for name, fact in facts.items():
-            console.print(f"  {name:<32}{fact}", highlight=False, soft_wrap=True)
-
-
-def _version(name: str) -> str:
-    try:
-        return importlib.metadata.version(name)
-    except importlib.metadata.PackageNotFoundError:
-        return "not installed"
-
-
-def _devices() -> dict[str, str]:
-    devices = {"cpu": f"{platform.machine()}, {torch.backends.cpu.get_cpu_capability()}"}
-    if not torch.cuda.is_available():
-        built = torch.version.cuda or torch.version.hip
-        devices["cuda"] = "not available: " + ("no usable GPU" if built else "this torch is built without CUDA")
-    for index in range(torch.cuda.device_count()):
-        properties = torch.cuda.get_device_properties(index)
-        capability = f"compute capability {properties.major}.{properties.minor}"
-        devices[f"cuda:{index}"] = f"{properties.name}, {properties.total_memory / 2**30:.0f} GiB, {capability}"
-    return devices

@@ -10,7 +10,7 @@ from collections.abc import Iterator, Sequence
 from types import FrameType
 from typing import Any
 
-from wgan_fast.cli.options import Bench, Command, Evaluate, Explain, Sample, Study, Train, parse
+from wgan_fast.cli.options import Bench, Command, Doctor, Evaluate, Explain, Sample, Study, Train, default_folder, parse
 from wgan_fast.training.errors import UserError, require
 from wgan_fast.training.loop.distributed import Processes, ProcessLost, is_first, launched
 
@@ -21,7 +21,6 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Run one command; returns the exit code: 0, 2 for a mistake of the user, 130 or 143 after a signal."""
     try:
         command = parse(list(sys.argv[1:] if arguments is None else arguments))
-        require("rich", "the command line")
         return run(command)
     except UserError as error:
         if is_first() or isinstance(error, ProcessLost):
@@ -36,6 +35,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 def run(command: Command) -> int:
     """Run a parsed command; returns the exit code."""
+    if isinstance(command, Doctor):
+        return _doctor()
+    if isinstance(command, Explain):
+        return _explain(command)
+    if isinstance(command, Bench):
+        return _bench(command)
+    require("rich", f"wgan-fast {type(command).__name__.lower()}")
     from rich.console import Console
 
     console = Console(quiet=(isinstance(command, Train) and command.quiet) or not is_first())
@@ -46,16 +52,7 @@ def run(command: Command) -> int:
         return _sample(command, console)
     if isinstance(command, Evaluate):
         return _evaluate(command, console)
-    if isinstance(command, Study):
-        return _study(command, console)
-    if isinstance(command, Explain):
-        return _explain(command, console)
-    if isinstance(command, Bench):
-        return _bench(command, console)
-    from wgan_fast.cli import console as view
-
-    view.print_doctor(console)
-    return 0
+    return _study(command, console)
 
 
 def _train(command: Train, console: Any, processes: Processes) -> int:
@@ -63,7 +60,7 @@ def _train(command: Train, console: Any, processes: Processes) -> int:
     from wgan_fast.training.run.folder import Run
 
     start = time.perf_counter()
-    out = command.folder()
+    out = command.out or default_folder(command.options)
     if command.resume and command.overwrite:
         raise UserError("--resume and --overwrite contradict each other")
     if command.checkpoint != "newest" and not command.resume:
@@ -141,35 +138,32 @@ def _evaluate(command: Evaluate, console: Any) -> int:
     return 0
 
 
-def _explain(command: Explain, console: Any) -> int:
+def _doctor() -> int:
+    from wgan_fast.cli.doctor import print_doctor
+
+    print_doctor()
+    return 0
+
+
+def _explain(command: Explain) -> int:
     import torch
 
     from wgan_fast.double_backward import explain
     from wgan_fast.training.config import Config
-    from wgan_fast.training.models.pairs import build_models
+    from wgan_fast.training.loop.build import build_networks
 
     chosen: dict[str, Any] = {} if command.architecture is None else {"architecture": command.architecture}
     config = Config(data=command.data, **chosen)
-    networks = build_models(
-        config.architecture, config.sample_shape, config.latent_dim, config.width, config.critic_norm
-    )
-    explanation = explain(networks.critic, torch.randn(command.batch, *config.sample_shape))
-    console.print(str(explanation), highlight=False, soft_wrap=True, markup=False)
+    explanation = explain(build_networks(config).critic, torch.randn(command.batch, *config.sample_shape))
+    print(explanation)
     return 0
 
 
-def _bench(command: Bench, console: Any) -> int:
-    import torch
-
+def _bench(command: Bench) -> int:
     from wgan_fast.cli.bench import print_bench
+    from wgan_fast.training.loop.build import usable_device
 
-    try:
-        device = torch.device(command.device)
-        torch.empty(0, device=device)
-    except (RuntimeError, AssertionError) as error:
-        reason = str(error).partition("\n")[0]
-        raise UserError(f"--device {command.device} cannot be used ({reason})") from error
-    print_bench(console, command.rounds, device)
+    print_bench(command.rounds, usable_device(command.device))
     return 0
 
 

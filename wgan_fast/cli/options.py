@@ -47,10 +47,6 @@ class Train:
     quiet: bool = option(False, "Print nothing but errors.")
     options: Config = option(None, "How to train.", hidden=True)
 
-    def folder(self) -> Path:
-        """``out``, or the default for the options."""
-        return self.out or default_folder(self.options)
-
 
 @dataclass(kw_only=True)
 class Sample:

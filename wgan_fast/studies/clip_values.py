@@ -15,14 +15,10 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from wgan_fast.constraints import Constraint, GradientPenalty, WeightClipping
-from wgan_fast.optim import Adam, RMSprop
-from wgan_fast.studies.probes import dual_estimate, lipschitz_constant, train_against_fixed
+from wgan_fast.studies.probes import train_against_fixed
 from wgan_fast.studies.study import Results, draw_band, draw_points, figure, spread
-from wgan_fast.studies.toy_runs import ToyRun, make_trainer, sample_pair
+from wgan_fast.studies.toy_runs import ToyRun, diverges, estimate_beside_w1, make_trainer
 from wgan_fast.training.data.sets import load_data
-from wgan_fast.training.errors import UserError
-from wgan_fast.training.report.metrics import wasserstein_1
 
 DEEP_LAYERS = 12
 
@@ -50,30 +46,25 @@ def cases(settings: Settings) -> list[str]:
 
 
 def measure(case: str, seed: int, settings: Settings) -> dict[str, Any]:
-    clip_value = float(case.split()[1]) if case != "gp" else None
-    return {
-        "layer_gradient_norms": deep_gradient_norms(clip_value, seed, settings),
-        **trained_gan(clip_value, seed, settings),
-    }
+    norms = deep_gradient_norms(case, seed, settings)
+    trainer = make_trainer(settings.run.config(case, "8gaussians", seed), settings.run.width)
+    diverged = diverges(trainer)
+    quality = estimate_beside_w1(trainer, settings.samples, seed)
+    return {"layer_gradient_norms": norms, "diverged": diverged, **quality}
 
 
-def deep_gradient_norms(clip_value: float | None, seed: int, settings: Settings) -> list[float]:
+def deep_gradient_norms(case: str, seed: int, settings: Settings) -> list[float]:
     """Norm of the gradient of E[D(fake)] - E[D(real)] in the activations of each hidden layer, first to last."""
     width, data = settings.deep_width, load_data("swissroll")
     random = torch.Generator().manual_seed(seed)
     hidden = [nn.Linear(2 if layer == 0 else width, width) for layer in range(DEEP_LAYERS)]
     critic = nn.Sequential(*(module for layer in hidden for module in (layer, nn.ReLU())), nn.Linear(width, 1))
-    constraint: Constraint = GradientPenalty(settings.run.lambda_gp)
-    optimizer: torch.optim.Optimizer = Adam(critic.parameters(), lr=settings.run.learning_rate, betas=(0.5, 0.9))
-    if clip_value is not None:
-        constraint = WeightClipping(clip_value)
-        optimizer = RMSprop(critic.parameters(), lr=settings.run.clip_learning_rate, clip_value=clip_value)
 
     def samples() -> tuple[Tensor, Tensor]:
         real, fake = (data.batch(settings.run.batch, random) for _ in range(2))
         return real, fake + torch.randn(fake.shape, generator=random)
 
-    train_against_fixed(critic, optimizer, constraint, samples, settings.deep_steps)
+    train_against_fixed(critic, settings.run.config(case, data.name, seed), samples, settings.deep_steps)
     real, fake = samples()
     activations, x = [], torch.cat([real, fake]).double()
     for module in critic.double():
@@ -82,29 +73,6 @@ def deep_gradient_norms(clip_value: float | None, seed: int, settings: Settings)
             activations.append(x)
     loss = x[len(real) :].mean() - x[: len(real)].mean()
     return [float(g.norm()) for g in torch.autograd.grad(loss, activations)]
-
-
-def trained_gan(clip_value: float | None, seed: int, settings: Settings) -> dict[str, Any]:
-    variant, options = ("gp", {}) if clip_value is None else ("clip", {"clip_value": clip_value})
-    trainer = make_trainer(settings.run.config(variant, "8gaussians", seed, **options), settings.run.width)
-    diverged = 0.0
-    try:
-        trainer.train()
-    except UserError:
-        diverged = 1.0
-    real, fake = sample_pair(trainer, settings.samples, seed)
-    if not fake.isfinite().all():
-        names = ("w1_exact", "estimate", "ratio", "lipschitz_constant")
-        return {"diverged": 1.0, **dict.fromkeys(names, float("nan"))}
-    w1, estimate = wasserstein_1(real, fake), dual_estimate(trainer.critic, real, fake)
-    lipschitz = lipschitz_constant(trainer.critic, real, fake)
-    return {
-        "diverged": diverged,
-        "w1_exact": w1,
-        "estimate": estimate,
-        "ratio": estimate / w1,
-        "lipschitz_constant": lipschitz,
-    }
 
 
 def draw(results: Results) -> Any:

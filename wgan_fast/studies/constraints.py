@@ -17,15 +17,10 @@ from typing import Any
 import numpy as np
 import torch
 
-from wgan_fast.studies.probes import dual_estimate, lipschitz_constant
-from wgan_fast.studies.study import Results, figure, spread
-from wgan_fast.studies.toy_runs import CONSTRAINTS, ToyRun, make_trainer, sample_pair, wide_modes
+from wgan_fast.studies.study import Results, draw_bar, figure, spread
+from wgan_fast.studies.toy_runs import CONSTRAINTS, ToyRun, diverges, estimate_beside_w1, make_trainer, wide_modes
 from wgan_fast.training.config import Config
-from wgan_fast.training.data.sets import load_data
-from wgan_fast.training.errors import UserError
-from wgan_fast.training.loop.trainer import Trainer
-from wgan_fast.training.models.pairs import build_models
-from wgan_fast.training.report.metrics import mode_coverage, wasserstein_1
+from wgan_fast.training.report.metrics import mode_coverage
 from wgan_fast.training.step.feedforward import written_out
 from wgan_fast.training.step.steps import critic_step
 
@@ -62,25 +57,15 @@ def trained(variant: str, seed: int, settings: Settings) -> dict[str, Any]:
     data = wide_modes("8gaussians")
     assert data.modes is not None
     trainer = make_trainer(settings.run.config(variant, data.name, seed), settings.run.width, data)
-    diverged = 0.0
-    try:
-        trainer.train()
-    except UserError:
-        diverged = 1.0
-    critic = trainer.critic.eval()
-    real, fake = sample_pair(trainer, settings.samples, seed)
-    w1, estimate, lipschitz = wasserstein_1(real, fake), dual_estimate(critic, real, fake), 0.0
-    lipschitz = lipschitz_constant(critic, real, fake)
+    diverged = diverges(trainer)
+    trainer.critic.eval()
     coverage = mode_coverage(trainer.sample(settings.mode_samples, seed=seed), data.modes)
     return {
         "diverged": diverged,
         "loss": trainer.config.loss,
-        "w1_exact": w1,
         "modes": coverage.covered,
         "high_quality": coverage.high_quality,
-        "estimate": estimate,
-        "ratio": estimate / w1,
-        "lipschitz_constant": lipschitz,
+        **estimate_beside_w1(trainer, settings.samples, seed),
     }
 
 
@@ -104,11 +89,10 @@ def costs(seed: int, settings: Settings) -> dict[str, Any]:
 
 def digits_step(variant: str, seed: int, settings: Settings) -> Callable[[], object]:
     """A critic step without making its batch; it leaves no gradients behind."""
-    data = load_data("digits")
     config = Config(data="digits", constraint=variant, loss="wgan", seed=seed)  # type: ignore[arg-type]
-    trainer = Trainer(*build_models("mlp", data.sample_shape, 32, settings.width), data, config)
-    batch = trainer.config.batch_size
-    real, latent = data.batch(batch, torch.Generator().manual_seed(seed)), torch.randn(batch, 32)
+    trainer = make_trainer(config, settings.width)
+    real = trainer.data.batch(config.batch_size, torch.Generator().manual_seed(seed))
+    latent = torch.randn(config.batch_size, config.latent_dim)
     optimizer, layers = trainer.critic_optimizer, written_out(trainer.critic, trainer.constraint)
 
     def step() -> None:
@@ -160,8 +144,7 @@ def draw(results: Results) -> Any:
             values = rows[variant][name]
             color = "C1" if variant in LOGIT_LOSSES else "C0"
             if np.isfinite(values).all():
-                axes.barh(place, values.mean(), color=color, alpha=0.6)
-                axes.plot(values, [place] * len(values), "k.", markersize=4)
+                draw_bar(axes, place, values, color)
             else:
                 axes.text(0.02, place, "logits", transform=axes.get_yaxis_transform(), va="center", fontsize=8)
         if name in ("ratio", "lipschitz_constant"):

@@ -12,16 +12,16 @@ keeps the critic of a thousand steps from bending. Surfaces are compared up to s
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, NamedTuple
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from wgan_fast.constraints import Constraint, GradientPenalty, WeightClipping
-from wgan_fast.optim import Adam, RMSprop
 from wgan_fast.studies.probes import dual_estimate, input_gradient_norms, lipschitz_constant, train_against_fixed
 from wgan_fast.studies.study import Results, figure, spread
+from wgan_fast.studies.toy_runs import ToyRun
 from wgan_fast.training.data.sets import load_data
 from wgan_fast.training.errors import require
 from wgan_fast.training.models.pairs import build_models
@@ -33,21 +33,16 @@ PLANE = 2.5
 
 @dataclass(frozen=True)
 class Settings:
-    steps: int
-    width: int = 128
-    batch: int = 256
+    run: ToyRun
     samples: int = 1200
     resolution: int = 60
-    lambda_gp: float = 1.0
-    gp_learning_rate: float = 1e-3
-    clip_value: float = 0.01
-    clip_learning_rate: float = 5e-4
 
 
+_run = partial(ToyRun, lambda_gp=1.0, learning_rate=1e-3, clip_value=0.01, clip_learning_rate=5e-4)
 SIZES = {
-    "smoke": Settings(20, width=16, batch=32, samples=50, resolution=8),
-    "default": Settings(1000),
-    "full": Settings(20_000, width=512, samples=2000, resolution=128),
+    "smoke": Settings(_run(20, width=16, batch=32), samples=50, resolution=8),
+    "default": Settings(_run(1000, width=128, batch=256)),
+    "full": Settings(_run(20_000, width=512, batch=256), samples=2000, resolution=128),
 }
 
 
@@ -79,7 +74,7 @@ def measure(case: str, seed: int, settings: Settings) -> dict[str, Any]:
     data = load_data(name)
     random = torch.Generator().manual_seed(seed)
 
-    def samples(count: int = settings.batch) -> tuple[Tensor, Tensor]:
+    def samples(count: int = settings.run.batch) -> tuple[Tensor, Tensor]:
         noise = torch.randn(count, 2, generator=random)
         return data.batch(count, random), data.batch(count, random) + noise
 
@@ -92,14 +87,8 @@ def measure(case: str, seed: int, settings: Settings) -> dict[str, Any]:
         surface, values = exact(plane), exact(points)
         gap, lipschitz, norms = float(values[: len(real)].mean() - values[len(real) :].mean()), 1.0, torch.ones(1)
     else:
-        critic = build_models("mlp", (2,), 2, settings.width).critic
-        constraint: Constraint = GradientPenalty(settings.lambda_gp)
-        optimizer: torch.optim.Optimizer = Adam(critic.parameters(), lr=settings.gp_learning_rate, betas=(0.5, 0.9))
-        if kind == "clip":
-            constraint = WeightClipping(settings.clip_value)
-            rate, clip_value = settings.clip_learning_rate, settings.clip_value
-            optimizer = RMSprop(critic.parameters(), lr=rate, clip_value=clip_value)
-        train_against_fixed(critic, optimizer, constraint, samples, settings.steps)
+        critic = build_models("mlp", (2,), 2, settings.run.width).critic
+        train_against_fixed(critic, settings.run.config(kind, name, seed), samples, settings.run.iterations)
         gap, lipschitz = dual_estimate(critic, real, fake), lipschitz_constant(critic, real, fake)
         with torch.no_grad():
             surface, values = critic(plane), critic(points)
@@ -135,8 +124,9 @@ def draw(results: Results) -> Any:
                 axes.text(0.5, 0.02, text, transform=axes.transAxes, ha="center", color="white", fontsize=9)
     for axes, name in zip(rows[0], DATA, strict=True):
         axes.set_title(name)
-    clipped = f"weight clipping, c = {results.settings.clip_value:g}"
-    names = (clipped, f"gradient penalty, λ = {results.settings.lambda_gp:g}", "exact (Kantorovich)")
+    run = results.settings.run
+    clipped = f"weight clipping, c = {run.clip_value:g}"
+    names = (clipped, f"gradient penalty, λ = {run.lambda_gp:g}", "exact (Kantorovich)")
     for axes, name in zip(rows[:, 0], names, strict=True):
         axes.set_ylabel(name)
     canvas.supxlabel(

@@ -17,16 +17,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from wgan_fast.studies.ensemble import (
-    CriticEnsemble,
-    jensen_shannon_reading,
-    kullback_leibler_reading,
-    train_critics,
-    train_discriminators,
-    wasserstein_reading,
-)
+from wgan_fast.studies.ensemble import EnsembleRun, best_estimate, train_and_read
 from wgan_fast.studies.study import Results, draw_points, figure, legend_below, spread
-from wgan_fast.training.report.metrics import wasserstein_1
 
 SIGMA = 0.5
 LOG_2 = math.log(2)
@@ -34,15 +26,8 @@ GRID = 20_001
 
 
 @dataclass(frozen=True)
-class Settings:
-    positions: int
-    steps: int
-    width: int = 32
-    batch: int = 128
+class Settings(EnsembleRun):
     test_samples: int = 500
-    furthest: float = 3.0
-    lambda_gp: float = 10.0
-    learning_rate: float = 1e-2
 
     def theta(self) -> list[float]:
         return torch.linspace(0, self.furthest, self.positions).tolist()
@@ -69,23 +54,14 @@ def measure(case: str, seed: int, settings: Settings) -> dict[str, Any]:
         real, fake = (_draw(case, len(theta), count) for _ in range(2))
         return real, fake + shift
 
-    critics, discriminators = (CriticEnsemble(len(theta), features, settings.width) for _ in range(2))
-    rate = settings.learning_rate
-    train_critics(critics, samples, settings.steps, lambda_gp=settings.lambda_gp, one_sided=True, lr=rate)
-    train_discriminators(discriminators, samples, settings.steps, lr=rate)
-    real, fake = samples(settings.test_samples)
-    dual = wasserstein_reading(critics, real, fake)
-    js = jensen_shannon_reading(discriminators, real, fake)
+    def test_samples() -> tuple[Tensor, Tensor]:
+        return samples(settings.test_samples)
+
     names = ("js_exact", "js_gradient_exact", "kl_exact", "kl_gradient_exact", "w1_exact", "w1_gradient_exact")
     return {
         "theta": theta,
         **dict(zip(names, zip(*(exact(case, t) for t in theta), strict=True), strict=True)),
-        "w1_pot": [wasserstein_1(x, y) for x, y in zip(real, fake, strict=True)],
-        "w1_critic": dual.value,
-        "w1_gradient_critic": dual.gradient,
-        "js_discriminator": js.value,
-        "js_gradient_discriminator": js.gradient,
-        "kl_discriminator": kullback_leibler_reading(discriminators, real),
+        **train_and_read(settings, samples, test_samples, features=features, one_sided=True),
     }
 
 
@@ -134,58 +110,27 @@ TITLES = {
 def draw(results: Results) -> Any:
     canvas = figure(11, 6.4)
     rows = canvas.subplots(2, 3, sharex=True, sharey="row")
+    lambda_gp = results.settings.lambda_gp
     for column, case in enumerate(results.cases()):
-        settings = results.settings
-        dense = np.linspace(0, settings.furthest, 301)
+        dense = np.linspace(0, results.settings.furthest, 301)
         curves = np.array([exact(case, float(t)) for t in dense]).T
-        theta = results.values(case, "theta")[0]
-        steeper = (1 + dense / settings.lambda_gp / 2) * dense, 1 + dense / settings.lambda_gp / 2
-        for row, axes in enumerate(rows[:, column]):
+        steeper = best_estimate(dense, lambda_gp), 1 + dense / lambda_gp / 2
+        for row, (axes, kind) in enumerate(zip(rows[:, column], ("", "gradient_"), strict=True)):
             axes.plot(dense, steeper[row], color="C0", linestyle="dotted", label="W1 (1 + θ / 2λ), penalty's optimum")
             for place, name, color in ((4, "W1", "C0"), (0, "JS", "C3"), (2, "KL", "C2")):
                 curve = np.where(np.isfinite(curves[place + row]), curves[place + row], np.nan)
                 axes.plot(dense, curve, color=color, label=f"{name} exact")
-            kind = ("", "gradient_")[row]
-            if row == 0:
-                draw_points(
-                    axes,
-                    theta,
-                    results.values(case, "w1_pot"),
-                    color="C0",
-                    marker="+",
-                    label="W1 of samples (POT)",
-                    markerfacecolor="white",
-                )
-                if case == "normal":
-                    draw_points(
-                        axes,
-                        theta,
-                        results.values(case, "kl_discriminator"),
-                        color="C2",
-                        marker="s",
-                        label="KL by discriminator",
-                        markerfacecolor="white",
-                    )
-                else:
-                    axes.text(0.97, 0.93, "KL = ∞ for θ > 0", transform=axes.transAxes, ha="right", color="C2")
-            draw_points(
-                axes,
-                theta,
-                results.values(case, f"w1_{kind}critic"),
-                color="C0",
-                marker="o",
-                label="W1 by critic",
-                markerfacecolor="white",
-            )
-            draw_points(
-                axes,
-                theta,
-                results.values(case, f"js_{kind}discriminator"),
-                color="C3",
-                marker="s",
-                label="JS by discriminator",
-                markerfacecolor="white",
-            )
+            measured = [("w1_pot", "C0", "+", "W1 of samples (POT)")] if row == 0 else []
+            if row == 0 and case == "normal":
+                measured.append(("kl_discriminator", "C2", "s", "KL by discriminator"))
+            elif row == 0:
+                axes.text(0.97, 0.93, "KL = ∞ for θ > 0", transform=axes.transAxes, ha="right", color="C2")
+            measured.append((f"w1_{kind}critic", "C0", "o", "W1 by critic"))
+            measured.append((f"js_{kind}discriminator", "C3", "s", "JS by discriminator"))
+            theta = results.values(case, "theta")[0]
+            for name, color, marker, label in measured:
+                style = {"color": color, "marker": marker, "label": label, "markerfacecolor": "white"}
+                draw_points(axes, theta, results.values(case, name), **style)
             axes.grid(alpha=0.3)
         rows[0, column].set(title=TITLES[case], ylim=(-0.2, 4))
         rows[1, column].set(xlabel="distance θ", ylim=(-0.2, 2.2))
@@ -196,15 +141,11 @@ def draw(results: Results) -> Any:
 
 
 def conclude(results: Results) -> str:
-    apart = {
-        case: np.isin(results.values(case, "js_gradient_exact")[0], [0.0])
-        for case in results.cases()
-        if case != "normal"
-    }
+    apart = {c: results.values(c, "js_gradient_exact")[0] == 0 for c in results.cases() if c != "normal"}
     js_pull = max(np.abs(results.values(c, "js_gradient_discriminator")[:, where]).max() for c, where in apart.items())
     js_error = max(np.abs(results.values(c, "js_discriminator")[:, where] - LOG_2).max() for c, where in apart.items())
-    w1_slope = np.stack([results.values(c, "w1_gradient_critic")[:, where].mean(1) for c, where in apart.items()]).mean(
-        0
+    w1_slope = np.mean(
+        [results.values(c, "w1_gradient_critic")[:, where].mean(1) for c, where in apart.items()], axis=0
     )
     far = results.values("normal", "js_gradient_discriminator")[:, -1]
     near = results.values("normal", "js_gradient_discriminator").max(1)

@@ -7,16 +7,31 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
+from dataclasses import dataclass
 from itertools import pairwise
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
 
 from wgan_fast import gradient_norm_penalty, interpolate
+from wgan_fast.training.report.metrics import wasserstein_1
 
 Draw = Callable[[], tuple[Tensor, Tensor]]
 """Draws real and generated samples, each ``(members, B, features)``."""
+
+
+@dataclass(frozen=True)
+class EnsembleRun:
+    """The budget of the critics and discriminators at so many positions of the generated distribution."""
+
+    positions: int
+    steps: int
+    width: int = 32
+    batch: int = 128
+    furthest: float = 3.0
+    lambda_gp: float = 10.0
+    learning_rate: float = 1e-2
 
 
 class CriticEnsemble(nn.Module):
@@ -114,3 +129,25 @@ def kullback_leibler_reading(critics: CriticEnsemble, real: Tensor) -> Tensor:
 def _read(value: Tensor, moved: Tensor) -> Reading:
     (slope,) = torch.autograd.grad(value.sum(), moved)
     return Reading(value.detach(), slope[..., 0].sum(dim=1))
+
+
+def train_and_read(run: EnsembleRun, draw: Draw, draw_test: Draw, *, features: int, one_sided: bool) -> dict[str, Any]:
+    """Train critics and discriminators, and read the divergences that they find in other samples."""
+    critics, discriminators = (CriticEnsemble(run.positions, features, run.width) for _ in range(2))
+    train_critics(critics, draw, run.steps, lambda_gp=run.lambda_gp, one_sided=one_sided, lr=run.learning_rate)
+    train_discriminators(discriminators, draw, run.steps, lr=run.learning_rate)
+    real, fake = draw_test()
+    w1, js = wasserstein_reading(critics, real, fake), jensen_shannon_reading(discriminators, real, fake)
+    return {
+        "w1_pot": [wasserstein_1(x, y) for x, y in zip(real, fake, strict=True)],
+        "w1_critic": w1.value,
+        "w1_gradient_critic": w1.gradient,
+        "js_discriminator": js.value,
+        "js_gradient_discriminator": js.gradient,
+        "kl_discriminator": kullback_leibler_reading(discriminators, real),
+    }
+
+
+def best_estimate(distance: Any, lambda_gp: float) -> Any:
+    """What the best critic under the penalty estimates for two distributions d apart: d (1 + d / (2 λ))."""
+    return distance * (1 + distance / (2 * lambda_gp))

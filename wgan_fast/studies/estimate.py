@@ -10,14 +10,11 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
-from wgan_fast.studies.probes import dual_estimate, lipschitz_constant
 from wgan_fast.studies.study import Results, draw_band, figure, legend_below, spread
-from wgan_fast.studies.toy_runs import CONSTRAINTS, Numbers, ToyRun, make_trainer, sample_pair, watch
+from wgan_fast.studies.toy_runs import CONSTRAINTS, LEAST_W1, Numbers, ToyRun, estimate_beside_w1, make_trainer, watch
 from wgan_fast.training.loop.trainer import Trainer
-from wgan_fast.training.report.metrics import wasserstein_1
 
 VARIANTS = ("none", *CONSTRAINTS)
-LEAST_W1 = 1e-6
 
 
 @dataclass(frozen=True)
@@ -41,16 +38,9 @@ def measure(case: str, seed: int, settings: Settings) -> dict[str, Any]:
     trainer = make_trainer(settings.run.config(case, "8gaussians", seed, loss="wgan"), settings.run.width)
 
     def look(trainer: Trainer) -> Numbers:
-        real, fake = sample_pair(trainer, settings.samples, seed)
-        estimate, w1 = dual_estimate(trainer.critic, real, fake), wasserstein_1(real, fake)
-        lipschitz = lipschitz_constant(trainer.critic, real, fake)
-        return {
-            "estimate": estimate,
-            "w1_exact": w1,
-            "lipschitz_constant": lipschitz,
-            "ratio": estimate / max(w1, LEAST_W1),
-            "share_of_bound": estimate / max(lipschitz * w1, LEAST_W1),
-        }
+        seen = estimate_beside_w1(trainer, settings.samples, seed)
+        bound = seen["lipschitz_constant"] * seen["w1_exact"]
+        return {**seen, "share_of_bound": seen["estimate"] / max(bound, LEAST_W1)}
 
     return watch(trainer, look)
 

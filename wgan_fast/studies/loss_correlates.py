@@ -17,11 +17,10 @@ import torch
 
 from wgan_fast.penalties import first_output
 from wgan_fast.studies.study import Array, Results, figure
-from wgan_fast.studies.toy_runs import Numbers, watch
+from wgan_fast.studies.toy_runs import Numbers, make_trainer, watch
 from wgan_fast.training.config import Config
-from wgan_fast.training.data.sets import TensorData, load_data
+from wgan_fast.training.data.sets import TensorData
 from wgan_fast.training.loop.trainer import Trainer
-from wgan_fast.training.models.pairs import build_models
 from wgan_fast.training.report.features import feature_network
 from wgan_fast.training.report.metrics import frechet_distance, sliced_wasserstein
 from wgan_fast.training.step.losses import LossName, critic_loss, generator_loss
@@ -56,8 +55,6 @@ def cases(settings: Settings) -> list[str]:
 
 
 def measure(case: str, seed: int, settings: Settings) -> dict[str, Any]:
-    data = load_data("digits")
-    assert isinstance(data, TensorData)
     loss: LossName = "gan" if case in ("gan", "r1") else "wgan"
     config = Config(
         data="digits",
@@ -70,8 +67,9 @@ def measure(case: str, seed: int, settings: Settings) -> dict[str, Any]:
         ema_decay=0.0,
         log_every=max(1, settings.iterations // settings.looks),
     )
-    models = build_models("mlp", data.sample_shape, 32, settings.width)
-    trainer = Trainer(models.generator, models.critic, data, config)
+    trainer = make_trainer(config, settings.width)
+    data = trainer.data
+    assert isinstance(data, TensorData)
     network = feature_network(data)
     real = data.training(settings.samples, torch.Generator().manual_seed(seed))
 

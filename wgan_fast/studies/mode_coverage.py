@@ -9,7 +9,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
-from wgan_fast.studies.study import Results, figure, spread
+from wgan_fast.studies.study import Results, draw_bar, figure, spread
 from wgan_fast.studies.toy_runs import CONSTRAINTS, Numbers, ToyRun, make_trainer, watch, wide_modes
 from wgan_fast.training.loop.trainer import Trainer
 from wgan_fast.training.report.metrics import mode_coverage
@@ -65,8 +65,7 @@ def draw(results: Results) -> Any:
         for axes, number, label in ((modes, "covered", "modes covered"), (quality, "high_quality", "high quality")):
             for place, variant in enumerate(VARIANTS):
                 last = results.values(f"{variant} {name}", number)[:, -1]
-                axes.barh(place, last.mean(), color=colors[variant], alpha=0.6)
-                axes.plot(last, [place] * len(last), "k.", markersize=4)
+                draw_bar(axes, place, last, colors[variant])
             axes.set(title=f"{label}, at the end", yticks=range(len(VARIANTS)), xlim=(0, total if axes is modes else 1))
             axes.invert_yaxis()
             axes.grid(axis="x", alpha=0.3)

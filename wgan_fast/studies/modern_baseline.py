@@ -14,12 +14,11 @@ from typing import Any
 import torch
 
 from wgan_fast.penalties import r2_penalty
-from wgan_fast.studies.study import Results, figure, spread
+from wgan_fast.studies.study import Results, draw_band, draw_bar, figure, spread
 from wgan_fast.studies.toy_runs import Numbers, ToyRun, make_trainer, watch, wide_modes
 from wgan_fast.training.config import Config
-from wgan_fast.training.data.sets import TensorData, load_data
+from wgan_fast.training.data.sets import TensorData
 from wgan_fast.training.loop.trainer import Trainer
-from wgan_fast.training.models.pairs import build_models
 from wgan_fast.training.report.features import feature_network
 from wgan_fast.training.report.metrics import frechet_distance, mode_coverage, sliced_wasserstein, wasserstein_1
 
@@ -90,7 +89,6 @@ def _points(variant: str, seed: int, settings: Settings) -> Trainer:
 
 
 def _digits(variant: str, seed: int, settings: Settings) -> Trainer:
-    data = load_data("digits")
     config = Config(
         data="digits",
         **VARIANTS[variant],
@@ -99,8 +97,7 @@ def _digits(variant: str, seed: int, settings: Settings) -> Trainer:
         seed=seed,
         log_every=max(1, settings.run.iterations // settings.run.looks),
     )
-    models = build_models("mlp", data.sample_shape, config.latent_dim, settings.digits_width)
-    return Trainer(models.generator, models.critic, data, config)
+    return make_trainer(config, settings.digits_width)
 
 
 def draw(results: Results) -> Any:
@@ -111,12 +108,8 @@ def draw(results: Results) -> Any:
             case = f"{variant} / {name}"
             iterations = results.values(case, "iteration")[0]
             for axes, what in zip(row, (number, "fake_gradient_norm"), strict=False):
-                values = results.values(case, what)
-                axes.plot(iterations, values.mean(0), color=f"C{i}", label=variant)
-                axes.fill_between(iterations, values.min(0), values.max(0), color=f"C{i}", alpha=0.15)
-            seconds = results.values(case, "seconds")
-            row[2].barh(i, seconds.mean(), color=f"C{i}", alpha=0.6)
-            row[2].plot(seconds, [i] * len(seconds), "k.", markersize=4)
+                draw_band(axes, iterations, results.values(case, what), color=f"C{i}", label=variant)
+            draw_bar(row[2], i, results.values(case, "seconds"), f"C{i}")
         row[0].set(title=name, xlabel="generator iteration", ylabel=label)
         row[1].set(title="gradient at generated samples", xlabel="generator iteration", yscale="log")
         row[2].set(title="seconds of training", yticks=range(len(VARIANTS)), yticklabels=list(VARIANTS))

@@ -16,26 +16,14 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from wgan_fast.studies.ensemble import (
-    CriticEnsemble,
-    jensen_shannon_reading,
-    train_critics,
-    train_discriminators,
-    wasserstein_reading,
-)
+from wgan_fast.studies.ensemble import EnsembleRun, best_estimate, train_and_read
 from wgan_fast.studies.study import Array, Results, figure, legend_below, spread
-from wgan_fast.training.report.metrics import wasserstein_1
 
 
 @dataclass(frozen=True)
-class Settings:
-    positions: int
-    steps: int
-    width: int = 32
+class Settings(EnsembleRun):
     batch: int = 32
     furthest: float = 2.0
-    lambda_gp: float = 10.0
-    learning_rate: float = 1e-2
 
     def theta(self) -> list[float]:
         """An odd number of positions of the second point mass: 0 is among them."""
@@ -53,31 +41,19 @@ def measure(case: str, seed: int, settings: Settings) -> dict[str, Any]:
     theta = settings.theta()
     real = torch.zeros(len(theta), settings.batch, 1)
     fake = torch.tensor(theta).view(-1, 1, 1).expand_as(real).contiguous()
-    shape = (len(theta), 1, settings.width)
-    critics, discriminators = CriticEnsemble(*shape), CriticEnsemble(*shape)
-    rate = settings.learning_rate
-    one_sided, lambda_gp = case == "lp", settings.lambda_gp
 
     def samples() -> tuple[Tensor, Tensor]:
         return real, fake
 
-    train_critics(critics, samples, settings.steps, lambda_gp=lambda_gp, one_sided=one_sided, lr=rate)
-    train_discriminators(discriminators, samples, settings.steps, lr=rate)
-    dual = wasserstein_reading(critics, real, fake)
-    js = jensen_shannon_reading(discriminators, real, fake)
     return {
         "theta": theta,
         "js_exact": [jensen_shannon(t) for t in theta],
         "js_gradient_exact": [central_difference(jensen_shannon, t) for t in theta],
         "kl_exact": [0.0 if t == 0 else math.inf for t in theta],
         "w1_primal": [product_coupling_cost(t) for t in theta],
-        "w1_pot": [wasserstein_1(torch.zeros(1, 1), torch.tensor([[t]])) for t in theta],
         "w1_gradient_exact": [central_difference(product_coupling_cost, t) for t in theta],
-        "w1_critic_expected": [abs(t) * (1 + abs(t) / (2 * settings.lambda_gp)) for t in theta],
-        "w1_critic": dual.value,
-        "w1_gradient_critic": dual.gradient,
-        "js_discriminator": js.value,
-        "js_gradient_discriminator": js.gradient,
+        "w1_critic_expected": [best_estimate(abs(t), settings.lambda_gp) for t in theta],
+        **train_and_read(settings, samples, samples, features=1, one_sided=case == "lp"),
     }
 
 
@@ -107,7 +83,7 @@ def central_difference(function: Any, theta: float, step: float = 1e-3) -> float
 def draw(results: Results) -> Any:
     theta = results.values("lp", "theta")[0]
     dense = np.linspace(theta[0], theta[-1], 400)
-    expected = np.abs(dense) * (1 + np.abs(dense) / (2 * results.settings.lambda_gp))
+    expected = best_estimate(np.abs(dense), results.settings.lambda_gp)
     canvas = figure(10, 5)
     left, right = canvas.subplots(1, 2)
     left.plot(dense, np.abs(dense), color="C0", label="W1 = |θ| (primal, POT)")

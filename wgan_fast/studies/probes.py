@@ -7,8 +7,9 @@ from collections.abc import Callable
 import torch
 from torch import Tensor, nn
 
-from wgan_fast.constraints import Constraint
-from wgan_fast.penalties import first_output
+from wgan_fast.penalties import first_output, input_gradient
+from wgan_fast.training.config import Config
+from wgan_fast.training.loop.choices import make_constraint, make_optimizer
 from wgan_fast.training.step.feedforward import written_out
 from wgan_fast.training.step.steps import critic_step
 
@@ -19,9 +20,8 @@ SEARCH_CHILDREN = 8
 
 def input_gradient_norms(critic: nn.Module, points: Tensor) -> Tensor:
     """``(n,)`` norms of the critic's gradient at ``(n, *sample_shape)`` points."""
-    points = points.detach().requires_grad_(True)
-    (gradients,) = torch.autograd.grad(first_output(critic(points)).sum(), points)
-    norms: Tensor = gradients.flatten(1).norm(dim=1)
+    with torch.no_grad():
+        norms: Tensor = input_gradient(critic, points).flatten(1).norm(dim=1)
     return norms
 
 
@@ -58,13 +58,23 @@ def dual_estimate(critic: nn.Module, real: Tensor, fake: Tensor) -> float:
 
 def train_against_fixed(
     critic: nn.Module,
-    optimizer: torch.optim.Optimizer,
-    constraint: Constraint,
+    config: Config,
     draw: Callable[[], tuple[Tensor, Tensor]],
     steps: int,
+    *,
+    generator: nn.Module | None = None,
+    look: Callable[[int], None] = lambda step: None,
 ) -> None:
-    """Critic steps on real and generated samples from a fixed generator."""
-    standing, layers = nn.Identity(), written_out(critic, constraint)
-    for _ in range(steps):
-        real, fake = draw()
-        critic_step(critic, standing, optimizer, constraint, real, fake, layers=layers)
+    """Critic steps against a fixed generator.
+
+    Args:
+        config: of the constraint, the loss and the critic's optimizer.
+        draw: real samples and noise; without a ``generator``, real and generated samples.
+        look: called after every step with its number.
+    """
+    constraint = make_constraint(config)
+    optimizer = make_optimizer(config, critic, constraint.clip_value)
+    fixed, layers = generator or nn.Identity(), written_out(critic, constraint)
+    for step in range(1, steps + 1):
+        critic_step(critic, fixed, optimizer, constraint, *draw(), loss_name=config.loss, layers=layers)
+        look(step)

@@ -140,7 +140,7 @@ def collect(study: Study, size: Size, seed: int) -> Results:
 
 
 def _end_on_interrupt() -> None:
-    """Ignore Ctrl-C, which reaches every process of the terminal; only the first handles it."""
+    """End without a traceback at Ctrl-C, which reaches every process of the terminal; only the first reports it."""
     signal.signal(signal.SIGINT, signal.SIG_DFL)
 
 
@@ -208,6 +208,12 @@ def draw_points(axes: Any, x: Any, values: Array, **style: Any) -> None:
     """The mean over the first dimension (seeds) as markers, with error bars from the least to the greatest value."""
     error = [values.mean(0) - values.min(0), values.max(0) - values.mean(0)]
     axes.errorbar(x, values.mean(0), error, **{"linestyle": "none", "markersize": 4, "capsize": 2} | style)
+
+
+def draw_bar(axes: Any, place: int, values: Array, color: str) -> None:
+    """A horizontal bar to the mean over seeds, and a dot for each seed."""
+    axes.barh(place, values.mean(), color=color, alpha=0.6)
+    axes.plot(values, [place] * len(values), "k.", markersize=4)
 
 
 def legend_below(canvas: Any, *panels: Any, columns: int) -> None:

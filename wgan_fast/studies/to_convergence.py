@@ -16,16 +16,13 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from wgan_fast.constraints import Constraint, GradientPenalty, WeightClipping
-from wgan_fast.optim import Adam, RMSprop
+from wgan_fast.studies.probes import train_against_fixed
 from wgan_fast.studies.study import Results, draw_band, figure, legend_below, spread
 from wgan_fast.training.config import Config
 from wgan_fast.training.data.sets import load_data
 from wgan_fast.training.loop.trainer import Trainer
-from wgan_fast.training.models.pairs import build_models
-from wgan_fast.training.step.feedforward import written_out
+from wgan_fast.training.models.pairs import Pair, build_models
 from wgan_fast.training.step.losses import LossName, generator_loss
-from wgan_fast.training.step.steps import critic_step
 
 LATENT = 32
 READINGS: dict[str, tuple[LossName, ...]] = {"gan": ("gan-minimax", "gan"), "gp": ("wgan",), "clip": ("wgan",)}
@@ -57,37 +54,39 @@ def cases(settings: Settings) -> list[str]:
 
 def measure(case: str, seed: int, settings: Settings) -> dict[str, Any]:
     data = load_data("digits")
-    generator, _ = build_models("mlp", data.sample_shape, LATENT, settings.width)
-    _, first_critic = build_models("mlp", data.sample_shape, LATENT, settings.width)
-    config = Config(
+
+    def pair() -> Pair:
+        return build_models("mlp", data.sample_shape, LATENT, settings.width)
+
+    generator, first_critic = pair().generator, pair().critic
+    short = Config(
         data="digits", iterations=settings.generator_iterations, seed=seed, batch_size=settings.batch, ema_decay=0.0
     )
-    Trainer(generator, first_critic, data, config).train()
-    critic = build_models("mlp", data.sample_shape, LATENT, settings.width).critic
-    constraint: Constraint = {
-        "gan": Constraint(),
-        "gp": GradientPenalty(settings.lambda_gp),
-        "clip": WeightClipping(settings.clip_value),
-    }[case]
-    optimizer: torch.optim.Optimizer = Adam(critic.parameters(), lr=settings.learning_rate, betas=(0.5, 0.9))
-    if case == "clip":
-        optimizer = RMSprop(critic.parameters(), lr=settings.learning_rate, clip_value=constraint.clip_value)
-    random = torch.Generator().manual_seed(seed)
+    Trainer(generator, first_critic, data, short).train()
+    critic, random = pair().critic, torch.Generator().manual_seed(seed)
+    config = Config(
+        data="digits",
+        constraint="none" if case == "gan" else case,  # type: ignore[arg-type]
+        learning_rate=settings.learning_rate,
+        lambda_gp=settings.lambda_gp,
+        clip_value=settings.clip_value,
+    )
     steps = sorted({round(step) for step in np.geomspace(1, settings.steps, settings.looks)})
     norms: dict[str, list[float]] = {f"gradient_norm_{name}": [] for name in READINGS[case]}
-    accuracy: list[float] = []
-    loss_name: LossName = "gan" if case == "gan" else "wgan"
-    layers = written_out(critic, constraint)
-    for step in range(1, settings.steps + 1):
-        real = data.batch(settings.batch, random)
-        latent = torch.randn(settings.batch, LATENT)
-        critic_step(critic, generator, optimizer, constraint, real, latent, loss_name=loss_name, layers=layers)
+    separation: list[float] = []
+
+    def samples() -> tuple[Tensor, Tensor]:
+        return data.batch(settings.batch, random), torch.randn(settings.batch, LATENT)
+
+    def look(step: int) -> None:
         if step in steps:
             latent = torch.randn(settings.read_batch, LATENT, generator=torch.Generator().manual_seed(seed))
             for name in READINGS[case]:
                 norms[f"gradient_norm_{name}"].append(generator_gradient_norm(critic, generator, latent, name))
-            accuracy.append(_separation(critic, data.batch(settings.read_batch, random), generator(latent)))
-    return {"step": steps, **norms, "separation": accuracy}
+            separation.append(_separation(critic, data.batch(settings.read_batch, random), generator(latent)))
+
+    train_against_fixed(critic, config, samples, settings.steps, generator=generator, look=look)
+    return {"step": steps, **norms, "separation": separation}
 
 
 def generator_gradient_norm(critic: nn.Module, generator: nn.Module, latent: Tensor, loss_name: LossName) -> float:

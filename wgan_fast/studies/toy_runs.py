@@ -1,4 +1,4 @@
-"""Small networks trained on points in the plane, once per variant that a study compares."""
+"""Small networks, mostly for points in the plane, trained once per variant that a study compares."""
 
 from __future__ import annotations
 
@@ -8,14 +8,17 @@ from typing import Any
 
 import torch
 
+from wgan_fast.studies.probes import dual_estimate, lipschitz_constant
 from wgan_fast.training.config import Config
 from wgan_fast.training.data.points import PointStream, gaussian_mixture
 from wgan_fast.training.data.sets import Data, load_data
 from wgan_fast.training.errors import UserError
-from wgan_fast.training.loop.trainer import Trainer
+from wgan_fast.training.loop.trainer import Record, Trainer
 from wgan_fast.training.models.pairs import build_models
+from wgan_fast.training.report.metrics import wasserstein_1
 
 CONSTRAINTS = ("clip", "gp", "lp", "r1", "r2", "dragan", "spectral", "orthogonal", "lipschitz")
+LEAST_W1 = 1e-6
 Numbers = dict[str, float]
 Look = Callable[[Trainer], Numbers]
 
@@ -34,32 +37,36 @@ class ToyRun:
     lambda_gp: float = 0.1
 
     def config(self, variant: str, data: str, seed: int, **options: Any) -> Config:
-        """``variant``: a constraint, or gan or gan-minimax for the standard GAN without one."""
-        clip = variant == "clip"
-        named: dict[str, Any] = {"constraint": variant}
-        if variant.startswith("gan"):
-            named = {"constraint": "none", "loss": variant}
-        return Config(
-            **named
-            | {
-                "data": data,
-                "iterations": self.iterations,
-                "seed": seed,
-                "batch_size": self.batch,
-                "learning_rate": self.clip_learning_rate if clip else self.learning_rate,
-                "clip_value": self.clip_value,
-                "lambda_gp": self.lambda_gp,
-                "critic_burst": False,
-                "log_every": max(1, self.iterations // self.looks),
-            }
-            | options
-        )
+        """``variant``: a constraint, "clip 0.01" with the clip value, or gan or gan-minimax for the standard GAN."""
+        name, _, bound = variant.partition(" ")
+        named = {"constraint": "none", "loss": name} if name.startswith("gan") else {"constraint": name}
+        ours: dict[str, Any] = {
+            "data": data,
+            "iterations": self.iterations,
+            "seed": seed,
+            "batch_size": self.batch,
+            "learning_rate": self.clip_learning_rate if name == "clip" else self.learning_rate,
+            "clip_value": float(bound) if bound else self.clip_value,
+            "lambda_gp": self.lambda_gp,
+            "critic_burst": False,
+            "log_every": max(1, self.iterations // self.looks),
+        }
+        return Config(**named | ours | options)
 
 
 def make_trainer(config: Config, width: int, data: Data | None = None) -> Trainer:
     """Three hidden layers of ``width`` on both sides, ready to train on ``data``, by default what the config names."""
-    models = build_models("mlp", (2,), 2, width)
-    return Trainer(models.generator, models.critic, data or load_data(config.data), config)
+    networks = build_models("mlp", config.sample_shape, config.latent_dim, width)
+    return Trainer(*networks, data or load_data(config.data), config)
+
+
+def diverges(trainer: Trainer, on_record: Callable[[Record], None] | None = None) -> float:
+    """Train to the end: 0, or 1 where the losses stopped being finite before it."""
+    try:
+        trainer.train(on_record)
+    except UserError:
+        return 1.0
+    return 0.0
 
 
 def wide_modes(name: str) -> PointStream:
@@ -87,12 +94,8 @@ def watch(trainer: Trainer, look: Look) -> dict[str, Any]:
     seen = [looked()]
     every, total = trainer.config.log_every, trainer.config.iterations
     iterations = [0, *[i for i in range(1, total + 1) if i % every == 0 or i == total]]
-    diverged = 0.0
-    try:
-        trainer.train(lambda record: seen.append(looked()))
-    except UserError:
-        diverged = 1.0
-        seen += [seen[-1]] * (len(iterations) - len(seen))
+    diverged = diverges(trainer, lambda record: seen.append(looked()))
+    seen += [seen[-1]] * (len(iterations) - len(seen))
     looks = {name: [numbers[name] for numbers in seen] for name in seen[0]}
     return {"iteration": iterations, **looks, "diverged": diverged}
 
@@ -100,3 +103,18 @@ def watch(trainer: Trainer, look: Look) -> dict[str, Any]:
 def sample_pair(trainer: Trainer, count: int, seed: int) -> tuple[torch.Tensor, torch.Tensor]:
     """``count`` real points that training never saw, and as many generated ones."""
     return trainer.data.held_out(count, torch.Generator().manual_seed(seed)), trainer.sample(count, seed=seed)
+
+
+def estimate_beside_w1(trainer: Trainer, count: int, seed: int) -> Numbers:
+    """The critic's estimate and the exact W1 on ``count`` points of both sides, and its measured Lipschitz constant."""
+    real, fake = sample_pair(trainer, count, seed)
+    if not fake.isfinite().all():
+        return dict.fromkeys(("w1_exact", "estimate", "ratio", "lipschitz_constant"), float("nan"))
+    w1, estimate = wasserstein_1(real, fake), dual_estimate(trainer.critic, real, fake)
+    lipschitz = lipschitz_constant(trainer.critic, real, fake)
+    return {
+        "w1_exact": w1,
+        "estimate": estimate,
+        "ratio": estimate / max(w1, LEAST_W1),
+        "lipschitz_constant": lipschitz,
+    }

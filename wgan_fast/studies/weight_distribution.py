@@ -13,11 +13,8 @@ import torch
 from torch import Tensor, nn
 
 from wgan_fast.studies.study import Results, draw_band, figure, spread
-from wgan_fast.training.config import Config
-from wgan_fast.training.data.sets import load_data
+from wgan_fast.studies.toy_runs import ToyRun, make_trainer
 from wgan_fast.training.loop.health import weight_saturation
-from wgan_fast.training.loop.trainer import Trainer
-from wgan_fast.training.models.pairs import build_models
 
 BINS = 61
 REACH = 1.5
@@ -25,19 +22,14 @@ REACH = 1.5
 
 @dataclass(frozen=True)
 class Settings:
-    iterations: int
-    snapshots: int = 20
-    width: int = 64
-    batch: int = 128
+    run: ToyRun
     clip_values: tuple[float, ...] = (0.01, 0.1)
-    clip_learning_rate: float = 5e-4
-    gp_learning_rate: float = 5e-4
 
 
 SIZES = {
-    "smoke": Settings(4, snapshots=2, width=8, batch=16),
-    "default": Settings(500, clip_learning_rate=1e-3),
-    "full": Settings(20_000, snapshots=50, width=512, batch=256, clip_learning_rate=5e-5, gp_learning_rate=1e-4),
+    "smoke": Settings(ToyRun(4, looks=2, width=8, batch=16, learning_rate=5e-4, clip_learning_rate=5e-4)),
+    "default": Settings(ToyRun(500, looks=20, learning_rate=5e-4)),
+    "full": Settings(ToyRun(20_000, looks=50, width=512, batch=256, learning_rate=1e-4, clip_learning_rate=5e-5)),
 }
 
 
@@ -47,27 +39,16 @@ def cases(settings: Settings) -> list[str]:
 
 def measure(case: str, seed: int, settings: Settings) -> dict[str, Any]:
     """Histograms of the weights divided by c; under gp, which has no c, by their largest value at the end."""
-    name, _, bound = case.partition(" ")
-    models = build_models("mlp", (2,), 2, settings.width)
-    config = Config(
-        constraint="clip" if name == "clip" else "gp",
-        iterations=settings.iterations,
-        seed=seed,
-        batch_size=settings.batch,
-        learning_rate=settings.clip_learning_rate if name == "clip" else settings.gp_learning_rate,
-        clip_value=float(bound) if bound else 0.01,
-        critic_burst=False,
-        log_every=max(1, settings.iterations // settings.snapshots),
-    )
-    trainer = Trainer(models.generator, models.critic, load_data("swissroll"), config)
-    iterations, weights = [0], [_flat(models.critic)]
-    shares = [_share_at_bound(models.critic, bound)]
+    bound = case.partition(" ")[2]
+    trainer = make_trainer(settings.run.config(case, "swissroll", seed), settings.run.width)
+    iterations, weights, shares = [], [], []
 
     def look(record: dict[str, Any]) -> None:
         iterations.append(record["iteration"])
-        weights.append(_flat(models.critic))
-        shares.append(_share_at_bound(models.critic, bound))
+        weights.append(_flat(trainer.critic))
+        shares.append(_share_at_bound(trainer.critic, bound))
 
+    look({"iteration": 0})
     trainer.train(look)
     scale = float(bound) if bound else float(weights[-1].abs().max())
     edges = torch.linspace(-REACH, REACH, BINS + 1)
@@ -124,8 +105,8 @@ def conclude(results: Results) -> str:
     listed = " and ".join(f"{spread(100 * shares[case])} % at c = {case.split()[1]}" for case in clipped)
     outer = {case: spread(100 * results.values(case, "share_in_outer_tenth")[:, -1]) for case in shares}
     return (
-        f"After {results.settings.iterations} iterations {listed} of the critic's weights lie at the bound, against "
-        f"{spread(100 * shares['gp'])} % at the largest weight under the gradient penalty: the claim "
+        f"After {results.settings.run.iterations} iterations {listed} of the critic's weights lie at the bound, "
+        f"against {spread(100 * shares['gp'])} % at the largest weight under the gradient penalty: the claim "
         f"{'holds' if piled else 'does not hold'} here. "
         f"The outer tenth of the range, where a uniform distribution would have 10 %, holds "
         f"{' and '.join(outer[case] for case in clipped)} % of the clipped weights and {outer['gp']} % of the others."

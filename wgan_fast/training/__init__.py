@@ -14,12 +14,13 @@ from wgan_fast.training.loop.distributed import launched
 from wgan_fast.training.loop.trainer import Trainer, TrainResult
 from wgan_fast.training.models.pairs import build_models
 from wgan_fast.training.run.folder import Run
-from wgan_fast.training.step.steps import CriticStep, critic_step, generator_step
+from wgan_fast.training.step.steps import CriticStep, Descent, critic_step, generator_step
 
 __all__ = [
     "Config",
     "CriticStep",
     "Data",
+    "Descent",
     "Run",
     "TensorData",
     "TrainResult",

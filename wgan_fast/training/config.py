@@ -213,46 +213,14 @@ class Config:
 
 RECIPES: dict[RecipeName, dict[str, Any]] = {
     "tuned": {},
-    "wgan": {
-        "constraint": "clip",
-        "loss": "wgan",
-        "clip_value": 0.01,
-        "optimizer": "rmsprop",
-        "learning_rate": 5e-5,
-        "batch_size": 64,
-        "n_critic": 5,
-        "critic_burst": True,
-    },
-    "wgan-gp": {
-        "constraint": "gp",
-        "loss": "wgan",
-        "lambda_gp": 10.0,
-        "optimizer": "adam",
-        "learning_rate": 1e-4,
-        "betas": (0.0, 0.9),
-        "batch_size": 64,
-        "n_critic": 5,
-    },
-    "sn-gan": {
-        "constraint": "spectral",
-        "loss": "gan",
-        "optimizer": "adam",
-        "learning_rate": 2e-4,
-        "betas": (0.5, 0.999),
-        "batch_size": 64,
-        "n_critic": 1,
-    },
-    "r3gan": {
-        "constraint": "r1r2",
-        "loss": "relativistic",
-        "gamma": 1.0,
-        "gamma_decay": "cosine",
-        "optimizer": "adam",
-        "learning_rate": 2e-4,
-        "betas": (0.0, 0.99),
-        "batch_size": 64,
-        "n_critic": 1,
-    },
+    "wgan": {"constraint": "clip", "loss": "wgan", "clip_value": 0.01, "batch_size": 64, "n_critic": 5}
+    | {"critic_burst": True, "optimizer": "rmsprop", "learning_rate": 5e-5},
+    "wgan-gp": {"constraint": "gp", "loss": "wgan", "lambda_gp": 10.0, "batch_size": 64, "n_critic": 5}
+    | {"optimizer": "adam", "learning_rate": 1e-4, "betas": (0.0, 0.9)},
+    "sn-gan": {"constraint": "spectral", "loss": "gan", "batch_size": 64, "n_critic": 1}
+    | {"optimizer": "adam", "learning_rate": 2e-4, "betas": (0.5, 0.999)},
+    "r3gan": {"constraint": "r1r2", "loss": "relativistic", "gamma": 1.0, "gamma_decay": "cosine"}
+    | {"batch_size": 64, "n_critic": 1, "optimizer": "adam", "learning_rate": 2e-4, "betas": (0.0, 0.99)},
 }
 """The defaults that each recipe sets: Arjovsky et al. 2017, algorithm 1; Gulrajani et al. 2017, algorithm 1; Miyato
 et al. 2018, table 1, setting C; Huang et al. 2024 (R3GAN), with the gamma of its smallest data set, StackedMNIST, as a

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import difflib
 import importlib
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from types import ModuleType
 
 
@@ -34,6 +35,15 @@ def require(module: str, purpose: str) -> ModuleType:
             package, '"wgan-fast[train]"'
         )
         raise MissingPackage(f"{purpose} needs {package}, which cannot be imported: pip install {extra}") from error
+
+
+@contextlib.contextmanager
+def writing(what: object) -> Iterator[None]:
+    """Report an OSError as a `UserError`: that this cannot be written, and why."""
+    try:
+        yield
+    except OSError as error:
+        raise UserError(f"{what} cannot be written ({error.strerror})") from error
 
 
 def did_you_mean(word: object, known: Iterable[str]) -> str:

@@ -115,14 +115,16 @@ class TensorData:
 
     def held_out(self, size: int, generator: torch.Generator) -> Tensor:
         """At most ``size`` distinct held-out samples, float32."""
-        count = len(self.held_out_samples)
-        index = torch.randperm(count, generator=generator, device=generator.device)[:size]
-        return as_float(self.held_out_samples.index_select(0, index.to(self.held_out_samples.device)))
+        return _distinct(self.held_out_samples, size, generator)
 
     def training(self, size: int, generator: torch.Generator) -> Tensor:
         """At most ``size`` distinct training samples, float32: the reference of the Fréchet distance."""
-        index = torch.randperm(len(self.train_samples), generator=generator, device=generator.device)[:size]
-        return as_float(self.train_samples.index_select(0, index.to(self.train_samples.device)))
+        return _distinct(self.train_samples, size, generator)
+
+
+def _distinct(samples: Tensor, size: int, generator: torch.Generator) -> Tensor:
+    index = torch.randperm(len(samples), generator=generator, device=generator.device)[:size]
+    return as_float(samples.index_select(0, index.to(samples.device)))
 
 
 def draw_batch(

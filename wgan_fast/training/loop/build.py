@@ -10,7 +10,7 @@ from wgan_fast.training.errors import UserError
 from wgan_fast.training.loop.distributed import Processes
 from wgan_fast.training.loop.graphs import Capture
 from wgan_fast.training.loop.trainer import Trainer
-from wgan_fast.training.models.pairs import build_models
+from wgan_fast.training.models.pairs import Pair, build_models
 
 
 def build_trainer(config: Config, processes: Processes | None = None, capture: Capture | None = None) -> Trainer:
@@ -19,17 +19,11 @@ def build_trainer(config: Config, processes: Processes | None = None, capture: C
     Raises:
         UserError: unusable data, device or options.
     """
-    try:
-        device = torch.device(config.device)
-        torch.empty(0, device=device)
-    except (RuntimeError, AssertionError) as error:
-        reason = str(error).partition("\n")[0]
-        raise UserError(f"--device {config.device} cannot be used ({reason})") from error
     data = load_data(
         config.data,
         image_size=config.image_size,
         data_root=config.data_root,
-        device=device,
+        device=usable_device(config.device),
         conditional=config.conditional,
     )
     config = config.matched_with(data)
@@ -41,12 +35,31 @@ def build_trainer(config: Config, processes: Processes | None = None, capture: C
             "vector of the class that the built-in critics score with"
         )
     torch.manual_seed(config.seed)
-    networks = build_models(
+    return Trainer(*build_networks(config), data, config, processes=processes, capture=capture)
+
+
+def build_networks(config: Config) -> Pair:
+    """The built-in pair that a config names, freshly initialised."""
+    return build_models(
         config.architecture,
-        data.sample_shape,
+        config.sample_shape,
         config.latent_dim,
         config.width,
         config.critic_norm,
         config.num_classes,
     )
-    return Trainer(*networks, data, config, processes=processes, capture=capture)
+
+
+def usable_device(name: str) -> torch.device:
+    """The device of that name.
+
+    Raises:
+        UserError: there is none; the message says why.
+    """
+    try:
+        device = torch.device(name)
+        torch.empty(0, device=device)
+    except (RuntimeError, AssertionError) as error:
+        reason = str(error).partition("\n")[0]
+        raise UserError(f"--device {name} cannot be used ({reason})") from error
+    return device

@@ -1,4 +1,4 @@
-"""From the names in a config to objects: the constraint on the critic, and the optimizers."""
+"""From the names in a config to objects: the constraint on the critic, the optimizers, and what records graphs."""
 
 from __future__ import annotations
 
@@ -18,6 +18,7 @@ from wgan_fast.constraints import (
 from wgan_fast.optim import Adam, RMSprop
 from wgan_fast.training.config import Config
 from wgan_fast.training.errors import UserError
+from wgan_fast.training.loop.graphs import CudaCapture
 
 
 def make_constraint(config: Config) -> Constraint:
@@ -59,3 +60,28 @@ def make_optimizer(
     if config.optimizer == "rmsprop":
         return RMSprop(module.parameters(), lr=config.learning_rate, clip_value=clip_value)
     return Adam(module.parameters(), lr=config.learning_rate, betas=config.betas, clip_value=clip_value)
+
+
+def make_capture(config: Config, device: torch.device, processes: int) -> CudaCapture | None:
+    """What records iterations as CUDA graphs, where the config, the device and the number of processes allow it.
+
+    Loss scaling reads a flag from the device in every step, which a graph cannot do; with several processes every step
+    would hold a collective operation, whose capture has not been tested.
+    """
+    recorded = config.graph != "off" and device.type == "cuda" and config.precision != "fp16" and processes == 1
+    return CudaCapture(device) if recorded else None
+
+
+def check_processes(config: Config, processes: int) -> None:
+    """Check that several processes can share a config's training.
+
+    Raises:
+        UserError: they cannot; the message names the option.
+    """
+    if config.batch_size % processes:
+        raise UserError(
+            f"--batch-size {config.batch_size} cannot be shared by {processes} processes: "
+            "it is the batch of all processes; expected a multiple of their number"
+        )
+    if config.graph == "on" and processes > 1:
+        raise UserError("--graph on contradicts several processes: their steps cannot be recorded")

@@ -99,9 +99,9 @@ class Processes:
         outcome: list[str | None] = [None, None]
         if self.first:
             try:
-                outcome = [action(), None]
+                outcome[0] = action()
             except UserError as error:
-                outcome = [None, str(error)]
+                outcome[1] = str(error)
         with self._noticing_loss():
             dist.broadcast_object_list(outcome, src=0, group=self._decisions)
         result, problem = outcome

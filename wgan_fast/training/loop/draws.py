@@ -10,7 +10,6 @@ from wgan_fast.reference import accumulation_dtype
 from wgan_fast.training.config import Config
 from wgan_fast.training.data.sets import Data, draw_batch
 from wgan_fast.training.loop.distributed import Processes
-from wgan_fast.training.loop.graphs import Upload
 
 
 class Draws:
@@ -66,3 +65,24 @@ class Draws:
         self.order.set_state(on_device[1].cpu())
         if self._device.type == "cuda":
             torch.cuda.set_rng_state(on_device[2].cpu(), self._device)
+
+
+class Upload:
+    """Copies host tensors to a CUDA device on a stream of its own, without waiting, during the last step's work."""
+
+    def __init__(self, device: torch.device) -> None:
+        self.device = device
+        self._stream: torch.cuda.Stream | None = None
+
+    def __call__(self, tensor: Tensor) -> Tensor:
+        if tensor.device.type != "cpu" or self.device.type != "cuda":
+            return tensor.to(self.device)
+        if self._stream is None:
+            self._stream = torch.cuda.Stream(self.device)
+        pinned = tensor.pin_memory()  # from torch's cache, which waits for the copy before it reuses the memory
+        with torch.cuda.stream(self._stream):
+            there = pinned.to(self.device, non_blocking=True)
+        current = torch.cuda.current_stream(self.device)
+        current.wait_stream(self._stream)
+        there.record_stream(current)
+        return there

@@ -209,9 +209,24 @@ class Graphs:
         self._steps.clear()
 
 
-def keep_on_device(optimizer: torch.optim.Optimizer) -> None:
+def default_generators(device: torch.device) -> list[torch.Generator]:
+    """The global random generators of the CPU and of the device, from which a step draws."""
+    if device.type != "cuda":
+        return [torch.default_generator]
+    index = torch.cuda.current_device() if device.index is None else device.index
+    return [torch.default_generator, torch.cuda.default_generators[index]]
+
+
+def constants(optimizers: Iterable[torch.optim.Optimizer]) -> Hashable:
+    """The numbers of the optimizers that a recording does not read from the device."""
+    groups = (group for optimizer in optimizers for group in optimizer.param_groups)
+    numbers = ((name, value) for group in groups for name, value in group.items() if name != "params")
+    return tuple((name, id(value) if isinstance(value, Tensor) else repr(value)) for name, value in numbers)
+
+
+def keep_on_device(optimizers: Iterable[torch.optim.Optimizer]) -> None:
     """Make learning rates and step counts scalars of the parameters' device, where a CUDA graph can change them."""
-    for group in optimizer.param_groups:
+    for optimizer, group in ((o, group) for o in optimizers for group in o.param_groups):
         device = group["params"][0].device
         group["capturable"] = True
         # fp64, as a Python number is: the update is then the eager one, bit for bit.
@@ -220,24 +235,3 @@ def keep_on_device(optimizer: torch.optim.Optimizer) -> None:
             state = optimizer.state.get(parameter, {})
             if "step" in state:
                 state["step"] = state["step"].to(device)
-
-
-class Upload:
-    """Copies host tensors to a CUDA device on a stream of its own, without waiting, during the last step's work."""
-
-    def __init__(self, device: torch.device) -> None:
-        self.device = device
-        self._stream: torch.cuda.Stream | None = None
-
-    def __call__(self, tensor: Tensor) -> Tensor:
-        if tensor.device.type != "cpu" or self.device.type != "cuda":
-            return tensor.to(self.device)
-        if self._stream is None:
-            self._stream = torch.cuda.Stream(self.device)
-        pinned = tensor.pin_memory()  # from torch's cache, which waits for the copy before it reuses the memory
-        with torch.cuda.stream(self._stream):
-            there = pinned.to(self.device, non_blocking=True)
-        current = torch.cuda.current_stream(self.device)
-        current.wait_stream(self._stream)
-        there.record_stream(current)
-        return there

@@ -8,6 +8,7 @@ from collections.abc import Callable
 import torch
 from torch import Tensor, nn
 
+from wgan_fast.functional import clip_bounds
 from wgan_fast.penalties import gradient_penalty
 
 UNREAD_LIMIT = 100
@@ -82,7 +83,7 @@ def gradient_norm(
 
 def weight_saturation(critic: nn.Module, clip_value: float | tuple[float, float]) -> float:
     """Share of the critic's weights that lie at a bound of the clipping, within a thousandth of it."""
-    low, high = clip_value if isinstance(clip_value, tuple) else (-clip_value, clip_value)
+    low, high = clip_bounds(clip_value)
     margin = 1e-3 * (high - low) / 2
     with torch.no_grad():
         flat = torch.cat([p.detach().flatten() for p in critic.parameters()])

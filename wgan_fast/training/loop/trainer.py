@@ -6,6 +6,7 @@ import logging
 import math
 import time
 from collections.abc import Callable, Hashable, Sequence
+from functools import partial
 from typing import Any, NamedTuple
 
 import torch
@@ -16,19 +17,23 @@ from wgan_fast.training.config import Config
 from wgan_fast.training.data.sets import Data, draw_batch, split
 from wgan_fast.training.errors import UserError
 from wgan_fast.training.loop.averaging import MovingAverage
-from wgan_fast.training.loop.choices import make_constraint, make_optimizer, prepared
+from wgan_fast.training.loop.choices import check_processes, make_capture, make_constraint, make_optimizer, prepared
 from wgan_fast.training.loop.distributed import Processes, ProcessLost
 from wgan_fast.training.loop.draws import Draws
-from wgan_fast.training.loop.graphs import Capture, CudaCapture, Graphs, Rewind, keep_on_device
+from wgan_fast.training.loop.graphs import (
+    Capture,
+    Graphs,
+    Rewind,
+    constants,
+    default_generators,
+    keep_on_device,
+)
 from wgan_fast.training.loop.health import NonFinite, Watch, gradient_norm, weight_saturation
+from wgan_fast.training.loop.schedules import critic_steps, gamma, learning_rate, set_learning_rate
 from wgan_fast.training.models.sampling import as_labels, draw_latent, generate, slerp
 from wgan_fast.training.step.feedforward import written_out
 from wgan_fast.training.step.precision import AUTOCAST, emulated, float32_products, make_scaler
-from wgan_fast.training.step.steps import CriticStep, critic_step, generator_step, has_batch_statistics
-
-BURST_STEPS = 100
-BURST_ITERATIONS = 25
-BURST_PERIOD = 500
+from wgan_fast.training.step.steps import CriticStep, Descent, critic_step, generator_step, has_batch_statistics
 
 Record = dict[str, Any]
 """The figures of one iteration, as numbers: what metrics.jsonl has in a line."""
@@ -92,42 +97,50 @@ class Trainer:
         self.processes = processes or Processes()
         self.data = split("samples", data) if isinstance(data, Tensor) else data
         self.config = (config or Config(sample_shape=self.data.sample_shape)).matched_with(self.data)
-        _check_several(self.config.batch_size, self.config.graph, self.processes.size)
+        check_processes(self.config, self.processes.size)
         self.device = torch.device(self.config.device)
         self.constraint = constraint or make_constraint(self.config)
-        self.generator = generator.to(self.device).train()
-        critic = critic.to(self.device)
-        if self.config.channels_last:
-            for network in (generator, critic):
-                network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
-        self.critic = prepared(self.constraint, critic, self.data.sample_shape).train()
+        self.generator = self._placed(generator).train()
+        self.critic = prepared(self.constraint, self._placed(critic), self.data.sample_shape).train()
         self.average = MovingAverage(self.generator, self.config.ema_decay)
         self.critic_optimizer = make_optimizer(self.config, self.critic, self.constraint.clip_value)
-        self.generator_optimizer = make_optimizer(self.config, generator, None)
+        self.generator_optimizer = make_optimizer(self.config, self.generator, None)
+        self.critic_scaler = make_scaler(self.config.precision, self.device)
+        self.generator_scaler = make_scaler(self.config.precision, self.device)
         self.draws = Draws(self.data, self.config, self.device, self.processes)
         self.iteration = 0
         self.restores = 0
-        self.critic_scaler = make_scaler(self.config.precision, self.device)
-        self.generator_scaler = make_scaler(self.config.precision, self.device)
-        self._autocast_dtype = AUTOCAST.get(self.config.precision)
-        if self.processes.first and emulated(self.config.precision, self.device):
+        self._watch = Watch(self.processes.mean_)
+        self._stop_requested = False
+        self.graphs = self._make_graphs(capture or make_capture(self.config, self.device, self.processes.size))
+        self._choose_steps()
+
+    def _placed(self, network: nn.Module) -> nn.Module:
+        network = network.to(self.device)
+        if self.config.channels_last:
+            network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+        return network
+
+    def _make_graphs(self, capture: Capture | None) -> Graphs | None:
+        if capture is None:
+            return None
+        self.average.keep_share_on(self.device)
+        keep_on_device(self._optimizers())
+        return Graphs(capture, self._rewind, self._frozen)
+
+    def _choose_steps(self) -> None:
+        """What all steps of this trainer have in common."""
+        precision = self.config.precision
+        if self.processes.first and emulated(precision, self.device):
             _log.warning("--precision bf16 will be some 20 times slower than fp32: this CPU has no instructions for it")
+        self._critic_descent = Descent(
+            AUTOCAST.get(precision), self.critic_scaler, self.graphs is not None, self.processes.average_gradients
+        )
+        self._generator_descent = self._critic_descent._replace(scaler=self.generator_scaler)
         self._joint = not has_batch_statistics(self.critic)
         self._layers = written_out(self.critic, self.constraint) if self.critic_scaler is None else None
         decaying = self.constraint.scored and self.config.gamma_decay != "none"
         self._penalty_scale = torch.ones((), device=self.device) if decaying else None
-        self._watch = Watch(self.processes.mean_)
-        self._stop_requested = False
-        self.graphs: Graphs | None = None
-        # Loss scaling reads a flag from the device in every step, which a graph cannot do; with several processes
-        # every step would hold a collective operation, whose capture has not been tested.
-        eager = self.critic_scaler is not None or self.processes.size > 1
-        if capture is None and self.config.graph != "off" and self.device.type == "cuda" and not eager:
-            capture = CudaCapture(self.device)
-        if capture is not None:
-            self.average.keep_share_on(self.device)
-            self.graphs = Graphs(capture, self._rewind, self._frozen)
-            self.reloaded()
 
     # --------------------------------------------------------------------------------------------------- the loop
 
@@ -144,9 +157,11 @@ class Trainer:
         first, start, last, stopped = self.iteration, time.perf_counter(), Record(), False
         try:
             while self.iteration < self.config.iterations and not stopped:
-                last = self.iterate() or last
-                if on_record is not None and last.get("iteration") == self.iteration:
-                    on_record(last)
+                record = self.iterate()
+                if record is not None:
+                    last = record
+                    if on_record is not None:
+                        on_record(record)
                 stopped = self.stopping()
             self.check()
             self.processes.settle()
@@ -185,19 +200,12 @@ class Trainer:
         """
         with float32_products(self.config.precision, self.device):
             self._set_schedules()
-            count = self.critic_steps(self.iteration)
-            seen: CriticStep
+            count = critic_steps(self.config, self.iteration)
             if self.graphs is None or count != self.config.n_critic or self.config.lazy > 1:
-                for i in range(count):
-                    batch = self.draws.batch()
-                    if (self.iteration * self.config.n_critic + i) % self.config.lazy == 0:
-                        seen = self._run("critic step", self._critic_step, batch)
-                    else:
-                        seen = self._run("critic step without penalty", self._critic_step_without_penalty, batch)
-                loss: Tensor = self._run("generator step", self._generator_step, batch)
+                seen, loss = self._step_by_step(count)
             else:
                 batches = [tensor for _ in range(count) for tensor in self.draws.batch()]
-                seen, loss = self._run("iteration", self._whole_iteration, batches)
+                seen, loss = self.graphs.run("iteration", self._whole_iteration, batches)
         self.iteration += 1
         self._watch.note(self.iteration, _figures(seen, loss, self.config.lazy == 1))
         if self.iteration % self.config.log_every == 0 or self.iteration == self.config.iterations:
@@ -207,6 +215,14 @@ class Trainer:
             self.check()
         return None
 
+    def _set_schedules(self) -> None:
+        config, iteration = self.config, self.iteration
+        self.average.set_schedule(iteration)
+        if self._penalty_scale is not None:
+            self._penalty_scale.fill_(gamma(config, iteration) / config.gamma if config.gamma else 1.0)
+        if config.lr_decay or self.restores:
+            set_learning_rate(self._optimizers(), learning_rate(config, iteration, self.restores))
+
     def check(self) -> dict[str, float]:
         """Wait for the device; returns the last iteration's figures, nothing where they have been read already.
 
@@ -215,39 +231,42 @@ class Trainer:
         """
         return self._watch.read()
 
+    def _step_by_step(self, count: int) -> tuple[CriticStep, Tensor]:
+        for i in range(count):
+            batch = self.draws.batch()
+            if (self.iteration * self.config.n_critic + i) % self.config.lazy == 0:
+                seen = self._run("critic step", self._critic_step, batch)
+            else:
+                seen = self._run("critic step without penalty", partial(self._critic_step, penalised=False), batch)
+        return seen, self._run("generator step", self._generator_step, batch)
+
     def _run(self, name: str, step: Callable[..., Any], inputs: Sequence[Tensor]) -> Any:
+        """``step(*inputs)``, as a graph of that name where steps are recorded."""
         return step(*inputs) if self.graphs is None else self.graphs.run(name, step, inputs)
 
     def _whole_iteration(self, *batches: Tensor) -> tuple[CriticStep, Tensor]:
         size = len(batches) // self.config.n_critic
         for start in range(0, len(batches), size):
-            samples, labels = batches[start], (batches[start + 1] if size == 2 else None)
-            seen = self._critic_step(samples, labels)
-        return seen, self._generator_step(samples, labels)
+            batch = batches[start : start + size]
+            seen = self._critic_step(*batch)
+        return seen, self._generator_step(*batch)
 
-    def _critic_step_without_penalty(self, samples: Tensor, labels: Tensor | None = None) -> CriticStep:
-        return self._critic_step(samples, labels, Constraint())
-
-    def _critic_step(
-        self, samples: Tensor, labels: Tensor | None = None, constraint: Constraint | None = None
-    ) -> CriticStep:
+    def _critic_step(self, samples: Tensor, labels: Tensor | None = None, *, penalised: bool = True) -> CriticStep:
+        constraint = self.constraint if penalised else Constraint()
         return critic_step(
             self.critic,
             self.generator,
             self.critic_optimizer,
-            constraint or self.constraint,
+            constraint,
             samples,
             self.draws.latent(len(samples)),
             labels,
             loss_name=self.config.loss,
             joint=self._joint,
-            layers=self._layers if constraint is None else None,
-            alpha=self.draws.alpha(constraint or self.constraint, samples),
+            layers=self._layers if penalised else None,
+            alpha=self.draws.alpha(constraint, samples),
             penalty_scale=self._penalty_scale,
-            autocast_dtype=self._autocast_dtype,
-            scaler=self.critic_scaler,
-            keep_gradients=self.graphs is not None,
-            average=self.processes.average_gradients,
+            descent=self._critic_descent,
         )
 
     def _generator_step(self, samples: Tensor, labels: Tensor | None = None) -> Tensor:
@@ -260,48 +279,10 @@ class Trainer:
             labels,
             real=samples if self.config.loss == "relativistic" else None,
             loss_name=self.config.loss,
-            autocast_dtype=self._autocast_dtype,
-            scaler=self.generator_scaler,
-            keep_gradients=self.graphs is not None,
-            average=self.processes.average_gradients,
+            descent=self._generator_descent,
         )
         self.average.update()
         return loss
-
-    # ------------------------------------------------------------------------------------------- schedules
-
-    def critic_steps(self, iteration: int) -> int:
-        """Critic steps in generator iteration ``iteration``, counted from 0: n_critic, or 100 in a burst."""
-        burst = iteration < BURST_ITERATIONS or iteration % BURST_PERIOD == 0
-        return BURST_STEPS if self.config.critic_burst and burst else self.config.n_critic
-
-    @property
-    def learning_rate(self) -> float:
-        """Of this iteration: the config's, lowered by the decay and by restores."""
-        left = 1 - self.iteration / self.config.iterations if self.config.lr_decay else 1.0
-        return self.config.learning_rate * left * 0.5**self.restores
-
-    @property
-    def gamma(self) -> float:
-        """Of this iteration: the config's, on its way to ``config.gamma_final``."""
-        done = self.iteration / self.config.iterations
-        if self.config.gamma_decay == "none":
-            return self.config.gamma
-        share = done if self.config.gamma_decay == "linear" else (1 - math.cos(math.pi * done)) / 2
-        return self.config.gamma + share * (self.config.gamma_final - self.config.gamma)
-
-    def _set_schedules(self) -> None:
-        self.average.set_schedule(self.iteration)
-        if self._penalty_scale is not None:
-            self._penalty_scale.fill_(self.gamma / self.config.gamma if self.config.gamma else 1.0)
-        if not (self.config.lr_decay or self.restores):
-            return
-        for optimizer in (self.critic_optimizer, self.generator_optimizer):
-            for group in optimizer.param_groups:
-                if isinstance(group["lr"], Tensor):
-                    group["lr"].fill_(self.learning_rate)
-                else:
-                    group["lr"] = self.learning_rate
 
     # -------------------------------------------------------------------------------------- what an iteration changes
 
@@ -312,25 +293,19 @@ class Trainer:
 
     def reloaded(self) -> None:
         """To be called when the optimizers' states have been replaced by a checkpoint's."""
-        if self.graphs is None:
-            return
-        self.graphs.forget()
-        for optimizer in (self.critic_optimizer, self.generator_optimizer):
-            keep_on_device(optimizer)
+        if self.graphs is not None:
+            self.graphs.forget()
+            keep_on_device(self._optimizers())
+
+    def _optimizers(self) -> tuple[torch.optim.Optimizer, torch.optim.Optimizer]:
+        return self.critic_optimizer, self.generator_optimizer
 
     def _rewind(self) -> Rewind:
-        generators = [torch.default_generator]
-        if self.device.type == "cuda":
-            index = torch.cuda.current_device() if self.device.index is None else self.device.index
-            generators.append(torch.cuda.default_generators[index])
-        optimizers = [self.critic_optimizer, self.generator_optimizer]
-        return Rewind(self.networks().values(), optimizers, generators=generators)
+        return Rewind(self.networks().values(), self._optimizers(), generators=default_generators(self.device))
 
     def _frozen(self) -> Hashable:
         """What a recording holds as constants: the constraint, and the optimizers' numbers."""
-        groups = [group for o in (self.critic_optimizer, self.generator_optimizer) for group in o.param_groups]
-        numbers = ((name, value) for group in groups for name, value in group.items() if name != "params")
-        return repr(self.constraint), tuple((n, id(v) if isinstance(v, Tensor) else repr(v)) for n, v in numbers)
+        return repr(self.constraint), constants(self._optimizers())
 
     # ------------------------------------------------------------------------------------------- figures and samples
 
@@ -398,16 +373,6 @@ class Trainer:
         if not self.config.conditional:
             return None
         return draw_batch(self.data, count, random, labelled=True, device=self.device).labels
-
-
-def _check_several(batch_size: int, graph: str, processes: int) -> None:
-    if batch_size % processes:
-        raise UserError(
-            f"--batch-size {batch_size} cannot be shared by {processes} processes: "
-            "it is the batch of all processes; expected a multiple of their number"
-        )
-    if graph == "on" and processes > 1:
-        raise UserError("--graph on contradicts several processes: their steps cannot be recorded")
 
 
 def _figures(seen: CriticStep, generator_loss: Tensor, penalised: bool) -> dict[str, Tensor | None]:

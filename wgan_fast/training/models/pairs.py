@@ -8,6 +8,7 @@ The trainer takes any such pair of modules, also your own.
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 from itertools import pairwise
 from typing import Literal, NamedTuple
 
@@ -72,16 +73,14 @@ def build_models(
     if critic_norm == "batch" and architecture != "dcgan":
         raise UserError(f"--critic-norm batch exists only for --architecture dcgan, not for {architecture}")
     inputs = latent_dim + (embedding_dim(num_classes) if num_classes else 0)
-    if architecture == "dcgan":
-        pair = _dcgan(sample_shape, inputs, width, critic_norm)
-    else:
-        builders: dict[str, Callable[[tuple[int, ...], int, int], Pair]] = {
-            "mlp": _mlp,
-            "pyramid": _pyramid,
-            "conv8": _conv8,
-            "resnet": _resnet,
-        }
-        pair = builders[architecture](sample_shape, inputs, width)
+    builders: dict[Architecture, Callable[[tuple[int, ...], int, int], Pair]] = {
+        "mlp": _mlp,
+        "pyramid": _pyramid,
+        "conv8": _conv8,
+        "dcgan": partial(_dcgan, critic_norm=critic_norm),
+        "resnet": _resnet,
+    }
+    pair = builders[architecture](sample_shape, inputs, width)
     if not num_classes:
         return pair
     return Pair(ConditionalGenerator(pair.generator, num_classes), ProjectionCritic(pair.critic, num_classes))

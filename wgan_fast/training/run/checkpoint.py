@@ -60,7 +60,8 @@ def save_checkpoint(
     files["manifest.json"] = _manifest(iteration, files, distance)
     temporary = folder.with_name(f".{folder.name}-{os.getpid()}")
     try:
-        _remove_leftovers(folder.parent)
+        for leftover in folder.parent.glob(".[0-9]*-*"):  # of processes that died
+            shutil.rmtree(leftover, ignore_errors=True)
         temporary.mkdir(parents=True)
         for name, content in files.items():
             write_through(temporary / name, content)
@@ -119,13 +120,13 @@ def verify(folder: Path) -> dict[str, Any]:
     for name in FILES:
         path, expected = folder / name, manifest["files"][name]
         try:
-            size = path.stat().st_size
-            if size != expected["bytes"]:
-                raise _damaged(folder, f"{name} has {size} bytes of {expected['bytes']}")
-            if _sha256(path) != expected["sha256"]:
-                raise _damaged(folder, f"the content of {name} has changed")
+            content = path.read_bytes()
         except OSError as error:
             raise _damaged(folder, f"{name}: {error.strerror}") from error
+        if len(content) != expected["bytes"]:
+            raise _damaged(folder, f"{name} has {len(content)} bytes of {expected['bytes']}")
+        if hashlib.sha256(content).hexdigest() != expected["sha256"]:
+            raise _damaged(folder, f"the content of {name} has changed")
     return manifest
 
 
@@ -231,12 +232,6 @@ def _prune(run: Path, keep: int) -> None:
             remove_folder(outdated)
 
 
-def _remove_leftovers(folder: Path) -> None:
-    """Hidden folders left behind by processes that died."""
-    for leftover in folder.glob(".[0-9]*-*"):
-        shutil.rmtree(leftover, ignore_errors=True)
-
-
 def _complete(run: Path) -> list[Path]:
     folder = run / "checkpoints"
     found = (p for p in folder.glob("*") if p.name.isdecimal() and p.is_dir())
@@ -245,14 +240,6 @@ def _complete(run: Path) -> list[Path]:
 
 def _damaged(folder: Path, reason: str) -> UserError:
     return UserError(f"{folder}: the checkpoint is damaged or foreign ({reason})")
-
-
-def _sha256(path: Path) -> str:
-    digest = hashlib.sha256()
-    with path.open("rb") as file:
-        while block := file.read(1 << 20):
-            digest.update(block)
-    return digest.hexdigest()
 
 
 def _apart(weights: Mapping[str, Tensor]) -> dict[str, Tensor]:

@@ -17,16 +17,17 @@ from torch import Tensor
 
 import wgan_fast
 from wgan_fast.training.config import Config, check_resumable
-from wgan_fast.training.errors import MissingPackage, UserError
+from wgan_fast.training.errors import MissingPackage, UserError, writing
 from wgan_fast.training.loop.build import build_trainer
 from wgan_fast.training.loop.distributed import Processes, ProcessLost
 from wgan_fast.training.loop.health import NonFinite
+from wgan_fast.training.loop.schedules import learning_rate
 from wgan_fast.training.loop.trainer import Record, Trainer, TrainResult
 from wgan_fast.training.report.evaluation import Evaluation, evaluate
 from wgan_fast.training.report.metrics import sliced_wasserstein
 from wgan_fast.training.report.pictures import POINTS_SHOWN, real_points, write_critic, write_curves, write_samples
 from wgan_fast.training.run.checkpoint import iterations, load_checkpoint, remove_later, replace_file, save_checkpoint
-from wgan_fast.training.run.log import RunLog, read_metrics, require_tensorboard
+from wgan_fast.training.run.log import RunLog, flush_metrics, read_metrics, require_tensorboard
 from wgan_fast.training.run.state import non_finite, restore, snapshot
 
 MAX_RESTORES = 3
@@ -122,10 +123,8 @@ class Run:
         run.load(checkpoint)
 
         def continue_from_there() -> None:
-            try:
+            with writing(f"--out {folder}"):
                 remove_later(folder, run.trainer.iteration)
-            except OSError as error:
-                raise UserError(f"--out {folder} cannot be written ({error.strerror})") from error
             run._write_config()
 
         run.trainer.processes.by_first(continue_from_there)
@@ -173,14 +172,15 @@ class Run:
         trainer, config = self.trainer, self.trainer.config
         trainer.start()
         log = self._open_log()
-        first, start, saving, last, stopped = trainer.iteration, time.perf_counter(), 0.0, Record(), False
+        first, last, stopped = trainer.iteration, Record(), False
+        start, saving = time.perf_counter(), 0.0
         while trainer.iteration < config.iterations and not stopped:
             try:
                 record = trainer.iterate()
                 if record is not None:
                     last = record
                     on_record(record)
-                    if trainer.iteration % config.log_every == 0:
+                    if trainer.iteration % config.log_every == 0:  # not the last one's: a longer run has no such line
                         log.append(record)
                 stopped = trainer.stopping()
                 before = time.perf_counter()
@@ -210,7 +210,7 @@ class Run:
         return log
 
     def _draw_and_save(self, log: RunLog, stopped: bool) -> None:
-        """Logging, pictures and checkpoints due after this iteration."""
+        """The picture and the checkpoint that are due after this iteration."""
         trainer, config, iteration = self.trainer, self.trainer.config, self.trainer.iteration
         drawn = config.sample_every > 0 and iteration % config.sample_every == 0
         due = stopped or iteration % config.checkpoint_every == 0 or iteration == config.iterations
@@ -243,7 +243,7 @@ class Run:
                 "%s: back to the checkpoint of iteration %d, learning rate %g from there on (restore %d of at most %d)",
                 problem,
                 good,
-                trainer.learning_rate,
+                learning_rate(trainer.config, trainer.iteration, restores),
                 restores,
                 MAX_RESTORES,
             )
@@ -287,7 +287,7 @@ class Run:
 
         def write() -> None:
             assert checkpoint is not None
-            RunLog(self.folder, tensorboard=False).flush()
+            flush_metrics(self.folder / "metrics.jsonl")
             distance = self._compared() if compare else None
             keep = trainer.config.keep_checkpoints
             save_checkpoint(self.folder, trainer.iteration, checkpoint, keep=keep, distance=distance)
@@ -324,12 +324,8 @@ class Run:
     def evaluate(self) -> tuple[Evaluation, Path]:
         """The figures of the generator beside those of held-out real data, and evaluation.json, which holds them."""
         trainer = self.trainer
-
-        def sample_classes(labels: Tensor) -> Tensor:
-            return trainer.sample(len(labels), labels=labels)
-
-        classes = sample_classes if trainer.config.conditional else None
-        evaluation = evaluate(trainer.sample, trainer.data, sample_classes=classes)
+        of_classes = (lambda labels: trainer.sample(len(labels), labels=labels)) if trainer.config.conditional else None
+        evaluation = evaluate(trainer.sample, trainer.data, sample_classes=of_classes)
         path = self.folder / "evaluation.json"
         figures = {f.name: {"generated": f.generated, "held_out": f.held_out} for f in evaluation.figures}
         path.write_text(json.dumps({"figures": figures, "notes": evaluation.notes}, indent=2) + "\n")
@@ -337,11 +333,9 @@ class Run:
 
     def _write_config(self) -> None:
         content = {"wgan_fast": wgan_fast.__version__, **dataclasses.asdict(self.trainer.config)}
-        try:
+        with writing(f"--out {self.folder}"):
             self.folder.mkdir(parents=True, exist_ok=True)
             replace_file(self.folder / "config.json", json.dumps(content, indent=2) + "\n")
-        except OSError as error:
-            raise UserError(f"--out {self.folder} cannot be written ({error.strerror})") from error
 
 
 def read_config(run: Path) -> Config:

@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-import contextlib
 import json
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from wgan_fast.training.errors import UserError, require
+from wgan_fast.training.errors import require, writing
 from wgan_fast.training.loop.trainer import Record, Trainer
 from wgan_fast.training.report.pictures import write_samples
 from wgan_fast.training.run.checkpoint import flush, replace_file
@@ -34,7 +32,7 @@ class RunLog:
     def resume_after(self, iteration: int) -> None:
         """Remove the lines of later iterations, which will be run again; the others are kept byte for byte."""
         kept = [line for line, record in _lines(self._metrics) if record["iteration"] <= iteration]
-        with _explained(self._metrics):
+        with writing(self._metrics):
             self._metrics.parent.mkdir(parents=True, exist_ok=True)
             replace_file(self._metrics, "".join(f"{line}\n" for line in kept))
         for picture in self._samples.glob("*.png"):
@@ -45,7 +43,7 @@ class RunLog:
 
     def append(self, record: Record) -> None:
         """The figures of one iteration."""
-        with _explained(self._metrics), self._metrics.open("a") as file:
+        with writing(self._metrics), self._metrics.open("a") as file:
             file.write(json.dumps(record) + "\n")
         if self._tensorboard is not None:
             self._tensorboard.append(record)
@@ -53,17 +51,18 @@ class RunLog:
     def draw(self, trainer: Trainer) -> None:
         """A picture of samples, where the data can be drawn; it does not use the training's random numbers."""
         path = self._samples / f"{trainer.iteration:08d}.png"
-        with _explained(path):
+        with writing(path):
             self._samples.mkdir(parents=True, exist_ok=True)
             drawn = write_samples(trainer, path)
         if drawn and self._tensorboard is not None:
             self._tensorboard.show(path, trainer.iteration)
 
-    def flush(self) -> None:
-        """Wait until the disk has every line, which must precede the checkpoint that follows them."""
-        if self._metrics.is_file():
-            with _explained(self._metrics):
-                flush(self._metrics)
+
+def flush_metrics(path: Path) -> None:
+    """Wait until the disk has every line, which must precede the checkpoint that follows them."""
+    if path.is_file():
+        with writing(path):
+            flush(path)
 
 
 def read_metrics(path: Path) -> list[Record]:
@@ -81,14 +80,6 @@ def _lines(path: Path) -> list[tuple[str, Record]]:
         if isinstance(record, dict) and isinstance(record.get("iteration"), int):
             found.append((line, record))
     return found
-
-
-@contextlib.contextmanager
-def _explained(path: Path) -> Iterator[None]:
-    try:
-        yield
-    except OSError as error:
-        raise UserError(f"{path} cannot be written ({error.strerror})") from error
 
 
 class TensorBoardLog:

@@ -22,7 +22,24 @@ from wgan_fast.training.step.feedforward import critic_gradients
 from wgan_fast.training.step.losses import LossName, critic_loss, generator_loss
 from wgan_fast.training.step.precision import autocast
 
-Average = Callable[[Sequence[nn.Parameter]], None]
+
+class Descent(NamedTuple):
+    """How a step takes its gradients and its optimizer follows them; by default as plain PyTorch does in fp32.
+
+    ``autocast_dtype``: autocast of both networks to this type; scores, losses and the penalty are fp32 in any case.
+    ``scaler``: the optimizer's own loss scaling, which fp16 needs. ``keep_gradients``: write gradients into the tensors
+    that hold the last step's, as a CUDA graph needs fixed addresses. ``average``: called with the parameters once each
+    has its gradient, which several processes average.
+    """
+
+    autocast_dtype: torch.dtype | None = None
+    scaler: GradScaler | None = None
+    keep_gradients: bool = False
+    average: Callable[[Sequence[nn.Parameter]], None] | None = None
+
+
+PLAIN = Descent()
+"""fp32, autograd's own tensors, one process."""
 
 
 class CriticStep(NamedTuple):
@@ -58,10 +75,7 @@ def critic_step(
     layers: Sequence[nn.Module] | None = None,
     alpha: Tensor | None = None,
     penalty_scale: Tensor | None = None,
-    autocast_dtype: torch.dtype | None = None,
-    scaler: GradScaler | None = None,
-    keep_gradients: bool = False,
-    average: Average | None = None,
+    descent: Descent = PLAIN,
 ) -> CriticStep:
     """Raise E[D(real)] - E[D(fake)] (Arjovsky et al. 2017 and Gulrajani et al. 2017, algorithm 1).
 
@@ -77,16 +91,12 @@ def critic_step(
             out, in two thirds of autograd's launches.
         alpha: ``(B,)``, positions of the random points of a `GradientPenalty`; drawn by default.
         penalty_scale: a 0-dimensional factor on the penalty, which a schedule may change, within a CUDA graph too.
-        autocast_dtype: the dtype of autocast for both networks; None for no autocast. Scores, losses and the penalty
-            are fp32 in any case.
-        scaler: this optimizer's own loss scaling, which fp16 needs.
-        keep_gradients: write gradients into the tensors that the last step's are in: a CUDA graph needs fixed
-            addresses.
-        average: called with the parameters once each has its gradient, which several processes average.
+        descent: how gradients are taken and followed.
 
     Raises:
         ValueError: ``layers`` with a scaler, a ``penalty_scale``, or another constraint than a `GradientPenalty`.
     """
+    autocast_dtype, scaler = descent.autocast_dtype, descent.scaler
     plain = scaler is None and penalty_scale is None and isinstance(constraint, GradientPenalty)
     if layers is not None and not plain:
         raise ValueError("layers: expected None with a scaler, with a penalty_scale, or under this constraint")
@@ -96,14 +106,14 @@ def critic_step(
     parameters = _parameters(optimizer)
     if layers is not None and isinstance(constraint, GradientPenalty):
         found = critic_gradients(layers, real, fake, constraint, loss_name, autocast_dtype, alpha, labels)
-        _assign(parameters, [found.of[p] for p in parameters], keep_gradients, average)
+        _assign(parameters, [found.of[p] for p in parameters], descent)
         seen = CriticStep(found.loss + found.penalty, found.wasserstein_estimate, found.penalty, found.norms.mean())
     else:
         with fast_linear(real.device), autocast(real.device.type, autocast_dtype):
             seen = _critic_loss(
                 critic, constraint, real, fake, condition, loss_name, joint, alpha, penalty_scale, scaler
             )
-        _set_gradients(seen.loss, parameters, optimizer, scaler, keep_gradients, average)
+        _set_gradients(seen.loss, parameters, optimizer, descent)
         seen = CriticStep(*(None if value is None else value.detach() for value in seen))  # type: ignore[arg-type]
     regularisation = constraint.add_gradients(critic)
     if regularisation is not None:
@@ -181,10 +191,7 @@ def generator_step(
     *,
     real: Tensor | None = None,
     loss_name: LossName = "wgan",
-    autocast_dtype: torch.dtype | None = None,
-    scaler: GradScaler | None = None,
-    keep_gradients: bool = False,
-    average: Average | None = None,
+    descent: Descent = PLAIN,
 ) -> Tensor:
     """Raise E[D(G(z))], or E[D(G(z, y), y)] given ``labels`` y, or lower another `losses.generator_loss`; returns the
     loss, detached.
@@ -193,12 +200,12 @@ def generator_step(
     critic's weight gradients. ``real``: samples of the same classes, for a loss that compares scores.
     """
     condition = () if labels is None else (labels,)
-    with fast_linear(latent.device), autocast(latent.device.type, autocast_dtype):
+    with fast_linear(latent.device), autocast(latent.device.type, descent.autocast_dtype):
         with torch.no_grad():
             real_scores = None if real is None else _scores(critic(real, *condition))
         loss = generator_loss(loss_name, _scores(critic(generator(latent, *condition), *condition)), real_scores)
-    _set_gradients(loss, _parameters(optimizer), optimizer, scaler, keep_gradients, average)
-    _step(optimizer, scaler)
+    _set_gradients(loss, _parameters(optimizer), optimizer, descent)
+    _step(optimizer, descent.scaler)
     return loss.detach()
 
 
@@ -213,32 +220,24 @@ def _parameters(optimizer: torch.optim.Optimizer) -> list[nn.Parameter]:
 
 
 def _set_gradients(
-    loss: Tensor,
-    parameters: Sequence[nn.Parameter],
-    optimizer: torch.optim.Optimizer,
-    scaler: GradScaler | None,
-    keep: bool,
-    average: Average | None,
+    loss: Tensor, parameters: Sequence[nn.Parameter], optimizer: torch.optim.Optimizer, descent: Descent
 ) -> None:
-    scaled = loss if scaler is None else scaler.scale(loss)
-    gradients = torch.autograd.grad(scaled, parameters, allow_unused=True)
-    _assign(parameters, gradients, keep, average)
-    if scaler is not None:
-        scaler.unscale_(optimizer)
+    scaled = loss if descent.scaler is None else descent.scaler.scale(loss)
+    _assign(parameters, torch.autograd.grad(scaled, parameters, allow_unused=True), descent)
+    if descent.scaler is not None:
+        descent.scaler.unscale_(optimizer)
 
 
-def _assign(
-    parameters: Sequence[nn.Parameter], gradients: Sequence[Tensor | None], keep: bool, average: Average | None
-) -> None:
+def _assign(parameters: Sequence[nn.Parameter], gradients: Sequence[Tensor | None], descent: Descent) -> None:
     pairs = list(zip(parameters, gradients, strict=True))
-    if keep and all((p.grad is None) == (g is None) for p, g in pairs):
+    if descent.keep_gradients and all((p.grad is None) == (g is None) for p, g in pairs):
         kept = [(p.grad, g) for p, g in pairs if p.grad is not None and g is not None]
         torch._foreach_copy_([old for old, _ in kept], [new for _, new in kept])
     else:
         for parameter, gradient in pairs:
             parameter.grad = gradient
-    if average is not None:
-        average(parameters)
+    if descent.average is not None:
+        descent.average(parameters)
 
 
 def _step(optimizer: torch.optim.Optimizer, scaler: GradScaler | None) -> None:
