@@ -12,6 +12,7 @@ import torch
 from torch import Tensor, nn
 
 import wgan_fast
+from docs import figures
 
 DOCS = Path(__file__).parent.parent / "docs"
 PAGES = sorted(str(path.relative_to(DOCS)) for path in DOCS.rglob("*.md"))
@@ -66,7 +67,7 @@ def prelude() -> dict[str, Any]:
         "gamma": 1.0,
         "discriminator": rows(10),
         "motion": torch.randn(8, 10),
-        "agent_motion": torch.randn(8, 10),
+        "agent": torch.randn(8, 10),
         "policy": rows(6),
         "module": SimpleNamespace(critic=critic, device=torch.device("cpu")),
         "states": torch.randn(8, 6),
@@ -107,3 +108,8 @@ def test_before_and_after_of_a_guide_agree(page: str) -> None:
     assert compared
     for name in compared:
         torch.testing.assert_close(left[0][name], left[1][name], rtol=1e-4, atol=1e-6)
+
+
+@pytest.mark.parametrize("name", figures.FIGURES)
+def test_a_figure_is_what_its_script_draws(name: str) -> None:
+    assert (figures.IMAGES / f"{name}.svg").read_text() == figures.draw(figures.FIGURES[name])
