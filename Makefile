@@ -5,6 +5,7 @@
 #   make lint        ruff, clang-format, the import layers
 #   make typecheck   mypy
 #   make docs        the documentation site, into out/site
+#   make wheel       build the sdist and the wheel into dist/, check them, try the wheel without a source tree
 #   make flops       count the matrix work of the library's patterns; fails where one has grown
 #   make bench       the benchmarks, as tables, CSV files and a plot in benchmarks/results
 #   make gpu         on a machine with a CUDA device: build, test and measure with PYTHON as it is, without a network;
@@ -24,7 +25,7 @@ SOURCES := setup.py pyproject.toml constraints.txt $(shell find csrc -type f)
 PYTHON_FILES := wgan_fast tests benchmarks build_tools examples docs setup.py
 CXX_FILES := $(shell find csrc tests -name '*.h' -o -name '*.cpp' -o -name '*.cu' -o -name '*.cuh')
 
-.PHONY: demo test lint typecheck docs flops bench gpu compat clean
+.PHONY: demo test lint typecheck docs wheel flops bench gpu compat clean
 
 # Passive: waiting threads that spin make small steps many times slower when anything else uses the cores.
 demo: $(VENV)/.train
@@ -46,6 +47,9 @@ typecheck: $(VENV)/.dev
 
 docs: $(VENV)/.dev
 	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --quiet --clean
+
+wheel: $(VENV)/.dev
+	$(BIN)/python build_tools/wheel.py
 
 flops: $(VENV)/.dev
 	$(BIN)/python -m benchmarks.flops

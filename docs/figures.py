@@ -1,83 +1,103 @@
-"""Draws docs/images/short-cut.png and one-pass.png: ``python docs/figures.py``."""
+"""Draws docs/images/shortcut.svg and one-pass.svg: ``python docs/figures.py``.
+
+The colours are legible on a light and on a dark page; nothing has a background of its own.
+"""
 
 from __future__ import annotations
 
+from html import escape
 from pathlib import Path
-
-import matplotlib.pyplot as plt
-from matplotlib.axes import Axes
+from typing import NamedTuple
 
 IMAGES = Path(__file__).parent / "images"
-TEAL, GRAY = "#00796b", "#b0b7b6"
-
-Step = tuple[str, str, bool]  # name, formula, whether it remains
-
-
-def draw(name: str, title: str, groups: list[tuple[str, list[Step]]], note: str) -> None:
-    figure, axes = plt.subplots(len(groups), 1, figsize=(8.6, 1.75 * len(groups) + 0.7), layout="constrained")
-    figure.suptitle(title, fontsize=12)
-    for axis, (label, steps) in zip(axes, groups, strict=True):
-        row(axis, label, steps)
-    figure.text(0.5, -0.03, note, ha="center", va="top", fontsize=9, color="#444444")
-    figure.savefig(IMAGES / f"{name}.png", dpi=160, bbox_inches="tight", facecolor="white")
+TEAL, GRAY = "#00796b", "#7d8786"
+WIDTH, HEIGHT, GAP, TOP, ROW = 138, 74, 8, 40, 122
 
 
-def row(axis: Axes, label: str, steps: list[Step]) -> None:
-    axis.set_xlim(0, 6)
-    axis.set_ylim(-0.1, 1.35)
-    axis.axis("off")
-    axis.text(0, 1.2, label, fontsize=10, weight="bold", va="center")
-    for i, (name, formula, remains) in enumerate(steps):
-        axis.add_patch(
-            plt.Rectangle((i + 0.03, 0), 0.94, 1.0, color=TEAL if remains else GRAY, alpha=1.0 if remains else 0.55)
-        )
-        color = "white" if remains else "#333333"
-        axis.text(i + 0.5, 0.66, name, ha="center", va="center", fontsize=8.2, color=color)
-        axis.text(i + 0.5, 0.28, formula, ha="center", va="center", fontsize=8.6, color=color)
+class Product(NamedTuple):
+    """One kind of matrix work: a product per layer over the batch."""
+
+    name: str
+    formula: str
+    direction: str  # through the critic: to its score, to its input, or into the weights
+    saved: bool = False
 
 
-def main() -> None:
-    forward, signal = ("forward", "$z = Wa + b$", True), ("input gradient", "$\\delta = W^T \\delta'$", True)
-    tangent, weight = ("tangent", "$t = m \\circ W t'$", True), ("weight gradient", "$\\delta \\otimes t$", True)
-    draw(
-        "short-cut",
-        "A penalty at its own points: one box is one product per layer",
-        [
-            (
-                "autograd",
-                [
-                    forward,
-                    signal,
-                    tangent,
-                    weight,
-                    ("backward of zeros", "$W^T 0$", False),
-                    ("their gradient", "$0 \\otimes a$", False),
-                ],
-            ),
-            ("short cut", [forward, signal, tangent, weight]),
-        ],
-        "The second derivative of a ReLU is zero: autograd carries tensors of zeros through the critic once more.",
-    )
-    draw(
-        "one-pass",
-        "Loss and penalty at the same samples",
-        [
-            (
-                "autograd",
-                [
-                    forward,
-                    signal,
-                    tangent,
-                    ("penalty's gradient", "$\\delta \\otimes t$", True),
-                    ("loss's signal", "$c\\,\\delta = W^T c\\,\\delta'$", False),
-                    ("loss's gradient", "$c\\,\\delta \\otimes a$", False),
-                ],
-            ),
-            ("one pass", [forward, signal, tangent, ("both gradients", "$\\delta \\otimes (t + c\\,a)$", True)]),
-        ],
-        "The loss's backward signal is the penalty's, times one number per sample: c = ∂loss/∂score.",
+class Way(NamedTuple):
+    """One way of computing the same numbers: a row of boxes."""
+
+    name: str
+    products: list[Product]
+
+
+FORWARD = Product("forward", "z = W a + b", "→")
+SIGNAL = Product("input gradient", "δ = m ∘ Wᵀ δ′", "←")
+TANGENT = Product("tangent", "t = m ∘ W t′", "→")
+PENALTY = Product("weight gradient", "δ ⊗ t", "↓")
+
+FIGURES = {
+    "shortcut": [
+        Way(
+            "autograd: six products per layer",
+            [
+                FORWARD,
+                SIGNAL,
+                TANGENT,
+                PENALTY,
+                Product("backward of zeros", "m ∘ Wᵀ 0", "←", True),
+                Product("their gradient", "0 ⊗ a", "↓", True),
+            ],
+        ),
+        Way("shortcut: four", [FORWARD, SIGNAL, TANGENT, PENALTY]),
+    ],
+    "one-pass": [
+        Way(
+            "autograd: six products per layer",
+            [
+                FORWARD,
+                SIGNAL,
+                TANGENT,
+                PENALTY._replace(name="penalty's gradient"),
+                Product("loss's signal", "c δ = m ∘ Wᵀ c δ′", "←", True),
+                Product("loss's gradient", "c δ ⊗ a", "↓", True),
+            ],
+        ),
+        Way("one pass: four", [FORWARD, SIGNAL, TANGENT, Product("both gradients", "δ ⊗ (t + c a)", "↓")]),
+    ],
+}
+
+
+def draw(ways: list[Way]) -> str:
+    """The figure as SVG text."""
+    width = 6 * (WIDTH + GAP) - GAP + 2
+    lines = [
+        f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {width} {ROW * len(ways) + 6}" '
+        'font-family="system-ui, sans-serif" font-size="13">'
+    ]
+    for row, (name, products) in enumerate(ways):
+        lines.append(text(1, ROW * row + 26, name, GRAY, "start", "bold"))
+        for column, product in enumerate(products):
+            lines += box(1 + column * (WIDTH + GAP), ROW * row + TOP, product)
+    return "\n".join([*lines, "</svg>\n"])
+
+
+def box(x: int, y: int, product: Product) -> list[str]:
+    style = f'fill="none" stroke="{GRAY}" stroke-dasharray="5 4"' if product.saved else f'fill="{TEAL}"'
+    color, middle = GRAY if product.saved else "white", x + WIDTH // 2
+    return [
+        f'<rect x="{x}" y="{y}" width="{WIDTH}" height="{HEIGHT}" rx="5" {style}/>',
+        text(middle, y + 22, product.name, color),
+        text(middle, y + 43, product.formula, color),
+        text(middle, y + 64, product.direction, color),
+    ]
+
+
+def text(x: int, y: int, content: str, color: str, anchor: str = "middle", weight: str = "normal") -> str:
+    return (
+        f'<text x="{x}" y="{y}" fill="{color}" text-anchor="{anchor}" font-weight="{weight}">{escape(content)}</text>'
     )
 
 
 if __name__ == "__main__":
-    main()
+    for name, ways in FIGURES.items():
+        (IMAGES / f"{name}.svg").write_text(draw(ways))

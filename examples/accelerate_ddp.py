@@ -1,6 +1,6 @@
 """WGAN-GP on two processes by Accelerate (gloo on CPUs, NCCL on GPUs); on handwritten digits.
 
-    pip install accelerate
+    pip install "wgan-fast[examples]"
     accelerate launch --cpu --num_processes 2 examples/accelerate_ddp.py
     torchrun --nproc-per-node 2 examples/accelerate_ddp.py --smoke
 

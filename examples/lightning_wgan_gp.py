@@ -1,6 +1,6 @@
 """WGAN-GP as a LightningModule, on handwritten digits.
 
-    pip install lightning
+    pip install "wgan-fast[examples]"
     python examples/lightning_wgan_gp.py            # 100 epochs
     python examples/lightning_wgan_gp.py --smoke    # one epoch
 

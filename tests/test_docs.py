@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -11,9 +12,11 @@ import torch
 from torch import Tensor, nn
 
 import wgan_fast
+from docs import figures
 
 DOCS = Path(__file__).parent.parent / "docs"
-PAGES = sorted(path.name for path in DOCS.glob("*.md"))
+PAGES = sorted(str(path.relative_to(DOCS)) for path in DOCS.rglob("*.md"))
+GUIDES = [page for page in PAGES if page.startswith("drop-in/") and page != "drop-in/index.md"]
 FENCE = re.compile(r"^( *)```python\n(.*?)^\1```", flags=re.DOTALL | re.MULTILINE)
 
 
@@ -64,6 +67,9 @@ def prelude() -> dict[str, Any]:
         "gamma": 1.0,
         "discriminator": rows(10),
         "motion": torch.randn(8, 10),
+        "agent": torch.randn(8, 10),
+        "policy": rows(6),
+        "module": SimpleNamespace(critic=critic, device=torch.device("cpu")),
         "states": torch.randn(8, 6),
         "actions": torch.randn(8, 4),
         "packed_critic": lambda x: packs(x.reshape(-1, 30)),
@@ -83,22 +89,27 @@ def test_the_blocks_of_a_page_run(page: str, capsys: pytest.CaptureFixture[str])
         exec(block, names)
 
 
-def test_before_and_after_of_the_guides_agree() -> None:
-    """Blocks in tabs come in pairs, which leave equal penalties or losses behind."""
-    text = (DOCS / "drop-in.md").read_text()
-    pairs = re.findall(r'=== "Before"\n(.*?)=== "After"\n(.*?)(?=^\S|\Z)', text, flags=re.DOTALL | re.MULTILINE)
-    compared = 0
-    for pair in pairs:
+@pytest.mark.parametrize("page", GUIDES)
+def test_before_and_after_of_a_guide_agree(page: str) -> None:
+    """Blocks in tabs come in pairs, which leave equal penalties and losses behind."""
+    text = (DOCS / page).read_text()
+    ((before, after),) = re.findall(
+        r'=== "Before"\n(.*?)=== "After"\n(.*?)(?=^\S|\Z)', text, flags=re.DOTALL | re.MULTILINE
+    )
+    left = []
+    for tab in (before, after):
         torch.manual_seed(0)
-        start, results = prelude(), []
-        for tab in pair:
-            names = dict(start)
-            torch.manual_seed(1)
-            for indent, code in FENCE.findall(tab):
-                exec(re.sub(rf"^{indent}", "", code, flags=re.MULTILINE), names)
-            results.append(names)
-        for name in ("penalty", "loss"):
-            if name in results[0]:
-                torch.testing.assert_close(results[0][name], results[1][name], rtol=1e-4, atol=1e-6)
-                compared += 1
-    assert compared >= 3
+        names = prelude()
+        torch.manual_seed(1)
+        for indent, code in FENCE.findall(tab):
+            exec(re.sub(rf"^{indent}", "", code, flags=re.MULTILINE), names)
+        left.append(names)
+    compared = [name for name in ("penalty", "loss") if name in left[0]]
+    assert compared
+    for name in compared:
+        torch.testing.assert_close(left[0][name], left[1][name], rtol=1e-4, atol=1e-6)
+
+
+@pytest.mark.parametrize("name", figures.FIGURES)
+def test_a_figure_is_what_its_script_draws(name: str) -> None:
+    assert (figures.IMAGES / f"{name}.svg").read_text() == figures.draw(figures.FIGURES[name])

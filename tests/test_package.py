@@ -4,8 +4,12 @@ from __future__ import annotations
 
 import subprocess
 import sys
+from importlib.metadata import version
+from pathlib import Path
 
 import wgan_fast
+
+ROOT = Path(__file__).parent.parent
 
 
 def test_importing_needs_torch_alone_and_loads_nothing_else() -> None:
@@ -38,6 +42,12 @@ def test_what_is_exported_exists_and_is_documented() -> None:
 
 
 def test_the_version_is_the_distributions() -> None:
-    from importlib.metadata import version
-
     assert wgan_fast.__version__ == version("wgan-fast")
+
+
+def test_the_version_to_cite_is_this_one() -> None:
+    assert f"\nversion: {wgan_fast.__version__}\n" in (ROOT / "CITATION.cff").read_text()
+
+
+def test_the_changelog_has_this_version() -> None:
+    assert f"\n## {wgan_fast.__version__}" in (ROOT / "CHANGELOG.md").read_text()

@@ -104,7 +104,7 @@ def print_summary(
     table.add_row("generator iterations", str(result.iterations))
     table.add_row("training time", f"{result.seconds:.1f} s")
     table.add_row("time in all", f"{seconds:.1f} s")
-    table.add_row("iterations a second", f"{result.iterations / max(result.seconds, 1e-9):.1f}")
+    table.add_row("iterations per second", f"{result.iterations / max(result.seconds, 1e-9):.1f}")
     if result.last:
         table.add_row("wasserstein_estimate", f"{result.last['wasserstein_estimate']:.4f}")
     if evaluation is not None:
