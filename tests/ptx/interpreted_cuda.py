@@ -44,7 +44,8 @@ _CALLBACK = ctypes.CFUNCTYPE(
 
 def _key(objects: list[Path]) -> str:
     # The folder of an object is named after what it was made from.
-    digest = hashlib.sha256(repr([path.parent.name for path in objects]).encode())
+    names = [path.parent.name for path in objects]
+    digest = hashlib.sha256(repr([names, sysconfig.get_config_var("EXT_SUFFIX")]).encode())
     for path in sorted(
         {*ROOT.glob("csrc/*.h"), *ROOT.glob("csrc/cuda/*.*h"), ROOT / BINDINGS, HERE / "host_runtime.cpp"}
     ):
