@@ -10,7 +10,8 @@
 #   make bench       the benchmarks, as tables, CSV files and a plot in benchmarks/results
 #   make gpu         on a machine with a CUDA device: build, test and measure with PYTHON as it is, without a network;
 #                    PARTS="build tests" for some of it, OUT=folder for the results (see benchmarks/gpu.py)
-#   make compat      the tests with another torch and Python: TORCH=2.9.1 PYTHON=python3.12 (docs/versions.md)
+#   make compat      all tests with another torch and Python: TORCH=2.9.1 PYTHON=python3.12 (docs/versions.md);
+#                    TESTS="tests/test_ops.py" for some of them
 PYTHON ?= python3
 VENV ?= .venv
 WORKERS ?= auto
@@ -18,7 +19,7 @@ BIN := $(VENV)/bin
 INSTALL := $(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt
 # For make compat: the tests' own needs, and the trainer's least; what needs more is skipped.
 TORCH ?= 2.9.1
-TESTS ?= tests
+TESTS ?=
 COMPAT = .compat/$(TORCH)-$(notdir $(PYTHON))
 COMPAT_PACKAGES := numpy scipy safetensors pyyaml pytest pytest-xdist hypothesis pybind11 "setuptools>=77"
 SOURCES := setup.py pyproject.toml constraints.txt $(shell find csrc -type f)
@@ -31,10 +32,16 @@ CXX_FILES := $(shell find csrc tests -name '*.h' -o -name '*.cpp' -o -name '*.cu
 demo: $(VENV)/.train
 	OMP_WAIT_POLICY=passive $(BIN)/wgan-fast train --data digits --constraint gp --seed 0 --out runs/demo --overwrite
 
+# Triton either interprets or compiles in a process, and the stand-ins of tests/ptx are for these tests alone.
+# $(1): the Python, $(2): options of pytest, $(3): further ones for the largest part.
+define all_tests
+TRITON_INTERPRET=1 OMP_NUM_THREADS=1 $(1) -m pytest -n $(WORKERS) $(2) tests/triton_interpreter
+OMP_NUM_THREADS=1 $(1) -m pytest -n $(WORKERS) $(2) tests/ptx
+OMP_NUM_THREADS=1 $(1) -m pytest -n $(WORKERS) $(2) -m "not gpu" --ignore tests/ptx $(3)
+endef
+
 test: $(VENV)/.dev
-	TRITON_INTERPRET=1 OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(WORKERS) tests/triton_interpreter
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(WORKERS) tests/ptx
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(WORKERS) -m "not gpu" --ignore tests/ptx --cov --cov-report=term
+	$(call all_tests,$(BIN)/python,,--cov --cov-report=term)
 
 lint: $(VENV)/.dev
 	$(BIN)/ruff check $(PYTHON_FILES)
@@ -62,7 +69,11 @@ gpu:
 
 compat: $(COMPAT)/.installed
 	WGAN_FAST_CUDA=0 $(COMPAT)/bin/python -m pip install -q --no-deps --no-build-isolation -e .
+ifeq ($(TESTS),)
+	$(call all_tests,$(COMPAT)/bin/python,-q -p no:cacheprovider)
+else
 	OMP_NUM_THREADS=1 $(COMPAT)/bin/python -m pytest -n $(WORKERS) -q -m "not gpu" -p no:cacheprovider $(TESTS)
+endif
 
 # With the newest release of everything else that this torch and this Python take.
 $(COMPAT)/.installed:

@@ -22,6 +22,9 @@ NAME = "wgan_fast._cuda"
 TARGETS = ["arch=compute_80,code=sm_80", "arch=compute_90,code=[sm_90,compute_90]"]
 OBJECTS = Path("build", "cuda")
 FLAGS = ["-std=c++17", "-O3", "-Icsrc", "-Icsrc/cuda", "-Xcompiler=-fPIC,-fvisibility=hidden"]
+# What the tests read: nvcc's PTX, and ptxas's report on the machine code. Other intermediate files are not kept.
+EXTRAS = ["-Xptxas=-v", "--keep", "--keep-dir"]
+KEPT = (".o", ".ptx", ".txt")
 
 
 def find_nvcc() -> str | None:
@@ -76,28 +79,41 @@ def extension(kind: type[Extension], optional: bool) -> Extension:
 
 
 def compile_kernels(folder: Path = OBJECTS) -> list[str]:
-    """One object file per kernel file, in ``folder``. What was compiled from the same bytes is used again."""
+    """One object file per kernel file of csrc/cuda, largest file first. What was compiled from the same bytes is kept.
+
+    Each lies in a folder of its own, beside its PTX (``*.compute_90.ptx``) and ptxas's report (``ptxas.txt``).
+    """
     nvcc = find_nvcc()
     assert nvcc is not None
     folder.mkdir(parents=True, exist_ok=True)
     command = [nvcc, *FLAGS, *(f"-gencode={target}" for target in TARGETS), "-c"]
-    shared = _digest([*command[1:], _release(nvcc)], sorted(Path("csrc").glob("**/*.*h")))
+    shared = _digest([*command[1:], *EXTRAS, _release(nvcc)], sorted(Path("csrc").glob("**/*.*h")))
 
     def compile_one(source: Path) -> str:
         # By content, not by age: a checkout, or a copy to another machine, makes every source new.
-        target = folder / f"{source.stem}-{_digest([shared], [source])}.o"
-        if not target.exists():
-            unfinished = target.with_suffix(f".{os.getpid()}.tmp")
-            done = subprocess.run([*command, str(source), "-o", str(unfinished)], capture_output=True, text=True)
+        kept = folder / f"{source.stem}-{_digest([shared], [source])}"
+        if not kept.exists():
+            unfinished = kept.with_suffix(f".{os.getpid()}")
+            unfinished.mkdir()
+            made = [str(source), "-o", str(unfinished / f"{source.stem}.o"), *EXTRAS, str(unfinished)]
+            done = subprocess.run([*command, *made], capture_output=True, text=True)
             if done.returncode != 0:
+                shutil.rmtree(unfinished)
                 raise CompileError(f"nvcc could not compile {source}:\n{(done.stderr or done.stdout)[-4000:]}")
-            for old in folder.glob(f"{source.stem}-*.o"):
-                old.unlink(missing_ok=True)
-            unfinished.replace(target)
-        return str(target)
+            (unfinished / "ptxas.txt").write_text(done.stderr)
+            for path in unfinished.iterdir():
+                if path.suffix not in KEPT:
+                    path.unlink()
+            for old in folder.glob(f"{source.stem}-*"):
+                if old != unfinished:
+                    shutil.rmtree(old, ignore_errors=True)
+            unfinished.replace(kept)
+        return str(kept / f"{source.stem}.o")
 
+    # The largest takes longest: started last, it would run alone.
+    sources = sorted(Path("csrc/cuda").glob("*.cu"), key=lambda path: -path.stat().st_size)
     with ThreadPoolExecutor(os.cpu_count()) as pool:
-        return list(pool.map(compile_one, sorted(Path("csrc/cuda").glob("*.cu"))))
+        return list(pool.map(compile_one, sources))
 
 
 def _release(nvcc: str) -> str:

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import fcntl
 import hashlib
+import os
 import shutil
 import subprocess
 import sysconfig
@@ -15,6 +16,8 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
 from typing import NamedTuple
+
+from build_tools import cuda
 
 ROOT = Path(__file__).resolve().parents[2]
 HOST = Path(__file__).resolve().parent / "host"
@@ -118,6 +121,17 @@ def _build(
     partial = folder / f"{name}.partial"
     _run(["g++", *flags, *link, *map(str, sorted(folder.glob("*.o"))), "-o", str(partial), "-lpthread"])
     partial.rename(folder / name)
+
+
+def compiled_kernels() -> list[Path]:
+    """The objects of csrc/cuda/*.cu as nvcc makes them for the extension, each beside its PTX and ptxas's report."""
+    before = Path.cwd()
+    with only_here(ROOT / cuda.OBJECTS):
+        os.chdir(ROOT)
+        try:
+            return [ROOT / path for path in cuda.compile_kernels()]
+        finally:
+            os.chdir(before)
 
 
 def build_module() -> Path:

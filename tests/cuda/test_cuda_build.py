@@ -85,6 +85,9 @@ while [ "$1" != -c ]; do shift; done
 echo "$2" >> log
 grep -q broken "$2" && { echo "an error" >&2; exit 1; }
 cp "$2" "$4"
+while [ "$1" != --keep-dir ]; do shift; done
+touch "$2/a.compute_90.ptx" "$2/a.cpp1.ii"
+echo "Used 40 registers" >&2
 """
 
 
@@ -108,7 +111,11 @@ def compiled_again(toolkit: Path) -> list[str]:
     (toolkit / "log").write_text("")
     objects = cuda.compile_kernels(Path("objects"))
     assert all(Path(name).exists() for name in objects)
-    assert {Path(name) for name in objects} == set(Path("objects").iterdir()), "what is out of date is gone"
+    folders = [Path(name).parent for name in objects]
+    assert set(folders) == set(Path("objects").iterdir()), "what is out of date is gone"
+    for folder in folders:
+        assert {path.suffix for path in folder.iterdir()} == {".o", ".ptx", ".txt"}
+        assert (folder / "ptxas.txt").read_text() == "Used 40 registers\n"
     return sorted(Path(line).name for line in (toolkit / "log").read_text().split())
 
 
@@ -136,3 +143,4 @@ def test_a_kernel_that_does_not_compile_leaves_nothing_to_be_used_again() -> Non
     for _ in range(2):
         with pytest.raises(CompileError, match=r"nvcc could not compile csrc/cuda/step\.cu:\nan error"):
             cuda.compile_kernels(Path("objects"))
+    assert [path.name.partition("-")[0] for path in Path("objects").iterdir()] == ["clip"]

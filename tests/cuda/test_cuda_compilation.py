@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-import hashlib
+import functools
 import re
 import shutil
 import subprocess
-from pathlib import Path
 from typing import NamedTuple
 
 import pytest
-from host_build import CACHE, KERNELS, ROOT, only_here
+from host_build import KERNELS, compiled_kernels
 
 from build_tools import cuda
 
@@ -27,29 +26,19 @@ class Kernel(NamedTuple):
     spilled: int
 
 
-def compiled(source: str, architecture: str) -> tuple[str, str]:
-    """ptxas's report on a kernel file and its PTX, kept under a hash of what they were made from."""
-    inputs = sorted([*ROOT.glob("csrc/*.h"), *ROOT.glob("csrc/cuda/*"), Path(cuda.__file__)])
-    key = hashlib.sha256(b"".join(path.read_bytes() for path in inputs)).hexdigest()[:16]
-    folder = CACHE / f"nvcc-{key}"
-    ptx, report = (folder / f"{source}.{architecture}.{kind}" for kind in ("ptx", "txt"))
-    with only_here(folder / source):
-        if report.exists():
-            return report.read_text(), ptx.read_text()
-        virtual = architecture.replace("sm", "compute")
-        common = [cuda.find_nvcc(), *cuda.FLAGS, f"csrc/cuda/{source}.cu"]
-        subprocess.run([*common, f"-arch={virtual}", "-ptx", "-o", ptx], cwd=ROOT, check=True)
-        command = [*common, f"-gencode=arch={virtual},code={architecture}", "-Xptxas=-v", "-cubin", "-o", "/dev/null"]
-        done = subprocess.run(command, cwd=ROOT, check=True, capture_output=True, text=True)
-        demangler = shutil.which("c++filt")
-        names = subprocess.run([demangler], input=done.stderr, capture_output=True, text=True) if demangler else done
-        report.write_text(names.stdout if demangler else done.stderr)
-    return report.read_text(), ptx.read_text()
+@functools.cache
+def compiled(source: str) -> tuple[str, str]:
+    """ptxas's report on a kernel file, for all architectures, and its PTX for sm_90."""
+    (folder,) = (path.parent for path in compiled_kernels() if path.stem == source)
+    report = (folder / "ptxas.txt").read_text()
+    if demangler := shutil.which("c++filt"):
+        report = subprocess.run([demangler], input=report, capture_output=True, text=True, check=True).stdout
+    return report, (folder / f"{source}.compute_90.ptx").read_text()
 
 
-def kernels_of(report: str) -> list[Kernel]:
+def kernels_of(report: str, architecture: str) -> list[Kernel]:
     pattern = (
-        r"Compiling entry function '(?P<name>[^']+)'.*?"
+        rf"Compiling entry function '(?P<name>[^']+)' for '{architecture}'.*?"
         r"(?P<stack>\d+) bytes stack frame, (?P<stores>\d+) bytes spill stores, (?P<loads>\d+) bytes spill loads.*?"
         r"Used (?P<registers>\d+) registers"
     )
@@ -64,10 +53,10 @@ def kernels_of(report: str) -> list[Kernel]:
 @pytest.mark.parametrize("architecture", ARCHITECTURES)
 @pytest.mark.parametrize("source", KERNELS)
 def test_no_kernel_spills_or_uses_a_stack(source: str, architecture: str) -> None:
-    report, _ = compiled(source, architecture)
-    kernels = kernels_of(report)
+    report, _ = compiled(source)
+    kernels = kernels_of(report, architecture)
     print("\n".join(f"{architecture} {kernel.registers:4d} registers  {kernel.name}" for kernel in kernels))
-    assert len(kernels) == report.count("Compiling entry function") >= 4, report
+    assert len(kernels) == len(re.findall(rf"entry function .* for '{architecture}'", report)) >= 4, report
     assert [kernel for kernel in kernels if kernel.stack or kernel.spilled] == []
 
 
@@ -89,7 +78,7 @@ PACKS = {
 
 @pytest.mark.parametrize("source", KERNELS)
 def test_memory_is_accessed_16_bytes_at_a_time(source: str) -> None:
-    _, ptx = compiled(source, "sm_90")
+    _, ptx = compiled(source)
     entries = re.split(r"(?=\.visible \.entry|\.entry )", ptx)[1:]
     wide = [entry for entry in entries if re.search(WIDE_ACCESS.format("ld"), entry)]
     loads, stores = PACKS[source]
@@ -102,7 +91,7 @@ def test_memory_is_accessed_16_bytes_at_a_time(source: str) -> None:
 
 
 def entries_named(name: str, source: str) -> list[str]:
-    _, ptx = compiled(source, "sm_90")
+    _, ptx = compiled(source)
     return [entry for entry in re.split(r"(?=\.entry )", ptx) if name in entry.split("(")[0]]
 
 

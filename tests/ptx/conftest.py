@@ -86,7 +86,7 @@ def cuda_runtime():
         pytest.skip("nvcc is not installed")
     from interpreted_cuda import Runtime, build
 
-    return Runtime(build())
+    return Runtime(*build())
 
 
 @pytest.fixture

@@ -1,7 +1,8 @@
 """wgan_fast._cuda as it is shipped, over a runtime that hands every launch to the PTX interpreter.
 
-nvcc compiles the kernels with their host launchers, for sm_90 as PTX; they are linked with the bindings and with
+The objects that nvcc made for the extension, kernels and host launchers, are linked with the bindings and with
 host_runtime.cpp. So grids, blocks and parameters (tables of 4 KB passed by value among them) are the launchers' own.
+The PTX is the one that the extension carries for architectures after sm_90.
 """
 
 from __future__ import annotations
@@ -12,7 +13,7 @@ import hashlib
 import importlib.util
 import subprocess
 import sysconfig
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
@@ -23,11 +24,11 @@ from interpreter import Kernel, Module
 from operation_memory import allocations_now
 
 from build_tools import cuda
-from tests.cuda.host_build import ROOT, only_here
+from tests.cuda.host_build import ROOT, compiled_kernels, only_here
 
 HERE = Path(__file__).resolve().parent
 CACHE = ROOT / "build" / "ptx-cuda"
-TARGET = ("-gencode=arch=compute_90,code=compute_90",)
+BINDINGS = Path("csrc/cuda/bindings.cpp")
 
 _CALLBACK = ctypes.CFUNCTYPE(
     ctypes.c_int,
@@ -41,47 +42,43 @@ _CALLBACK = ctypes.CFUNCTYPE(
 )
 
 
-def _key(flags: Iterable[str]) -> str:
-    digest = hashlib.sha256(repr(tuple(flags)).encode())
-    sources = {*ROOT.glob("csrc/*.h"), *ROOT.glob("csrc/cuda/*"), HERE / "host_runtime.cpp", Path(cuda.__file__)}
-    for path in sorted(sources):
+def _key(objects: list[Path]) -> str:
+    # The folder of an object is named after what it was made from.
+    names = [path.parent.name for path in objects]
+    digest = hashlib.sha256(repr([names, sysconfig.get_config_var("EXT_SUFFIX")]).encode())
+    for path in sorted(
+        {*ROOT.glob("csrc/*.h"), *ROOT.glob("csrc/cuda/*.*h"), ROOT / BINDINGS, HERE / "host_runtime.cpp"}
+    ):
         digest.update(path.name.encode() + path.read_bytes())
     return digest.hexdigest()[:16]
 
 
-def build() -> Path:
-    """A folder with _cuda.so and the PTX of every kernel file; kept under a hash of what they are made from."""
-    folder = CACHE / _key(TARGET)
-    with only_here(folder):
-        if not (folder / "_cuda.so").exists():
-            folder.mkdir(exist_ok=True)
-            _build(folder)
-    return folder
+def build() -> tuple[Path, list[str]]:
+    """The extension, and the PTX of every kernel file; kept under a hash of what they are made from."""
+    objects = compiled_kernels()
+    module = CACHE / _key(objects) / "_cuda.so"
+    with only_here(module.parent):
+        if not module.exists():
+            _build(module, objects)
+    return module, [next(path.parent.glob("*.compute_90.ptx")).read_text() for path in objects]
 
 
-def _build(folder: Path) -> None:
+def _build(module: Path, objects: list[Path]) -> None:
     import pybind11
 
     nvcc = cuda.find_nvcc()
     assert nvcc is not None
     include, _ = cuda.folders(nvcc)
+    folder = module.parent
+    folder.mkdir(exist_ok=True)
     python = [pybind11.get_include(), sysconfig.get_paths()["include"], str(include), "csrc", "csrc/cuda"]
     host = ["g++", "-std=c++17", "-O1", "-fPIC", "-fvisibility=hidden", *(f"-I{path}" for path in python)]
-
-    def compile_one(source: Path) -> None:
-        output = ["-c", str(source), "-o", str(folder / f"{source.stem}.o")]
-        if source.suffix == ".cu":  # the slow part makes PTX, which --keep leaves behind
-            _run([nvcc, *cuda.FLAGS, *TARGET, "--keep", "--keep-dir", str(folder), *output])
-        else:
-            _run([*host, *output])
-
-    sources = sorted(ROOT.glob("csrc/cuda/*.cu"), key=lambda path: -path.stat().st_size)
+    sources = [ROOT / BINDINGS, HERE / "host_runtime.cpp"]
+    made = [folder / f"{source.stem}.o" for source in sources]
     with ThreadPoolExecutor(2) as pool:
-        list(pool.map(compile_one, [*sources, ROOT / "csrc/cuda/bindings.cpp", HERE / "host_runtime.cpp"]))
-    objects = [str(folder / f"{source.stem}.o") for source in sources]
-    objects += [str(folder / "bindings.o"), str(folder / "host_runtime.o")]
-    _run(["g++", "-shared", "-o", str(folder / "partial.so"), *objects])
-    (folder / "partial.so").rename(folder / "_cuda.so")
+        list(pool.map(lambda source, output: _run([*host, "-c", str(source), "-o", str(output)]), sources, made))
+    _run(["g++", "-shared", "-o", str(folder / "partial.so"), *map(str, [*objects, *made])])
+    (folder / "partial.so").rename(module)
 
 
 def _run(command: list[str]) -> None:
@@ -92,13 +89,13 @@ def _run(command: list[str]) -> None:
 class Runtime:
     """The extension, its PTX and the names of the kernels launched so far."""
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, module: Path, ptx: list[str]) -> None:
         self.launched: list[str] = []
         self.change: Callable[[str], str] = lambda ptx: ptx
         self.kernels: dict[str, Kernel] = {}
-        self.ptx = [path.read_text() for path in sorted(folder.glob("*.ptx"))]
+        self.ptx = ptx
         # Under its own name pybind11 would hand out the real module, where that has been imported.
-        spec = importlib.util.spec_from_file_location("ptx_cuda._cuda", folder / "_cuda.so")
+        spec = importlib.util.spec_from_file_location("ptx_cuda._cuda", module)
         assert spec is not None
         assert spec.loader is not None
         self.extension: ModuleType = importlib.util.module_from_spec(spec)
