@@ -15,9 +15,11 @@ sys.path.insert(0, str(Path(__file__).parent))  # an isolated build does not loo
 from build_tools import cuda
 
 try:
-    from pybind11.setup_helpers import Pybind11Extension
+    from pybind11.setup_helpers import ParallelCompile, Pybind11Extension
 except ImportError:  # an install without build isolation: the pure-Python package still works
     Pybind11Extension = None
+else:
+    ParallelCompile().install()
 
 FLAGS = [
     "-std=c++17",

@@ -119,7 +119,7 @@ def providers(critic: nn.Module, x: Tensor) -> dict[str, Provider]:
 
         return run
 
-    steps = {OURS: step(ours), f"{OURS}, no short cut": step(without_shortcut), "textbook": step(textbook)}
+    steps = {OURS: step(ours), f"{OURS}, no shortcut": step(without_shortcut), "textbook": step(textbook)}
     if any(isinstance(module, nn.Conv2d) for module in critic.modules()):
         form = "ATen's" if DEVICE.type in DIRECT_DEVICES else "direct"
         steps[f"{OURS}, {form} convolution"] = step(other_convolution)

@@ -24,7 +24,7 @@ def _seeded() -> None:
 @pytest.fixture(autouse=True)
 def _tiny_critics_take_the_quick_ways(monkeypatch: pytest.MonkeyPatch) -> None:
     """The tests' critics are small, and are to be served as large ones are; test_least_work tests the choice."""
-    monkeypatch.setattr(least_work, "SHORT_CUT", 0)
+    monkeypatch.setattr(least_work, "SHORTCUT", 0)
     monkeypatch.setattr(least_work, "ONE_PASS", 0)
 
 

@@ -1,4 +1,4 @@
-"""Which critics are too small for the short cut and for one pass, and that they get the same numbers."""
+"""Which critics are too small for the shortcut and for one pass, and that they get the same numbers."""
 
 from __future__ import annotations
 
@@ -11,7 +11,6 @@ from torch import Tensor, nn
 from wgan_fast import gradient_penalty, r1_penalty
 from wgan_fast.double_backward import least_work
 from wgan_fast.double_backward.flops import count_flops
-from wgan_fast.double_backward.least_work import enough_work
 
 
 def perceptron(width: int) -> nn.Module:
@@ -21,30 +20,30 @@ def perceptron(width: int) -> nn.Module:
 def test_the_work_of_a_perceptron_is_rows_times_parameters() -> None:
     critic, x = perceptron(7), torch.randn(5, 7)
     work = 5 * (7 * 7 + 7 + 7 + 1)
-    assert enough_work(critic, [x], work)
-    assert not enough_work(critic, [x], work + 1)
+    assert least_work.reached(critic, [x], work)
+    assert not least_work.reached(critic, [x], work + 1)
 
 
 def test_each_position_of_a_sequence_is_a_row() -> None:
     critic, x = perceptron(7), torch.randn(5, 3, 7)
-    assert enough_work(critic, [x], 15 * 64)
-    assert not enough_work(critic, [x], 15 * 64 + 1)
+    assert least_work.reached(critic, [x], 15 * 64)
+    assert not least_work.reached(critic, [x], 15 * 64 + 1)
 
 
 def test_the_largest_of_several_inputs_counts() -> None:
     critic, x = perceptron(7), torch.randn(5, 7)
-    assert enough_work(critic, [torch.randn(5, 1, 1), x], 5 * 64)
+    assert least_work.reached(critic, [torch.randn(5, 1, 1), x], 5 * 64)
 
 
 @pytest.mark.parametrize(
     "critic", [nn.Conv1d(1, 1, 3), nn.Sequential(nn.Linear(2, 2), nn.Conv2d(1, 1, 1)), lambda x: x.sum(1)]
 )
 def test_convolutions_and_functions_are_not_judged(critic: nn.Module) -> None:
-    assert enough_work(critic, [torch.randn(2, 2)], 1 << 60)
+    assert least_work.reached(critic, [torch.randn(2, 2)], 1 << 60)
 
 
 def test_samples_elsewhere_than_on_the_cpu_are_not_judged() -> None:
-    assert enough_work(perceptron(4), [torch.empty(2, 4, device="meta")], 1 << 60)
+    assert least_work.reached(perceptron(4), [torch.empty(2, 4, device="meta")], 1 << 60)
 
 
 def shared(critic: nn.Module, x: Tensor) -> list[Tensor]:
@@ -57,7 +56,7 @@ def own_pass(critic: nn.Module, x: Tensor) -> list[Tensor]:
     return list(torch.autograd.grad(penalty, list(critic.parameters()), materialize_grads=True, allow_unused=True))
 
 
-@pytest.mark.parametrize(("way", "threshold"), [(shared, "ONE_PASS"), (own_pass, "SHORT_CUT")])
+@pytest.mark.parametrize(("way", "threshold"), [(shared, "ONE_PASS"), (own_pass, "SHORTCUT")])
 def test_a_critic_below_the_threshold_runs_as_autograd_has_it(
     way: Callable[[nn.Module, Tensor], list[Tensor]], threshold: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -202,7 +202,7 @@ def _rank_gradients(rank: int, folder: str) -> None:
     """One of two processes: its half of each batch, through DistributedDataParallel."""
     torch.set_num_threads(1)
     torch.distributed.init_process_group("gloo", init_method=f"file://{folder}/meeting", rank=rank, world_size=2)
-    least_work.SHORT_CUT = 0  # as in the parent
+    least_work.SHORTCUT = 0  # as in the parent
     gradients = {}
     for name in JOINED:
         critic, real, fake, alpha = _batch(name)

@@ -21,7 +21,6 @@ from torch import Tensor, nn
 
 from wgan_fast import double_backward
 from wgan_fast.double_backward import least_work
-from wgan_fast.double_backward.least_work import enough_work
 from wgan_fast.double_backward.one_pass import foreign_mode, scores_and_gradients
 
 Critic = Callable[..., Any]
@@ -130,7 +129,7 @@ def scored_with_gradient(
     with torch.enable_grad():
         if recording:
             points = [v.view_as(v) if v.requires_grad else v.detach().requires_grad_() for v in inputs.values()]
-            exact_shortcut = exact_shortcut and not foreign_mode() and enough_work(critic, points, least_work.ONE_PASS)
+            exact_shortcut = exact_shortcut and not foreign_mode() and least_work.reached(critic, points, least_work.ONE_PASS)
             context = _critic_context(exact_shortcut)
             scores, found = scores_and_gradients(score, points, seed, list(inputs.values()), context, exact_shortcut)
         else:
@@ -180,8 +179,9 @@ def input_gradient(
     recording = torch.is_grad_enabled()
     with torch.enable_grad():
         x = x.detach().requires_grad_(True)
-        exact_shortcut = exact_shortcut and enough_work(critic, [x], least_work.SHORT_CUT)
-        with _critic_context(exact_shortcut) if recording else nullcontext():
+        with nullcontext() if not recording else _critic_context(
+            exact_shortcut and least_work.reached(critic, [x], least_work.SHORTCUT)
+        ):
             scores = first_output(critic(x, *critic_args, **(critic_kwargs or {})))
         _check_scores(scores, x)
         scale = None if scaler is None else _seed_scale(scores, scaler)
