@@ -16,7 +16,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-import wgan_fast
+from benchmarks.bench_gradient_penalty import ours, textbook
 from benchmarks.common import Case, Provider, compiled, main
 from benchmarks.schema import OURS
 from wgan_fast.double_backward import exact_shortcut
@@ -59,19 +59,6 @@ CONVOLUTIONS: dict[str, Callable[[], nn.Module]] = {
     "LayerNorm": partial(convolutions, nn.LeakyReLU, lambda c, s: nn.LayerNorm((c, s, s))),
     "SiLU": partial(convolutions, nn.SiLU, lambda c, s: nn.Identity()),
 }
-
-
-def penalty(critic: nn.Module, x: Tensor) -> Tensor:
-    x = x.detach().requires_grad_()
-    scores = critic(x)
-    (gradients,) = torch.autograd.grad(scores, x, torch.ones_like(scores), create_graph=True)
-    value: Tensor = ((gradients.flatten(1).norm(2, dim=1) - 1) ** 2).mean()
-    return value
-
-
-def ours(critic: nn.Module, x: Tensor) -> Tensor:
-    value: Tensor = wgan_fast.gradient_penalty(critic, x, None, points="real")
-    return value
 
 
 def shared_scores(critic: nn.Module, x: Tensor, context: AbstractContextManager[object]) -> Tensor:
@@ -125,7 +112,7 @@ def whole(
 
 def cases() -> Iterator[Case]:
     torch._dynamo.config.trace_autograd_ops = True  # the inner gradient inside the compiled step
-    steps: dict[str, Callable[[nn.Module, Tensor], Tensor]] = {OURS: ours, "textbook": penalty}
+    steps: dict[str, Callable[[nn.Module, Tensor], Tensor]] = {OURS: ours, "textbook": textbook}
     for name, make in PERCEPTRON.items():
         yield whole("penalty", f"perceptron 3x512, {name}, B=256", make, (256, 2), steps)
     for name, make in CONVOLUTIONS.items():

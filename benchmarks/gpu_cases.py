@@ -9,14 +9,10 @@ a later failure loses no measurement.
 
 from __future__ import annotations
 
-import argparse
-import json
 import sys
-import traceback
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from functools import partial
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -27,7 +23,8 @@ import wgan_fast
 from benchmarks import bench_activation_double_backward as activations
 from benchmarks import bench_norm_double_backward as norms
 from benchmarks.common import Case, Provider, copy_of, device_name, measure
-from benchmarks.schema import LIMIT, OURS, Row, write_csv
+from benchmarks.gpu_rows import Jobs, arguments, measure_all
+from benchmarks.schema import LIMIT, OURS, Row
 from benchmarks.workloads import CRITICS, DCGAN_64, MNIST_MLP, Shapes, num_values, weights
 
 CLIP_VALUE = 0.01
@@ -306,30 +303,20 @@ def cases(backend: str) -> Iterator[tuple[str, Callable[[], Case]]]:
     yield op, partial(on_cpu, partial(penalty_case, backend, op, "256x2", (256, 2), eager))
 
 
-def run(backend: str, rounds: int, csv: Path) -> None:
-    """Measure every case of a backend; what goes wrong is written beside the CSV, as JSON."""
-    rows: list[Row] = []
-    problems = []
+def jobs(backend: str) -> Jobs:
+    def measured(make: Callable[[], Case], rounds: int) -> list[Row]:
+        rows = measure(make(), rounds)
+        return [replace(row, op=f"{row.op} [{backend}]", device=device_name(DEVICE)) for row in rows]
+
     for name, make in cases(backend):
-        try:
-            measured = measure(make(), rounds)
-        except Exception:
-            problems.append(f"{name}: {traceback.format_exc(limit=3)}")
-            csv.with_suffix(".problems.json").write_text(json.dumps(problems))
-            continue
-        rows += [replace(row, op=f"{row.op} [{backend}]", device=device_name(DEVICE)) for row in measured]
-        write_csv(rows, csv)
-        print(f"{name}: {rows[-len(measured)].median:.2f} us", flush=True)
-        torch.cuda.empty_cache()
+        yield name, partial(measured, make)
 
 
 if __name__ == "__main__":
-    parser = argparse.ArgumentParser(description=__doc__)
+    parser = arguments(__doc__, rounds=31)
     parser.add_argument("backend", choices=["triton", "cuda"])
-    parser.add_argument("--rounds", type=int, default=31)
-    parser.add_argument("--out", type=Path, required=True, help="the CSV file; problems go beside it, as JSON")
     options = parser.parse_args()
     status = wgan_fast.available_backends()[options.backend]
     if not status.available:
         sys.exit(f"{options.backend}: {status.reason}")
-    run(options.backend, options.rounds, options.out)
+    measure_all(jobs(options.backend), options.rounds, options.out)

@@ -7,21 +7,17 @@ step at the end, as compiling takes longer than all else. The CSV is written ane
 
 from __future__ import annotations
 
-import argparse
 import itertools
-import json
-import traceback
 from collections.abc import Iterator
 from dataclasses import replace
-from pathlib import Path
-
-import torch
+from functools import partial
 
 from benchmarks import bench_fused_second_order, bench_score_and_gradient
 from benchmarks.common import Case, Provider, measure
 from benchmarks.gpu_cases import captured
 from benchmarks.gpu_kernels import kernels
-from benchmarks.schema import OURS, Row, write_csv
+from benchmarks.gpu_rows import Jobs, arguments, measure_all
+from benchmarks.schema import OURS, Row
 
 GRAPH = ", in a graph"
 
@@ -53,26 +49,11 @@ def measured(case: Case, compiled: bool, rounds: int) -> list[Row]:
     return [replace(row, launches=counts[row.provider.removesuffix(GRAPH)]) for row in rows]
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--rounds", type=int, default=15)
-    parser.add_argument("--out", type=Path, required=True, help="the CSV file; problems go beside it, as JSON")
-    options = parser.parse_args()
-    rows: list[Row] = []
-    problems = []
+def jobs() -> Jobs:
     for case, compiled in cases():
-        try:
-            fresh = measured(case, compiled, options.rounds)
-        except Exception:
-            problems.append(f"{case.op}, {case.workload}: {traceback.format_exc(limit=3)}")
-            options.out.with_suffix(".problems.json").write_text(json.dumps(problems))
-            continue
-        rows += fresh
-        write_csv(rows, options.out)
-        for row in fresh:
-            print(f"{row.workload}, {row.provider}: {row.median:.0f} us, {row.ratio:.2f}x, {row.launches} launches")
-        torch.cuda.empty_cache()
+        yield f"{case.op}, {case.workload}", partial(measured, case, compiled)
 
 
 if __name__ == "__main__":
-    main()
+    options = arguments(__doc__, rounds=15).parse_args()
+    measure_all(jobs(), options.rounds, options.out)

@@ -9,23 +9,19 @@ headline case has its first rows; each is timed in turn with ours. The CSV is wr
 
 from __future__ import annotations
 
-import argparse
 import itertools
-import json
-import traceback
 from collections.abc import Callable, Iterator
-from dataclasses import replace
 from functools import partial
-from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
 from torch.func import functional_call
 
-from benchmarks.common import Case, Provider, device_name, measure
+from benchmarks.common import Case, Provider, measure
 from benchmarks.gpu_cases import captured
-from benchmarks.schema import OURS, Row, write_csv
+from benchmarks.gpu_rows import Jobs, arguments, measure_all
+from benchmarks.schema import OURS, Row
 from benchmarks.textbook import Textbook
 from benchmarks.training_workloads import (
     DCGAN,
@@ -224,34 +220,25 @@ def cases() -> Iterator[Planned]:
     # Iterations of further steps follow here.
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--rounds", type=int, default=11)
-    parser.add_argument("--out", type=Path, required=True, help="the CSV file; problems go beside it, as JSON")
-    options = parser.parse_args()
-    rows: list[Row] = []
-    problems = []
+def jobs() -> Jobs:
     verified: set[str] = set()
-    for planned in cases():
+
+    def measured(planned: Planned, rounds: int) -> list[Row]:
+        if planned.load.name not in verified:
+            with float32_products("fp32", DEVICE):
+                verify(planned.load, "cuda")
+            verified.add(planned.load.name)
         try:
-            if planned.load.name not in verified:
-                with float32_products("fp32", DEVICE):
-                    verify(planned.load, "cuda")
-                verified.add(planned.load.name)
-            measured = measure(planned.make(), options.rounds)[0 if planned.with_ours else 1 :]
+            rows = measure(planned.make(), rounds)
         except NotCompiled as error:
             print(f"{planned.name}: {error}", flush=True)
-            continue
-        except Exception:
-            problems.append(f"{planned.name}: {traceback.format_exc(limit=3)}")
-            measured = []
-        rows += [replace(row, device=device_name(DEVICE)) for row in measured]
-        write_csv(rows, options.out)
-        options.out.with_suffix(".problems.json").write_text(json.dumps(problems))
-        for row in measured:
-            print(f"{planned.name}, {row.provider}: {row.median:.0f} us, {row.ratio:.2f}x ours", flush=True)
-        torch.cuda.empty_cache()
+            return []
+        return rows if planned.with_ours else rows[1:]
+
+    for planned in cases():
+        yield planned.name, partial(measured, planned)
 
 
 if __name__ == "__main__":
-    main()
+    options = arguments(__doc__, rounds=11).parse_args()
+    measure_all(jobs(), options.rounds, options.out)

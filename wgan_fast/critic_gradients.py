@@ -129,7 +129,8 @@ def scored_with_gradient(
     with torch.enable_grad():
         if recording:
             points = [v.view_as(v) if v.requires_grad else v.detach().requires_grad_() for v in inputs.values()]
-            exact_shortcut = exact_shortcut and not foreign_mode() and least_work.reached(critic, points, least_work.ONE_PASS)
+            if exact_shortcut:
+                exact_shortcut = not foreign_mode() and least_work.reached(critic, points, least_work.ONE_PASS)
             context = _critic_context(exact_shortcut)
             scores, found = scores_and_gradients(score, points, seed, list(inputs.values()), context, exact_shortcut)
         else:
@@ -179,8 +180,10 @@ def input_gradient(
     recording = torch.is_grad_enabled()
     with torch.enable_grad():
         x = x.detach().requires_grad_(True)
-        with nullcontext() if not recording else _critic_context(
-            exact_shortcut and least_work.reached(critic, [x], least_work.SHORTCUT)
+        with (
+            nullcontext()
+            if not recording
+            else _critic_context(exact_shortcut and least_work.reached(critic, [x], least_work.SHORTCUT))
         ):
             scores = first_output(critic(x, *critic_args, **(critic_kwargs or {})))
         _check_scores(scores, x)

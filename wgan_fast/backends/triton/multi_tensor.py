@@ -15,7 +15,6 @@ is the first to see is copied by the graph itself, at every replay, from pinned 
 from __future__ import annotations
 
 import itertools
-import operator
 from collections import OrderedDict
 from collections.abc import Callable, Sequence
 
@@ -31,8 +30,6 @@ from wgan_fast.memory_layout import is_dense
 
 KEPT_TABLES = 64
 
-_DTYPE = operator.attrgetter("dtype")
-
 # By contents, then by stream: on one stream the order of the work protects a table from being read before it
 # is written, and its memory from being reused too early.
 _tables: OrderedDict[tuple[object, ...], dict[int, Tensor]] = OrderedDict()
@@ -43,9 +40,9 @@ _captured: list[Tensor] = []
 
 
 def all_lie_alike(lists: Sequence[Sequence[Tensor]]) -> bool:
-    """True in the usual case: contiguous tensors of one dtype on one device, decided without a loop in Python."""
+    """True in the usual case: contiguous tensors of one dtype on one device; asks less than `lie_alike`."""
     tensors = list(itertools.chain.from_iterable(lists))
-    dtypes = set(map(_DTYPE, tensors))
+    dtypes = {tensor.dtype for tensor in tensors}
     return (
         len(dtypes) == 1
         and dtypes <= DTYPES.keys()

@@ -10,7 +10,6 @@ from __future__ import annotations
 import ctypes
 import itertools
 import math
-import operator
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
@@ -31,7 +30,6 @@ WARPS = 8
 COUNT_BLOCK = 128
 
 _HOST = torch.device("cpu")
-_DTYPE = operator.attrgetter("dtype")
 
 Lists = list[Sequence[Tensor]]
 
@@ -91,7 +89,7 @@ def _groups(lists: Lists, steps: Sequence[Tensor]) -> tuple[list[Group], list[in
 def _counted_alike(steps: Sequence[Tensor], device: int) -> bool:
     """True in the usual case: all counts in fp32, on the host or all on this device."""
     places = set(map(Tensor.get_device, steps))
-    return len(places) == 1 and places <= {device, -1} and set(map(_DTYPE, steps)) == {torch.float32}
+    return len(places) == 1 and places <= {device, -1} and {step.dtype for step in steps} == {torch.float32}
 
 
 def _kind(tensors: Sequence[Tensor], step: Tensor) -> Kind | None:
