@@ -7,7 +7,7 @@
 #   make docs        the documentation site, into out/site
 #   make wheel       build the sdist and the wheel into dist/, check them, try the wheel without a source tree
 #   make flops       count the matrix work of the library's patterns; fails where one has grown
-#   make bench       the benchmarks, as tables, CSV files and a plot in benchmarks/results
+#   make bench       the benchmarks, as tables, CSV files and a plot in benchmarks/results/PROCESSOR
 #   make gpu         on a machine with a CUDA device: build, test and measure with PYTHON as it is, without a network;
 #                    PARTS="build tests" for some of it, OUT=folder for the results (see benchmarks/gpu.py)
 #   make compat      all tests with another torch and Python: TORCH=2.9.1 PYTHON=python3.12 (docs/versions.md);

@@ -8,11 +8,11 @@ import sys
 from pathlib import Path
 
 from benchmarks.report import plot
-from benchmarks.schema import RESULTS
+from benchmarks.schema import OF_THIS_PROCESSOR
 
 parser = argparse.ArgumentParser(description=__doc__)
 parser.add_argument("--rounds", type=int, default=51, help="interleaved rounds of every case")
-parser.add_argument("--out", type=Path, default=RESULTS, help="folder of the CSV files and the plot")
+parser.add_argument("--out", type=Path, default=OF_THIS_PROCESSOR, help="folder of the CSV files and the plot")
 options = parser.parse_args()
 
 names = sorted(path.stem.removeprefix("bench_") for path in Path(__file__).parent.glob("bench_*.py"))

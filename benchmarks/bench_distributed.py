@@ -27,7 +27,7 @@ from torch import nn
 
 from benchmarks.common import device_name, keep_freed_memory, versions
 from benchmarks.report import print_table
-from benchmarks.schema import OURS, RESULTS, Row, write_csv
+from benchmarks.schema import OF_THIS_PROCESSOR, OURS, Row, write_csv
 from benchmarks.training_workloads import DCGAN, MNIST, N_CRITIC, NEVER, OPTIONS, SAMPLES, TOY, Workload
 from wgan_fast.training import Config, Trainer
 from wgan_fast.training.data.sets import split
@@ -171,7 +171,7 @@ def work(rounds: int, out: Path) -> None:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--rounds", type=int, default=51, help="interleaved rounds, fewer for long iterations")
-    parser.add_argument("--out", type=Path, default=RESULTS, help="folder of the CSV file")
+    parser.add_argument("--out", type=Path, default=OF_THIS_PROCESSOR, help="folder of the CSV file")
     options = parser.parse_args()
     if "RANK" in os.environ:
         work(options.rounds, options.out)

@@ -14,16 +14,14 @@ from __future__ import annotations
 
 import importlib
 import json
-import sys
 from collections.abc import Callable, Iterator
-from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from benchmarks.common import Case, Provider, main
-from benchmarks.schema import OURS, RESULTS
+from benchmarks.schema import OURS
 from wgan_fast.nn import to_lipschitz
 from wgan_fast.training.data.points import eight_gaussians
 
@@ -114,8 +112,7 @@ def estimates(width: int = 128) -> dict[str, Any]:
 
 
 if __name__ == "__main__":
-    main("lipschitz_networks", cases)
-    folder = Path(sys.argv[sys.argv.index("--out") + 1]) if "--out" in sys.argv else RESULTS
+    folder = main("lipschitz_networks", cases)
     measured = estimates()
     (folder / "lipschitz_networks.json").write_text(json.dumps(measured, indent=2) + "\n")
     for name in providers():

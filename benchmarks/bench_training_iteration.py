@@ -22,7 +22,7 @@ import torch
 
 from benchmarks.common import device_name, keep_freed_memory, versions
 from benchmarks.report import print_table
-from benchmarks.schema import OURS, RESULTS, Row, write_csv
+from benchmarks.schema import OF_THIS_PROCESSOR, OURS, Row, write_csv
 from benchmarks.training_workloads import DCGAN, MNIST, TOY, Workload, flops, ours, textbook, verify
 from wgan_fast.onednn import product
 from wgan_fast.training import Config
@@ -129,7 +129,7 @@ def quality() -> list[dict[str, Any]]:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--rounds", type=int, default=31, help="interleaved rounds, fewer for long iterations")
-    parser.add_argument("--out", type=Path, default=RESULTS, help="folder of the CSV file")
+    parser.add_argument("--out", type=Path, default=OF_THIS_PROCESSOR, help="folder of the CSV file")
     options = parser.parse_args()
     keep_freed_memory()
     rows = [row for load in (TOY, MNIST, DCGAN) for row in measure(load, options.rounds)]

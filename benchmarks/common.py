@@ -26,7 +26,7 @@ import torch
 from torch import Tensor
 
 import wgan_fast
-from benchmarks.schema import LIMIT, OURS, RESULTS, Row, read_csv, write_csv
+from benchmarks.schema import LIMIT, OF_THIS_PROCESSOR, OURS, Row, read_csv, write_csv
 
 # A timed block lasts about this long, so that the clock's resolution and the call of the timer do not matter.
 BLOCK_SECONDS = 3e-4
@@ -179,13 +179,16 @@ def keep_freed_memory() -> None:
         libc.mallopt(mmap_threshold, 1 << 30)
 
 
-def main(name: str, cases: Callable[[], Iterable[Case]], keep_memory: bool = True) -> None:
-    """The command line of one benchmark: measure its cases, write its CSV, print the table made from it."""
+def main(name: str, cases: Callable[[], Iterable[Case]], keep_memory: bool = True) -> Path:
+    """The command line of one benchmark: measure its cases, write its CSV, print the table made from it.
+
+    Returns the folder of the results.
+    """
     from benchmarks.report import print_table  # with rich, which a machine with a GPU need not have
 
     parser = argparse.ArgumentParser(description=f"Benchmark {name}; writes {name}.csv")
     parser.add_argument("--rounds", type=int, default=101, help="interleaved rounds of every case")
-    parser.add_argument("--out", type=Path, default=RESULTS, help="folder of the CSV file")
+    parser.add_argument("--out", type=Path, default=OF_THIS_PROCESSOR, help="folder of the CSV file")
     parser.add_argument(
         "--only", default="", metavar="TEXT", help="workloads that contain TEXT; keeps the others' rows"
     )
@@ -200,3 +203,5 @@ def main(name: str, cases: Callable[[], Iterable[Case]], keep_memory: bool = Tru
             rows = [row for row in rows if (row.op, row.workload) != (case.op, case.workload)] + fresh
             write_csv(rows, path)  # after every case: compiling some of them takes minutes
     print_table([path])
+    folder: Path = options.out
+    return folder

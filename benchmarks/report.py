@@ -1,4 +1,4 @@
-"""Tables and a plot, made from the CSV files alone: ``python -m benchmarks.report benchmarks/results/*.csv``."""
+"""Tables and a plot, made from the CSV files alone: ``python -m benchmarks.report benchmarks/results/avx2/*.csv``."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from pathlib import Path
 from rich.console import Console
 from rich.table import Table
 
-from benchmarks.schema import LIMIT, OURS, RESULTS
+from benchmarks.schema import LIMIT, OF_THIS_PROCESSOR, OURS
 
 Line = dict[str, str]
 
@@ -89,7 +89,7 @@ def plot(paths: Iterable[Path], target: Path) -> None:
 
 if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("csv", nargs="*", type=Path, help="CSV files of benchmarks; all results when absent")
-    chosen = parser.parse_args().csv or sorted(RESULTS.glob("*.csv"))
+    parser.add_argument("csv", nargs="*", type=Path, help="CSV files; all of this processor when absent")
+    chosen = parser.parse_args().csv or sorted(OF_THIS_PROCESSOR.glob("*.csv"))
     print_table(chosen)
     plot(chosen, chosen[0].parent / "ratios.png")

@@ -8,7 +8,11 @@ from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import Any
 
+import torch
+
 RESULTS = Path(__file__).parent / "results"
+OF_THIS_PROCESSOR = RESULTS / torch.backends.cpu.get_cpu_capability().lower()
+"""Figures of processors with AVX-512 and with AVX2 alone differ, and both are kept."""
 
 # Names of providers: ours, and the copy of the same bytes, which shows what the memory allows.
 OURS = "wgan_fast"
