@@ -28,6 +28,12 @@ def amp(activation: type[nn.Module] = nn.ReLU) -> nn.Module:
     return nn.Sequential(*hidden, nn.Linear(512, 1))
 
 
+def toy() -> nn.Module:
+    """Too small to be served: what the choice and the checks of a call cost."""
+    hidden = [nn.Linear(2, 64), nn.ReLU(), nn.Linear(64, 64), nn.ReLU(), nn.Linear(64, 64), nn.ReLU()]
+    return nn.Sequential(*hidden, nn.Linear(64, 1))
+
+
 def dcgan(norm: bool = False) -> nn.Module:
     layers: list[nn.Module] = []
     for i, (a, b) in enumerate(pairwise([3, 64, 128, 256, 512])):
@@ -117,6 +123,7 @@ WORKLOADS = {
     "DCGAN-64, B=32, hinge + R1": Workload(dcgan, (32, 3, 64, 64), hinge, 1),
     "DCGAN-64 with InstanceNorm, B=16": Workload(lambda: dcgan(True), (16, 3, 64, 64), relativistic, 2),
     "AMP perceptron with SiLU, B=1024": Workload(lambda: amp(nn.SiLU), (1024, 250), relativistic, 2),
+    "toy perceptron 2-64-64-64-1, B=64, R1": Workload(toy, (64, 2), hinge, 1),
     "with minibatch statistics, 32x32, B=16": Workload(lambda: Residual(True), (16, 3, 32, 32), relativistic, 2),
 }
 
@@ -178,8 +185,8 @@ def cases() -> Iterator[Case]:
             workload=name,
             bytes=0,  # bound by arithmetic: there is no copy to compare with
             providers=providers(workload),
-            rtol=1e-3,
-            atol=1e-4,
+            rtol=1e-2,  # sums over 65,536 positions, which torch.compile forms in another order
+            atol=1e-3,
             device=DEVICE,
         )
 

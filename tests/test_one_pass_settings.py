@@ -299,7 +299,7 @@ def test_explain_names_the_layers_in_the_way_and_counts_each_way() -> None:
     found = explain(critic, x)
     assert not found.one_pass
     assert [(o.module, o.operation, o.shortcut) for o in found.obstacles] == [("3", "instance_norm", True)]
-    assert "3: instance_norm: not known to be piecewise linear" in str(found)
+    assert "3: instance_norm: the second derivative is not zero; fused" in str(found)
     critic, x, _, _ = build_any("amp")
     found = explain(critic, x)
     assert found.one_pass
@@ -322,6 +322,39 @@ def test_explain_tells_what_concerns_one_pass_alone(
 ) -> None:
     found = explain(Lambda(function, (6, 4)).double(), torch.randn(5, 6).double())
     assert [(o.operation, o.shortcut) for o in found.obstacles] == [(operation, shortcut)]
+
+
+@pytest.mark.parametrize(
+    ("layer", "fused"),
+    [
+        (nn.SiLU(), True),
+        (nn.GroupNorm(2, 6), True),
+        (nn.BatchNorm1d(6), False),
+        (nn.InstanceNorm1d(6, track_running_stats=True), False),
+        (nn.Softmax(1), False),
+    ],
+)
+def test_explain_says_what_is_fused(layer: nn.Module, fused: bool) -> None:
+    critic = nn.Sequential(nn.Conv1d(6, 6, 1), layer, nn.Flatten(), nn.Linear(24, 1))
+    (obstacle,) = explain(critic, torch.randn(5, 6, 4)).obstacles
+    assert (obstacle.module, obstacle.fused) == ("1", fused)
+    assert ("fused, one kernel" in str(obstacle)) == fused
+
+
+def test_explain_says_that_a_critic_is_too_small(monkeypatch: pytest.MonkeyPatch) -> None:
+    critic, x, _, _ = build_any("amp")
+    monkeypatch.setattr(least_work, "ONE_PASS", 1 << 40)
+    found = explain(critic, x)
+    assert not found.one_pass
+    assert [(o.operation, o.shortcut) for o in found.obstacles] == [("forward", False)]
+    assert found.flops["score_and_gradient"] == found.flops["autograd, scores and penalty from one forward pass"]
+    _, _, ours, autograd = found.flops.values()
+    assert ours < autograd
+    monkeypatch.setattr(least_work, "SHORTCUT", 1 << 40)
+    found = explain(critic, x)
+    _, _, ours, autograd = found.flops.values()
+    assert found.obstacles[0].shortcut
+    assert ours == autograd
 
 
 def test_explain_changes_neither_critic_nor_random_state() -> None:

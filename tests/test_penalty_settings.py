@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import copy
 import warnings
 from collections.abc import Callable, Iterator
@@ -278,6 +279,28 @@ def test_fused_attention_is_avoided_and_said_once(
     with torch.nn.attention.sdpa_kernel(torch.nn.attention.SDPBackend.MATH):
         exact = wgan_fast.gradient_penalty(exact_critic, real.double(), fake.double(), alpha=alpha.double())
     assert relative_error(gradients, parameter_gradients(exact_critic, exact)) < 1e-5
+
+
+@pytest.mark.parametrize("module", [False, True])
+@pytest.mark.parametrize("return_scores", [False, True])
+def test_fused_attention_is_avoided_in_critics_left_to_autograd_as_too_small(
+    module: bool, return_scores: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(least_work, "SHORTCUT", 1 << 60)
+    monkeypatch.setattr(least_work, "ONE_PASS", 1 << 60)
+    critic, x = SelfAttention(module), torch.randn(3, 5, 8)
+    penalty, *_ = wgan_fast.r1_penalty(critic, x, return_norms=True, return_scores=return_scores)
+    gradients = parameter_gradients(critic, penalty)
+    exact = wgan_fast.r1_penalty(critic.double(), x.double(), exact_shortcut=False)
+    assert relative_error(gradients, parameter_gradients(critic, exact)) < 1e-5
+
+
+def test_the_flag_of_fused_attention_is_as_before() -> None:
+    before = torch.backends.cuda.flash_sdp_enabled()
+    with contextlib.suppress(ZeroDivisionError), fused_kernels.plain_attention():
+        assert not torch.backends.cuda.flash_sdp_enabled()
+        raise ZeroDivisionError
+    assert torch.backends.cuda.flash_sdp_enabled() == before
 
 
 @pytest.mark.parametrize("layer", [nn.LSTM, nn.GRU, nn.RNN])

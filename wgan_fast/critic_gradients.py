@@ -11,16 +11,17 @@
 
 from __future__ import annotations
 
-import warnings
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from typing import TYPE_CHECKING, Any, TypedDict, overload
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from wgan_fast import double_backward
+from wgan_fast.critic_modules import check_critic
 from wgan_fast.double_backward import least_work
+from wgan_fast.double_backward.fused_kernels import plain_attention
 from wgan_fast.double_backward.one_pass import foreign_mode, scores_and_gradients
 
 Critic = Callable[..., Any]
@@ -105,10 +106,20 @@ def scored_with_gradient(
     exact_shortcut: bool = True,
 ) -> tuple[Tensor, Any]:
     """``score_and_gradient`` without its check of the critic; without ``exact_shortcut``, as autograd does it."""
+    recording = torch.is_grad_enabled()
     names, values = _parts(x)
     inputs = {i: v for i, v in enumerate(values) if v.is_floating_point()}
     if not inputs:
         raise TypeError(f"x: expected floating-point samples of shape (B, ...), got {[v.dtype for v in values]}")
+    one_pass = (
+        exact_shortcut
+        and recording
+        and not foreign_mode()
+        and least_work.reached(critic, list(inputs.values()), least_work.ONE_PASS)
+    )
+    if not one_pass and names is None and not (recording and values[0].requires_grad):
+        context = _critic_context(x, exact_shortcut, one_pass) if recording else nullcontext()
+        return _differentiated(critic, x, critic_args, critic_kwargs, scaler, context)
 
     def seed(scores: Tensor) -> tuple[Tensor, Tensor | None]:
         scale = None if scaler is None else _seed_scale(scores, scaler)
@@ -125,14 +136,11 @@ def scored_with_gradient(
             _check_scores(scores, point)
         return scores
 
-    recording = torch.is_grad_enabled()
     with torch.enable_grad():
         if recording:
             points = [v.view_as(v) if v.requires_grad else v.detach().requires_grad_() for v in inputs.values()]
-            if exact_shortcut:
-                exact_shortcut = not foreign_mode() and least_work.reached(critic, points, least_work.ONE_PASS)
-            context = _critic_context(exact_shortcut)
-            scores, found = scores_and_gradients(score, points, seed, list(inputs.values()), context, exact_shortcut)
+            context = _critic_context(points[0], exact_shortcut, one_pass)
+            scores, found = scores_and_gradients(score, points, seed, list(inputs.values()), context, one_pass)
         else:
             points = [v.detach().requires_grad_() for v in inputs.values()]
             scores = score(points)
@@ -178,13 +186,26 @@ def input_gradient(
 ) -> Tensor:
     """d sum(critic(x)) / dx, in the shape of x; it can be differentiated again if autograd is recording."""
     recording = torch.is_grad_enabled()
+    context: AbstractContextManager[Any] = nullcontext()
+    if recording:
+        served = exact_shortcut and least_work.reached(critic, [x], least_work.SHORTCUT)
+        context = _critic_context(x, exact_shortcut, served)
+    return _differentiated(critic, x, critic_args, critic_kwargs, scaler, context)[1]
+
+
+def _differentiated(
+    critic: Critic,
+    x: Tensor,
+    critic_args: Sequence[Any],
+    critic_kwargs: Mapping[str, Any] | None,
+    scaler: Any,
+    context: AbstractContextManager[Any],
+) -> tuple[Tensor, Tensor]:
+    """Scores and input gradient by autograd, with a graph if it is recording."""
+    recording = torch.is_grad_enabled()
     with torch.enable_grad():
         x = x.detach().requires_grad_(True)
-        with (
-            nullcontext()
-            if not recording
-            else _critic_context(exact_shortcut and least_work.reached(critic, [x], least_work.SHORTCUT))
-        ):
+        with context:
             scores = first_output(critic(x, *critic_args, **(critic_kwargs or {})))
         _check_scores(scores, x)
         scale = None if scaler is None else _seed_scale(scores, scaler)
@@ -192,7 +213,7 @@ def input_gradient(
         (gradients,) = torch.autograd.grad(scores, x, seed, create_graph=recording, allow_unused=True)
         if gradients is None:
             raise ValueError(_IGNORES_INPUT)
-        return gradients if scale is None else gradients / scale
+        return scores if recording else scores.detach(), gradients if scale is None else gradients / scale
 
 
 def first_output(scores: Any) -> Tensor:
@@ -217,9 +238,16 @@ def _check_scores(scores: Tensor, x: Tensor) -> None:
         raise ValueError(_IGNORES_INPUT)
 
 
-def _critic_context(exact_shortcut: bool) -> AbstractContextManager[Any]:
-    """How the critic's forward pass runs, if its gradient is to be differentiated again."""
-    return double_backward.exact_shortcut() if exact_shortcut else double_backward.twice_differentiable()
+def _critic_context(x: Tensor, wanted: bool, served: bool) -> AbstractContextManager[Any]:
+    """How the critic's forward pass runs, if its gradient is to be differentiated again.
+
+    ``wanted`` is the caller's ``exact_shortcut``, ``served`` whether this critic has the shortcut.
+    """
+    if served:
+        return double_backward.exact_shortcut()
+    if wanted and x.is_cpu:
+        return plain_attention()  # does not intercept the calls of a critic that was left to autograd to save time
+    return double_backward.twice_differentiable()
 
 
 def _seed_scale(scores: Tensor, scaler: Any) -> Tensor:
@@ -236,38 +264,3 @@ _IGNORES_INPUT = (
     "critic: the scores do not depend on the input, so there is no gradient to penalise; expected a critic that "
     "computes its scores from its first argument, without detach() or no_grad() in between"
 )
-
-
-_COMPILED = (
-    "critic: what torch.compile made has no double backward; pass the critic as it was before compilation "
-    "(compiled._orig_mod), or compile the whole critic step with this penalty in it; method='difference' "
-    "needs no double backward"
-)
-
-_SHARDED = (
-    "critic: a module sharded by fully_shard (FSDP2) has no double backward; method='difference' needs none, for "
-    "critics without kinks"
-)
-
-
-def check_critic(critic: Critic) -> None:
-    """Refuse compiled critics where their gradient is to be differentiated again, warn of batch statistics."""
-    if torch.compiler.is_compiling():
-        return
-    twice = torch.is_grad_enabled()
-    if not isinstance(critic, nn.Module):
-        if twice and hasattr(critic, "_torchdynamo_orig_callable"):
-            raise RuntimeError(_COMPILED)
-        return
-    for module in critic.modules():
-        # By name: importing torch._dynamo for the class would take a second.
-        if twice and (type(module).__name__ == "OptimizedModule" or module._compiled_call_impl is not None):
-            raise RuntimeError(_COMPILED)
-        if twice and any(base.__name__ == "FSDPModule" for base in type(module).__mro__):
-            raise RuntimeError(_SHARDED)
-        if module.training and isinstance(module, nn.modules.batchnorm._BatchNorm):
-            warnings.warn(
-                "critic: BatchNorm couples the samples of a batch, but the gradient penalty is defined per sample; "
-                "LayerNorm, InstanceNorm or no normalisation is what WGAN-GP expects (Gulrajani et al. 2017, sec. 4)",
-                stacklevel=3,
-            )

@@ -29,6 +29,7 @@ from torch.autograd import forward_ad
 from torch.overrides import TorchFunctionMode
 
 from wgan_fast.critic_gradients import Critic, first_output, input_gradient
+from wgan_fast.critic_modules import submodules
 from wgan_fast.double_backward import activations, pooling
 from wgan_fast.dtypes import accumulation_dtype
 
@@ -330,7 +331,7 @@ class _RefuseKinks(TorchFunctionMode):
 
 def refuse_kinked_modules(critic: object) -> None:
     """Raise ValueError where the critic has a module with kinks; it sees into compiled modules, too."""
-    for module in critic.modules() if isinstance(critic, nn.Module) else ():
+    for module in submodules(critic) if isinstance(critic, nn.Module) else ():
         kinked_elu = isinstance(module, nn.ELU) and module.alpha != 1
         if isinstance(module, _KINKED_MODULES) or kinked_elu:
             raise ValueError(_KINKS.format(name=type(module).__name__))

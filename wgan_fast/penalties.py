@@ -49,13 +49,8 @@ from typing import TYPE_CHECKING, Any, Literal, TypeAlias, TypedDict, overload
 import torch
 from torch import Tensor
 
-from wgan_fast.critic_gradients import (
-    Critic,
-    check_critic,
-    first_output,
-    input_gradient,
-    scored_with_gradient,
-)
+from wgan_fast.critic_gradients import Critic, first_output, input_gradient, scored_with_gradient
+from wgan_fast.critic_modules import check_critic
 from wgan_fast.first_order import Method, first_order_penalty, refuse_kinked_modules
 from wgan_fast.functional.gradient_norm_penalty import Norm, Reduction, gradient_norm_penalty
 from wgan_fast.penalty_points import Points, penalty_points

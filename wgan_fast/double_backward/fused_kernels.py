@@ -53,6 +53,17 @@ def _attention(x: Any) -> AbstractContextManager[Any]:
     return sdpa_kernel(SDPBackend.MATH)
 
 
+class plain_attention:
+    """Context manager in which attention on the CPU runs as plain products; it sets one flag, and says nothing."""
+
+    def __enter__(self) -> None:
+        self.before = torch._C._get_flash_sdp_enabled()  # the CPU's flag too
+        torch._C._set_sdp_use_flash(False)
+
+    def __exit__(self, *exception: object) -> None:
+        torch._C._set_sdp_use_flash(self.before)
+
+
 SUBSTITUTES: dict[Any, Callable[[Any], AbstractContextManager[Any]]] = {
     torch.lstm: _recurrent,
     torch.gru: _recurrent,

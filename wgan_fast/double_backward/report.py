@@ -12,6 +12,7 @@ import torch
 from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
+from wgan_fast.double_backward import least_work, norms, smooth
 from wgan_fast.double_backward.flops import count_flops
 from wgan_fast.double_backward.one_pass import OBSERVERS, Tracking, can_track, scores_and_gradients
 from wgan_fast.double_backward.rows import RULES
@@ -26,13 +27,15 @@ class Obstacle:
         module: the path of the innermost module that makes it, "" for the critic itself.
         operation: the function that is called.
         reason: why it prevents the cheaper way.
-        shortcut: whether it also prevents `exact_shortcut`.
+        shortcut: whether it also prevents `exact_shortcut` from leaving a product out.
+        fused: whether `exact_shortcut` has one kernel for its double backward, where autograd runs a chain of them.
     """
 
     module: str
     operation: str
     reason: str
     shortcut: bool
+    fused: bool = False
 
     def __str__(self) -> str:
         ways = "one pass and shortcut" if self.shortcut else "one pass"
@@ -73,7 +76,7 @@ def explain(
     critic_args: Sequence[Any] = (),
     critic_kwargs: Mapping[str, Any] | None = None,
 ) -> Explanation:
-    """Which layers prevent one pass and the shortcut, why, and what each way costs.
+    """Which layers prevent one pass and the shortcut, why, which of them are fused, and what each way costs.
 
     Runs the critic a few times on ``x``; a module is copied first, and torch's random state on the CPU is put back::
 
@@ -97,6 +100,9 @@ def explain(
     def point() -> Tensor:
         return x.detach().requires_grad_()
 
+    def served(enough: bool) -> AbstractContextManager[Any]:
+        return exact_shortcut() if enough else nullcontext()
+
     def step(context: AbstractContextManager[Any], own_forward: bool, track: bool = False) -> Callable[[], object]:
         def run() -> None:
             inputs = [point()]
@@ -110,12 +116,19 @@ def explain(
 
         return run
 
+    one_pass = least_work.reached(critic, [x], least_work.ONE_PASS)
+    shortcut = least_work.reached(critic, [x], least_work.SHORTCUT)
+
     with torch.random.fork_rng(devices=[]), torch.enable_grad():
         proven, obstacles = _follow(critic, score, point(), cast(TorchFunctionMode, exact_shortcut()))
+        if not one_pass:
+            proven = False
+            reason = f"fewer than {least_work.ONE_PASS:,} multiplications on a CPU, which autograd does in less time"
+            obstacles.append(Obstacle("", "forward", reason, not shortcut))
         flops = {
-            "score_and_gradient": count_flops(step(exact_shortcut(), False, track=True)),
+            "score_and_gradient": count_flops(step(served(one_pass), False, track=one_pass)),
             "autograd, scores and penalty from one forward pass": count_flops(step(nullcontext(), False)),
-            "gradient_penalty with a forward pass of its own": count_flops(step(exact_shortcut(), True)),
+            "gradient_penalty with a forward pass of its own": count_flops(step(served(shortcut), True)),
             "autograd, penalty with a forward pass of its own": count_flops(step(nullcontext(), True)),
         }
         forward = count_flops(lambda: score([point()]))
@@ -160,6 +173,9 @@ def _follow(
     return not obstacles and shared.prove(scores, [point]), obstacles
 
 
+_FUSED = norms.REPLACEMENTS.keys() | smooth.REPLACEMENTS.keys()
+
+
 class _Following(Tracking):
     """Tracking that records calls without a rule, and continues as if they had one."""
 
@@ -180,21 +196,25 @@ class _Following(Tracking):
             tensors = [t for t in torch.utils._pytree.tree_leaves(result) if type(t) is Tensor and t.requires_grad]
             lost = [t for t in tensors if not self.shared.is_marked(t)]
             if lost or func in OBSERVERS:
-                self._write_down(func, here)
+                self._write_down(func, here, tensors)
             for tensor in lost:
                 if tensor.dim() and len(tensor) % self.shared.batch == 0:
                     self.shared.mark(tensor)
         return result
 
-    def _write_down(self, func: Any, here: str) -> None:
+    def _write_down(self, func: Any, here: str, results: list[Tensor]) -> None:
         name = getattr(func, "__name__", str(func))
-        if func in OBSERVERS:
+        # A Function of ours; a call that a replacement did not take has a node of autograd's own.
+        fused = func in _FUSED and all(hasattr(result.grad_fn, "_forward_cls") for result in results)
+        if fused:
+            reason = "the second derivative is not zero; fused, one kernel instead of a chain of operations"
+        elif func in OBSERVERS:
             reason = "a hook may see what is in between"
         elif func in RULES:
             reason = "mixes samples, or features with one another, or a parameter enters in a form that is not known"
         else:
             reason = "not known to be piecewise linear and to keep samples apart"
-        self.obstacles.append(Obstacle(here, name, reason, func not in RULES))
+        self.obstacles.append(Obstacle(here, name, reason, func not in RULES, fused))
 
 
 @contextmanager
