@@ -113,6 +113,7 @@ class Workload:
     loss: Callable[..., Tensor]
     penalties: int
     batches: int = 2
+    atol: float = 1e-4
 
 
 WORKLOADS = {
@@ -121,7 +122,8 @@ WORKLOADS = {
     "AMP perceptron, B=4096, R1 on one batch": Workload(amp, (4096, 250), alone, 1, batches=1),
     "grouped residual, 32x32, B=16, relativistic": Workload(Residual, (16, 3, 32, 32), relativistic, 2),
     "DCGAN-64, B=32, hinge + R1": Workload(dcgan, (32, 3, 64, 64), hinge, 1),
-    "DCGAN-64 with InstanceNorm, B=16": Workload(lambda: dcgan(True), (16, 3, 64, 64), relativistic, 2),
+    # Normalised values near zero, which rounding puts on either side of a kink, move single gradients.
+    "DCGAN-64 with InstanceNorm, B=16": Workload(lambda: dcgan(True), (16, 3, 64, 64), relativistic, 2, atol=1e-2),
     "AMP perceptron with SiLU, B=1024": Workload(lambda: amp(nn.SiLU), (1024, 250), relativistic, 2),
     "toy perceptron 2-64-64-64-1, B=64, R1": Workload(toy, (64, 2), hinge, 1),
     "with minibatch statistics, 32x32, B=16": Workload(lambda: Residual(True), (16, 3, 32, 32), relativistic, 2),
@@ -185,8 +187,8 @@ def cases() -> Iterator[Case]:
             workload=name,
             bytes=0,  # bound by arithmetic: there is no copy to compare with
             providers=providers(workload),
-            rtol=1e-2,  # sums over 65,536 positions, which torch.compile forms in another order
-            atol=1e-3,
+            rtol=1e-3,
+            atol=workload.atol,
             device=DEVICE,
         )
 
