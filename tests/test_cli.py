@@ -13,7 +13,6 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from PIL import Image
 
 from wgan_fast.cli import main
 from wgan_fast.cli.bench import published
@@ -21,6 +20,22 @@ from wgan_fast.studies import STUDIES
 from wgan_fast.training.run.checkpoint import iterations
 
 TINY = "--iterations 4 --width 16 --batch-size 8 --n-critic 1 --log-every 2"
+trains = pytest.mark.needs("rich", "sklearn", "matplotlib", "PIL", "ot")
+# Found once the command has begun, by what it imports.
+MISTAKES_OF_RUNS = [
+    ("train --data digit", "--data digit is unknown; did you mean digits?\n"),
+    ("study point-mas", "study point-mas is unknown; did you mean point-mass?\n"),
+    ("train --data nonsense", "--data nonsense is unknown"),
+    ("train --data folder:absent", "there is no such folder"),
+    ("train --data 8gaussians --conditional", "--conditional: 8gaussians has no labels of at least 2 classes"),
+    ("train --device tpu9", "--device tpu9 cannot be used"),
+    ("train --architecture dcgan", "--architecture dcgan makes 32x32 or 64x64 images"),
+    ("sample absent", "absent is not a run folder"),
+    ("sample absent --out a.jpg", "--out must end in .png or .npz"),
+    ("sample absent --out a.png --format npz", "--format npz contradicts --out a.png"),
+    ("evaluate absent", "absent is not a run folder"),
+    ("study nope", "study nope is unknown; expected one of point-mass, divergences"),
+]
 
 
 @pytest.fixture(autouse=True)
@@ -36,6 +51,7 @@ def _run(command: str) -> int:
     return main(command.split())
 
 
+@trains
 def test_train_sample_evaluate(elsewhere: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert _run(f"train --data digits --constraint gp --out runs/x --seed 0 {TINY}") == 0
     shown = capsys.readouterr()
@@ -72,6 +88,7 @@ def test_train_sample_evaluate(elsewhere: Path, capsys: pytest.CaptureFixture[st
     assert "classes among 500" in capsys.readouterr().out
 
 
+@trains
 def test_resume_continues_with_the_runs_own_options(capsys: pytest.CaptureFixture[str]) -> None:
     assert _run(f"train --data swissroll --constraint clip --no-critic-burst --no-evaluate {TINY}") == 0
     folder = Path("runs/swissroll-clip")
@@ -111,8 +128,6 @@ def test_resume_continues_with_the_runs_own_options(capsys: pytest.CaptureFixtur
         ("train --iter 3", "--iter is not an option of train; did you mean --iterations?\n"),
         ("train 3", "3 is not an argument of train; wgan-fast train --help lists them\n"),
         ("sample x --nun 3", "--nun is not an option of sample; did you mean --num?\n"),
-        ("train --data digit", "--data digit is unknown; did you mean digits?\n"),
-        ("study point-mas", "study point-mas is unknown; did you mean point-mass?\n"),
         ("train --constraint foo", "--constraint must be one of none, clip, gp,"),
         ("train --constraint spectra", "got spectra; did you mean spectral?\n"),
         ("train --iterations many", "--iterations must be an integer, got 'many'\n"),
@@ -122,27 +137,18 @@ def test_resume_continues_with_the_runs_own_options(capsys: pytest.CaptureFixtur
         ("train --learning-rate nan", "--learning-rate must be a number that is finite, got 'nan'\n"),
         ("train --recipe wgangp", "got wgangp; did you mean wgan-gp?\n"),
         ("train --iterations 0", "--iterations must be at least 1, got 0"),
-        ("train --data nonsense", "--data nonsense is unknown"),
         ("train --data npz:absent.npz", "there is no such file"),
-        ("train --data folder:absent", "there is no such folder"),
-        ("train --data 8gaussians --conditional", "--conditional: 8gaussians has no labels of at least 2 classes"),
-        ("train --device tpu9", "--device tpu9 cannot be used"),
-        ("train --architecture dcgan", "--architecture dcgan makes 32x32 or 64x64 images"),
         ("train --resume --out absent", "absent is not a run folder"),
         ("sample", "the following arguments are required: RUN\n"),
-        ("sample absent", "absent is not a run folder"),
         ("sample absent --num 0", "--num must be at least 1"),
-        ("sample absent --out a.jpg", "--out must end in .png or .npz"),
-        ("sample absent --out a.png --format npz", "--format npz contradicts --out a.png"),
         ("sample absent --format gif", "--format must be one of png, npz, got gif\n"),
         ("sample absent --interpolate 0", "--interpolate must be at least 1, got 0\n"),
         ("train --config absent.yaml", "--config absent.yaml: there is no such file"),
         ("train --config a.yaml --resume", "--config contradicts it"),
-        ("evaluate absent", "absent is not a run folder"),
-        ("study nope", "study nope is unknown; expected one of point-mass, divergences"),
         ("study point-mass --seed -1", "--seed must be at least 0, got -1\n"),
         ("study point-mass --size huge", "--size must be one of smoke, default, full, got huge\n"),
         ("study --size full", "the following arguments are required: NAME\n"),
+        *(pytest.param(*case, marks=trains) for case in MISTAKES_OF_RUNS),
     ],
 )
 def test_mistakes_are_one_line_and_exit_code_2(
@@ -157,6 +163,7 @@ def test_mistakes_are_one_line_and_exit_code_2(
     assert list(elsewhere.iterdir()) == []
 
 
+@trains
 def test_a_run_is_not_replaced_by_mistake(capsys: pytest.CaptureFixture[str]) -> None:
     assert _run(f"train --no-evaluate --out x {TINY}") == 0
     capsys.readouterr()
@@ -166,6 +173,7 @@ def test_a_run_is_not_replaced_by_mistake(capsys: pytest.CaptureFixture[str]) ->
     assert _run(f"train --no-evaluate --out x --overwrite --resume {TINY}") == 2
 
 
+@trains
 def test_a_damaged_checkpoint_is_refused_and_an_intact_one_taken(
     capsys: pytest.CaptureFixture[str], elsewhere: Path
 ) -> None:
@@ -281,6 +289,7 @@ def test_no_arguments_print_the_help(capsys: pytest.CaptureFixture[str]) -> None
     assert max(map(len, shown.splitlines())) <= 80
 
 
+@trains
 def test_the_help_of_a_run_gives_its_own_options(capsys: pytest.CaptureFixture[str]) -> None:
     assert _run(f"train --quiet --no-evaluate --out x {TINY}") == 0
     Path("run.yaml").write_text("lambda-gp: 7\n")
@@ -293,6 +302,7 @@ def test_the_help_of_a_run_gives_its_own_options(capsys: pytest.CaptureFixture[s
         assert expected in " ".join(capsys.readouterr().out.split())
 
 
+@trains
 def test_a_config_of_before_it_held_the_shape_of_samples_still_loads(capsys: pytest.CaptureFixture[str]) -> None:
     assert _run(f"train --quiet --no-evaluate --out x {TINY}") == 0
     path = Path("x/config.json")
@@ -312,6 +322,7 @@ def test_a_config_of_before_it_held_the_shape_of_samples_still_loads(capsys: pyt
     assert shown.count("\n") == 1
 
 
+@trains
 def test_quiet_prints_nothing_but_errors(capsys: pytest.CaptureFixture[str]) -> None:
     assert _run(f"train --quiet --no-evaluate --out x {TINY}") == 0
     shown = capsys.readouterr()
@@ -322,7 +333,10 @@ def test_quiet_prints_nothing_but_errors(capsys: pytest.CaptureFixture[str]) -> 
     assert shown.err.count("\n") == 1
 
 
+@trains
 def test_classes_and_paths_are_sampled(capsys: pytest.CaptureFixture[str]) -> None:
+    from PIL import Image
+
     assert _run(f"train --conditional --no-evaluate {TINY}") == 0
     assert "num_classes" in Path("runs/digits-gp-conditional/config.json").read_text()
     run = "runs/digits-gp-conditional"
@@ -351,6 +365,7 @@ def test_classes_and_paths_are_sampled(capsys: pytest.CaptureFixture[str]) -> No
     assert Path("samples.png").stat().st_size > 0
 
 
+@trains
 def test_a_config_file_gives_defaults_that_flags_override(capsys: pytest.CaptureFixture[str]) -> None:
     Path("run.yaml").write_text(
         "data: swissroll\nconstraint: clip\niterations: 4\nwidth: 16\nbatch-size: 8\nn_critic: 1\n"
@@ -375,6 +390,7 @@ def test_a_config_file_gives_defaults_that_flags_override(capsys: pytest.Capture
     )
 
 
+@trains
 @pytest.mark.parametrize(("sent", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
 def test_a_signal_ends_with_a_checkpoint_that_resumes(sent: signal.Signals, code: int, elsewhere: Path) -> None:
     command = [sys.executable, "-m", "wgan_fast", "train", "--out", "run", "--no-evaluate", *TINY.split()]
@@ -398,6 +414,7 @@ def test_a_signal_ends_with_a_checkpoint_that_resumes(sent: signal.Signals, code
     assert _run(f"train --out run --resume --no-evaluate --iterations {reached + 2}") == 0
 
 
+@trains
 def test_study_lists_and_runs(elsewhere: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert _run("study") == 0
     listed = capsys.readouterr().out.splitlines()

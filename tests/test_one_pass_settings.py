@@ -209,6 +209,7 @@ def test_a_tensor_subclass_is_left_to_autograd() -> None:
     assert_equal([gradients.as_subclass(Tensor)], [autograd(critic, x)[1]])
 
 
+@pytest.mark.usefixtures("traced_gradients")
 def test_a_compiled_step_equals_eager() -> None:
     critic, x, _, _ = build_any("amp")
     parameters = list(critic.parameters())
@@ -216,10 +217,7 @@ def test_a_compiled_step_equals_eager() -> None:
     def step(x: Tensor) -> tuple[Tensor, ...]:
         return torch.autograd.grad(softplus(score_and_gradient, critic, x, ()), parameters)
 
-    torch._dynamo.reset()
-    with torch._dynamo.config.patch(trace_autograd_ops=True):
-        compiled = torch.compile(step, fullgraph=True, backend="aot_eager")(x)
-    torch._dynamo.reset()
+    compiled = torch.compile(step, fullgraph=True, backend="aot_eager")(x)
     assert_equal(list(compiled), list(step(x)))
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import copy
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from typing import Any
 
 import pytest
@@ -129,19 +129,7 @@ def test_training_with_a_scaler_follows_float32() -> None:
 # ---------------------------------------------------------------- torch.compile
 
 
-TRACES_GRADIENTS = tuple(map(int, torch.__version__.split(".")[:2])) >= (2, 13)
-
-
-@pytest.fixture
-def traced_gradients() -> Iterator[None]:
-    torch._dynamo.reset()
-    with torch._dynamo.config.patch(trace_autograd_ops=True):
-        yield
-    torch._dynamo.reset()
-
-
 @pytest.mark.slow
-@pytest.mark.skipif(not TRACES_GRADIENTS, reason="torch before 2.13 does not compile requires_grad_()")
 @pytest.mark.usefixtures("traced_gradients")
 @pytest.mark.parametrize(("name", "backend"), [("mlp", "inductor"), ("dcgan", "aot_eager")])
 def test_a_compiled_critic_step_equals_eager(name: str, backend: str) -> None:

@@ -9,13 +9,13 @@ where the paths join. What the interpreter reports as a ``Fault``:
 
 - an access outside every allocation that the launch was given, or not aligned to its width;
 - a read of shared memory that was never written;
-- a race: two threads touch a byte, one of them writes, and no barrier lies between;
+- a race: two threads touch a byte, one of them writes, and no barrier of their block or of their warp lies between;
 - a barrier, or a shuffle, that some of the threads do not reach;
 - a kernel that does not end.
 
 Floating point is IEEE; the approximate instructions (ex2.approx, tanh.approx, ...) give the exact result rounded,
-where the hardware's is some units off. What it does not know (atomics, tensor cores, asynchronous copies) is an
-``UnknownPtx`` with the name of the instruction.
+where the hardware's is some units off. What it does not know (atomics, tensor cores, asynchronous copies, barriers of
+part of a warp) is an ``UnknownPtx`` with the name of the instruction.
 """
 
 from __future__ import annotations
@@ -94,7 +94,7 @@ class Kernel:
             lanes.parameters = np.frombuffer(parameters, np.uint8)
             lanes.grid_block = lanes.block + np.uint32(first)
             lanes.grid_blocks = np.full(lanes.count, blocks, np.uint32)
-            lanes.epochs[:] = 0
+            lanes.epochs[:] = lanes.warp_epochs[:] = 0
             try:
                 with np.errstate(all="ignore"):
                     bound.run()

@@ -14,14 +14,13 @@ from typing import Any
 import numpy as np
 from checked_memory import GlobalMemory, SharedMemory
 from numpy.typing import NDArray
-from ptx_text import SIZES, Function, UnknownPtx
+from ptx_text import SIZES, Function, Instruction, UnknownPtx
+from races import WARP, Access
 
 Array = NDArray[Any]
 Mask = NDArray[np.bool_] | None  # None: all lanes
 Source = Callable[[], Any]  # an array, or a scalar that is the same in all lanes
 Sink = Callable[[Any, Mask], None]
-
-WARP = 32
 
 TYPES: dict[str, np.dtype[Any]] = {
     **{f"{kind}{bits}": np.dtype(f"u{size}") for kind in "bu" for bits, size in SIZES.items()},
@@ -68,7 +67,8 @@ class Lanes:
         self.call_parameters: dict[str, Array] = {}
         self.parameters: NDArray[np.uint8] = np.zeros(0, np.uint8)  # of the launch
         self.parameter_names: dict[str, int] = {}
-        self.epochs = np.zeros(self.count, np.int32)  # barriers passed
+        self.epochs = np.zeros(self.count, np.int32)  # barriers of the block passed
+        self.warp_epochs = np.zeros(self.count, np.int32)  # and of the warp
         # Set for every launch, and grid_block for every batch of blocks.
         self.grid_block = self.block.copy()
         self.grid_blocks = np.ones(self.count, np.uint32)
@@ -86,6 +86,10 @@ class Lanes:
     def grid_threads(self, mask: Mask) -> NDArray[np.int32]:
         every = (self.grid_block * np.uint32(self.threads) + self.thread).astype(np.int32)
         return every if mask is None else every[mask]
+
+    def access(self, instruction: Instruction, writes: bool, mask: Mask) -> Access:
+        chosen = slice(None) if mask is None else mask
+        return Access(instruction, writes, self.grid_threads(mask), self.epochs[chosen], self.warp_epochs[chosen])
 
     def register(self, function: Function, operand: str) -> Array:
         try:

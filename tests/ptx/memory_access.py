@@ -7,7 +7,7 @@ import re
 import numpy as np
 from instructions import Operation, Step, elements, instruction
 from lanes import TYPES, Array, Mask, Source
-from races import Access, Fault
+from races import Fault
 
 # How long a value is kept in which cache, and who else may write it, is nothing that the interpreter could show.
 HINTS = ("nc", "ca", "cg", "cs", "cv", "lu", "wb", "wt", "relaxed", "volatile", "weak", "gpu", "cta", "sys")
@@ -54,8 +54,7 @@ def cells(op: Operation, space: str, name: str, offset: int, count: int, writes:
     def places(mask: Mask) -> Array:
         every = where()
         chosen = every if mask is None else every[mask]
-        epochs = lanes.epochs if mask is None else lanes.epochs[mask]
-        access = Access(op.instruction, writes, lanes.grid_threads(mask), epochs)
+        access = lanes.access(op.instruction, writes, mask)
         if space == "shared":
             blocks = lanes.block if mask is None else lanes.block[mask]
             return lanes.shared.places(chosen, width, blocks.astype(np.int64), access) // width

@@ -43,6 +43,31 @@ EXCHANGE = """
     ld.shared.u32 %r8, [%r7];
     st.global.u32 [%rd1], %r8;
 """
+# The same with the next one of the warp, twice: what was read may be overwritten once the warp has met again.
+WARP_EXCHANGE = """
+    xor.b32 %r6, %r4, 4;
+    add.s32 %r7, %r3, %r6;
+    st.shared.u32 [%r5], 0;
+    bar.warp.sync -1;
+    ld.shared.u32 %r8, [%r7];
+    bar.warp.sync -1;
+    st.shared.u32 [%r5], %r2;
+    bar.warp.sync 0xffffffff;
+    ld.shared.u32 %r8, [%r7];
+    st.global.u32 [%rd1], %r8;
+"""
+# Thread 0 writes, its whole warp reads, and the last of the warp writes.
+WARP_BROADCAST = """
+    setp.eq.u32 %p1, %r2, 0;
+    @%p1 st.shared.u32 [%r3], 5;
+    bar.warp.sync -1;
+    setp.lt.u32 %p2, %r2, 32;
+    @%p2 ld.shared.u32 %r8, [%r3];
+    bar.warp.sync -1;
+    setp.eq.u32 %p3, %r2, 31;
+    @%p3 st.shared.u32 [%r3], %r8;
+    st.global.u32 [%rd1], %r2;
+"""
 
 
 def run(body: str, elements: int = 64, threads: int = 64) -> np.ndarray:
@@ -55,6 +80,8 @@ def run(body: str, elements: int = 64, threads: int = 64) -> np.ndarray:
 
 def test_the_kernel_without_a_fault_is_right() -> None:
     assert run(EXCHANGE).tolist() == [i ^ 32 for i in range(64)]
+    assert run(WARP_EXCHANGE).tolist() == [i ^ 1 for i in range(64)]
+    assert run(WARP_BROADCAST).tolist() == list(range(64))
 
 
 @pytest.mark.parametrize(
@@ -69,6 +96,31 @@ def test_the_kernel_without_a_fault_is_right() -> None:
             r"thread \d+ without a barrier between, at: st\.shared",
         ),
         (EXCHANGE + "st.shared.u32 [%r5], %r8;", r"race in shared memory.*already read by block 0 thread"),
+        (
+            WARP_EXCHANGE.replace("bar.warp.sync -1;", "", 1),
+            r"race in shared memory, 64 lanes: block 0 thread 0 at: ld\.shared.* already written by block 0 thread 1 ",
+        ),
+        (
+            WARP_EXCHANGE.replace("bar.warp.sync 0xffffffff;", ""),
+            r"race in shared memory, 64 lanes: block 0 thread 0 at: ld\.shared.* already written by block 0 thread 1 ",
+        ),
+        (
+            "".join(WARP_EXCHANGE.rsplit("bar.warp.sync -1;", 1)),
+            r"race in shared memory, 64 lanes: block 0 thread 0 at: st\.shared.* already read by block 0 thread 1 ",
+        ),
+        (
+            "".join(WARP_BROADCAST.rsplit("bar.warp.sync -1;", 1)),
+            r"race in shared memory, 1 lanes: block 0 thread 31 at: .*st\.shared.* already read by several threads ",
+        ),
+        # A barrier of warps orders nothing between them.
+        (
+            EXCHANGE.replace("bar.sync 0;", "bar.warp.sync -1;"),
+            r"race in shared memory, 64 lanes:.* already written by",
+        ),
+        (
+            WARP_BROADCAST.replace("bar.warp.sync -1;", "bar.sync 0;", 1).replace("%r2, 32;", "%r2, 40;"),
+            r"race in shared memory, 1 lanes: block 0 thread 31 at: .*st\.shared.* already read by several threads ",
+        ),
         ("st.global.u32 [%rd1], %r2; ld.global.u32 %r8, [%rd1+-4];", "read 4 bytes before the start of out"),
         (
             "setp.gt.u32 %p1, %r2, 0; st.global.u32 [%rd1], %r2; @%p1 ld.global.u32 %r8, [%rd1+-4];",
@@ -85,6 +137,10 @@ def test_the_kernel_without_a_fault_is_right() -> None:
             "setp.lt.u32 %p1, %r2, 40; @%p1 bra $WAIT; bra.uni $END; "
             "$WAIT: shfl.sync.bfly.b32 %r8, %r2, 1, 31, -1; $END:",
             "shfl that lanes named in its mask never reach, 8 lanes wait",
+        ),
+        (
+            "setp.lt.u32 %p1, %r2, 40; @%p1 bra $WAIT; bra.uni $END; $WAIT: bar.warp.sync -1; $END:",
+            r"bar that lanes named in its mask never reach, 8 lanes wait: bar\.warp\.sync -1",
         ),
         (
             "shfl.sync.idx.b32 %r8, %r2, 20, 31, 65535;",
@@ -104,6 +160,7 @@ def test_a_fault_is_reported(body: str, message: str) -> None:
         ("atom.global.add.u32 %r8, [%rd1], 1;", "unknown instruction atom"),
         ("add.sat.s32 %r8, %r2, 1;", r"unknown modifier \.sat of add"),
         ("bar.sync 1;", "unknown form of bar"),
+        ("bar.warp.sync 65535;", "unknown form of bar"),
     ],
 )
 def test_what_is_not_known_is_named(body: str, message: str) -> None:

@@ -11,10 +11,10 @@ from typing import NamedTuple
 
 import numpy as np
 from instructions import Operation, Step, elements, instruction
-from lanes import WARP, Array, Lanes, Mask
+from lanes import Array, Lanes, Mask
 from memory_access import address, addresses
 from numpy.typing import NDArray
-from races import Access, Fault
+from races import WARP, Fault
 
 Chosen = NDArray[np.bool_]
 
@@ -70,7 +70,7 @@ def _waits_for_warp(op: Operation) -> Waits:
     return Waits(complete, fault)
 
 
-WHO_WAITS["bar"] = WHO_WAITS["barrier"] = _waits_for_block
+WHO_WAITS["bar"] = WHO_WAITS["barrier"] = lambda op: _waits_for_warp(op) if op.has("warp") else _waits_for_block(op)
 WHO_WAITS["shfl"] = WHO_WAITS["ldmatrix"] = WHO_WAITS["stmatrix"] = _waits_for_warp
 
 
@@ -84,10 +84,11 @@ def _present(lanes: Lanes, mask: Chosen) -> Array:
 
 @instruction("bar", "barrier")
 def barrier(op: Operation) -> Step:
-    op.allow("sync", "cta", "aligned")
-    if op.operands != ("0",):
+    """bar.sync of the whole block, or bar.warp.sync of a whole warp: nothing here waits for part of either."""
+    epochs = op.lanes.warp_epochs if op.has("warp") else op.lanes.epochs
+    op.allow("sync", *(["warp"] if op.has("warp") else ["cta", "aligned"]))
+    if op.operands not in ([("-1",), ("0xffffffff",)] if op.has("warp") else [("0",)]):
         raise op.unknown()
-    epochs = op.lanes.epochs
     return lambda mask: np.add(epochs, 1, out=epochs, where=True if mask is None else mask)
 
 
@@ -148,7 +149,7 @@ def matrix(op: Operation) -> Step:
         starts = where()[lanes.warp_start[chosen] + 8 * number + rows[half][chosen]]
         if (starts % 16).any():
             raise Fault(f"row of a matrix at a misaligned address in shared memory: {op.instruction}")
-        access = Access(op.instruction, not loads, lanes.grid_threads(mask), lanes.epochs[chosen])
+        access = lanes.access(op.instruction, not loads, mask)
         blocks = lanes.block[chosen].astype(np.int64)
         return lanes.shared.places(starts + 2 * columns[half][chosen], 2, blocks, access) // 2
 

@@ -11,7 +11,6 @@ from typing import Any
 
 import numpy as np
 import pytest
-from PIL import Image
 
 from wgan_fast.studies import STUDIES, point_mass
 from wgan_fast.studies.study import collect, run_study
@@ -41,6 +40,8 @@ def _of(content: Numbers, case: str, name: str) -> np.ndarray[Any, Any]:
 
 @pytest.mark.parametrize("name", STUDIES)
 def test_study_writes_figure_numbers_and_two_sentences(name: str, written: Callable[[str], Numbers]) -> None:
+    from PIL import Image
+
     content = written(name)
     assert content["study"] == name
     assert content["seeds"] == [3, 4]
@@ -169,6 +170,7 @@ def test_cost_table_counts_time_and_memory_of_every_constraint(written: Callable
     assert memory["gp"] > memory["none"]
 
 
+@pytest.mark.needs("ot")
 def test_processes_give_the_numbers_of_one_process() -> None:
     settings = point_mass.Settings(3, 2, width=4, batch=2)
     sizes = {"smoke": settings, "default": settings}

@@ -9,7 +9,6 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from PIL import Image
 from torch import Tensor, nn
 
 from wgan_fast.constraints import Constraint, GradientPenalty, WeightClipping
@@ -221,12 +220,13 @@ def test_wrong_classes_are_refused(labels: Any, message: str) -> None:
         build_trainer(_config(iterations=1, conditional=False)).sample(4, labels=0)
 
 
-@pytest.mark.parametrize("data", ["8gaussians", "photos"])
+@pytest.mark.parametrize("data", ["8gaussians", pytest.param("photos", marks=pytest.mark.needs("sklearn", "PIL"))])
 def test_data_without_labels_is_refused(data: str) -> None:
     with pytest.raises(UserError, match=f"--conditional: {data} has no labels of at least 2 classes"):
         build_trainer(_config(data=data))
 
 
+@pytest.mark.needs("sklearn")
 @pytest.mark.parametrize("constraint", ["spectral", "lipschitz"])
 def test_constraints_that_do_not_reach_the_projection_are_refused(constraint: Any) -> None:
     with pytest.raises(UserError, match=f"--conditional contradicts --constraint {constraint}"):
@@ -250,6 +250,8 @@ def test_classes_without_samples_are_refused(tmp_path: Path) -> None:
 
 
 def test_subfolders_are_classes(tmp_path: Path) -> None:
+    from PIL import Image
+
     for number, name in enumerate(("bird", "ant", "cat")):
         (tmp_path / name / "inner").mkdir(parents=True)
         for index in range(4):
@@ -290,6 +292,8 @@ class NearestNeighbour(nn.Module):
 
 
 def test_a_picture_of_a_conditional_run_shows_a_class_per_row(tmp_path: Path) -> None:
+    from PIL import Image
+
     run = Run(build_trainer(_config(iterations=3)), tmp_path)
     run.train()
     run.write_pictures()

@@ -10,7 +10,6 @@ from typing import Literal, get_args, get_origin
 
 import pytest
 
-from wgan_fast.cli.console import described
 from wgan_fast.cli.options import read_config_file
 from wgan_fast.training import Config, UserError
 from wgan_fast.training.option import grouped, type_of
@@ -110,6 +109,8 @@ def test_the_help_of_a_choice_lists_it() -> None:
 
 
 def test_what_means_nothing_to_a_run_is_not_shown() -> None:
+    from wgan_fast.cli.console import described
+
     told = described(Config(data="digits", constraint="r1"))
     assert told["constraint"] == [
         "recipe tuned",

@@ -10,7 +10,6 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from PIL import Image
 
 from wgan_fast.training import Data, TensorData, UserError, load_data
 from wgan_fast.training.data import images
@@ -90,12 +89,15 @@ def test_photo_crops_repeat_and_hold_out_another_region(size: int, monkeypatch: 
     assert train.float().std() > 10
 
 
+@pytest.mark.needs("sklearn", "PIL")
 def test_photo_crops_refuse_a_size_that_does_not_fit() -> None:
     with pytest.raises(UserError, match="--image-size must be between 8 and 128 for --data photos, got 200"):
         images.photo_crops(200)
 
 
 def test_folder_reads_every_image_below_it(tmp_path: Path) -> None:
+    from PIL import Image
+
     (tmp_path / "inner").mkdir()
     Image.new("RGB", (40, 20), (255, 0, 0)).save(tmp_path / "a.png")
     Image.new("L", (9, 30), 128).save(tmp_path / "inner" / "b.JPG", format="JPEG")
@@ -117,6 +119,7 @@ def _with_corrupt_image(path: Path) -> None:
     (path / "broken.png").write_bytes(b"\x89PNG\r\n\x1a\n not really")
 
 
+@pytest.mark.needs("PIL")
 @pytest.mark.parametrize(
     ("prepare", "message"),
     [

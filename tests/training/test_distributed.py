@@ -26,6 +26,7 @@ from wgan_fast.training.run.log import read_metrics
 
 ROOT = Path(__file__).parents[2]
 TINY = "--width 16 --batch-size 8 --n-critic 1 --log-every 2 --no-evaluate"
+trains = pytest.mark.needs("rich", "sklearn", "matplotlib", "PIL", "ot")
 PATIENCE = 60
 """Seconds until a test gives up, on a machine that has other things to do."""
 
@@ -83,6 +84,7 @@ def _wait_for(path: Path, content: str = "") -> None:
 @pytest.fixture(scope="module")
 def runs(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
     """What one process makes of every case, and what two make of it."""
+    pytest.importorskip("sklearn", reason="needs sklearn")
     folder = tmp_path_factory.mktemp("two")
     usual = torch.get_default_dtype()
     torch.set_default_dtype(torch.float64)
@@ -145,6 +147,7 @@ def test_gradients_are_those_of_distributed_data_parallel(runs: dict[str, Any]) 
     assert [found["layout"] for found in runs["two"]] == [True, True]
 
 
+@trains
 def test_a_signal_to_one_stops_both_after_the_same_iteration(tmp_path: Path) -> None:
     command = f"-m wgan_fast train --out run {TINY} --iterations 1000000 --checkpoint-every 1000000"
     with _two(command.split(), tmp_path) as both:
@@ -159,6 +162,7 @@ def test_a_signal_to_one_stops_both_after_the_same_iteration(tmp_path: Path) -> 
     assert main(f"train --out {tmp_path / 'run'} --resume --no-evaluate --iterations {reached + 2}".split()) == 0
 
 
+@trains
 def test_mistakes_are_printed_by_the_first_alone(tmp_path: Path) -> None:
     with _two(f"-m wgan_fast train --out run {TINY} --batch-size 9".split(), tmp_path) as both:
         first, second = _results(both)
@@ -170,6 +174,7 @@ def test_mistakes_are_printed_by_the_first_alone(tmp_path: Path) -> None:
     assert not (tmp_path / "run").exists()
 
 
+@trains
 def test_a_checkpoint_that_cannot_be_written_ends_both(tmp_path: Path) -> None:
     (tmp_path / "run").mkdir()
     (tmp_path / "run" / "checkpoints").write_text("")
@@ -183,6 +188,7 @@ def test_a_checkpoint_that_cannot_be_written_ends_both(tmp_path: Path) -> None:
     assert second[1:] == ("", "")
 
 
+@trains
 @pytest.mark.parametrize("victim", [0, 1])
 def test_a_killed_process_ends_the_run_within_seconds(tmp_path: Path, victim: int) -> None:
     """Under torchrun itself."""

@@ -104,6 +104,7 @@ def test_networks_that_start_so_are_refused(tmp_path: Path) -> None:
     assert iterations(tmp_path) == []
 
 
+@pytest.mark.needs("ot")
 def test_restore_goes_back_with_half_the_learning_rate(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     config = _config(on_nonfinite="restore", log_every=1)
     run = Run.start(tmp_path, config)
@@ -124,6 +125,7 @@ def test_restore_goes_back_with_half_the_learning_rate(tmp_path: Path, caplog: p
     assert load_checkpoint(tmp_path).state["restores"] == 1
 
 
+@pytest.mark.needs("ot")
 def test_restores_are_bounded(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     run = Run.start(tmp_path, _config(on_nonfinite="restore", log_every=1))
 

@@ -8,9 +8,12 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
+
 KILLS = 100
 
 
+@pytest.mark.needs("ot")
 def test_a_run_killed_at_any_moment_resumes_to_the_same_end(tmp_path: Path) -> None:
     script = Path(__file__).with_name("killed_runs.py")
     environment = {**os.environ, "PYTHONPATH": str(script.parents[2]), "OMP_NUM_THREADS": "1"}

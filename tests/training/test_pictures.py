@@ -7,13 +7,14 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from PIL import Image
 from torch import Tensor, nn
 
 from wgan_fast.training.report import pictures
 
 
 def _pixels(path: Path) -> np.ndarray:
+    from PIL import Image
+
     with Image.open(path) as picture:
         return np.asarray(picture.convert("RGB"))
 

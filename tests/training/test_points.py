@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import pytest
 import torch
-from sklearn.datasets import make_swiss_roll
 
 from wgan_fast.training.data import points
 
@@ -34,6 +33,8 @@ def test_mixtures_have_equal_modes_of_the_stated_spread(
 
 
 def test_swiss_roll_has_the_moments_of_scikit_learns() -> None:
+    from sklearn.datasets import make_swiss_roll
+
     ours = _draw(points.swiss_roll())
     theirs = torch.from_numpy(make_swiss_roll(20_000, noise=0.25, random_state=0)[0][:, [0, 2]] / 7.5).float()
     assert torch.allclose(ours.mean(dim=0), theirs.mean(dim=0), atol=0.02)

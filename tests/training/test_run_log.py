@@ -11,8 +11,6 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from PIL import Image
-from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from wgan_fast.training import Config, Run, Trainer, UserError, build_models
 from wgan_fast.training.data.sets import split
@@ -26,14 +24,19 @@ def _config(**options: Any) -> Config:
     return Config(**{"data": "digits", "iterations": 8, **SMALL, **options})
 
 
+def _events(folder: Path) -> Any:
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    return EventAccumulator(str(folder), size_guidance={"images": 0, "scalars": 0}).Reload()
+
+
 def _scalars(folder: Path) -> dict[str, list[tuple[int, float]]]:
-    events = EventAccumulator(str(folder), size_guidance={"images": 0, "scalars": 0}).Reload()
+    events = _events(folder)
     return {name: [(e.step, e.value) for e in events.Scalars(name)] for name in events.Tags()["scalars"]}
 
 
 def _images(folder: Path) -> list[int]:
-    events = EventAccumulator(str(folder), size_guidance={"images": 0}).Reload()
-    return [event.step for event in events.Images("samples")]
+    return [event.step for event in _events(folder).Images("samples")]
 
 
 @pytest.mark.parametrize("options", [{}, {"ema_decay": 0.0}, {"conditional": True}, {"data": "8gaussians"}])
@@ -54,6 +57,8 @@ def test_pictures_do_not_change_the_training(tmp_path: Path, options: dict[str, 
 
 def test_pictures_are_of_the_same_latents(tmp_path: Path) -> None:
     """A generator that is not trained draws the same picture every time."""
+    from PIL import Image
+
     trainer = build_trainer(_config(sample_every=4, learning_rate=1e-30))
     Run(trainer, tmp_path).train()
     first, second = (np.asarray(Image.open(tmp_path / "samples" / f"0000000{n}.png")) for n in (4, 8))

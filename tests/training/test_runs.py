@@ -90,6 +90,7 @@ def test_foreign_folders_are_refused(tmp_path: Path, content: str | None, messag
         Run.open(tmp_path)
 
 
+@pytest.mark.needs("sklearn")
 def test_an_unusable_place_or_device_is_one_sentence(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
     with pytest.raises(UserError, match="cannot be written"):

@@ -244,6 +244,7 @@ def test_the_nearest_to_held_out_samples_is_the_best(tmp_path: Path) -> None:
     assert trainer.iteration == 2
 
 
+@pytest.mark.needs("ot")
 def test_comparing_with_held_out_samples_does_not_change_the_training(tmp_path: Path) -> None:
     config = _config(data="8gaussians", iterations=6, checkpoint_every=2)
     trainers = [build_trainer(config), build_trainer(config)]
@@ -301,6 +302,7 @@ def test_metrics_log_starts_anew_without_a_file(tmp_path: Path) -> None:
     assert read_metrics(tmp_path / "metrics.jsonl") == [{"iteration": 1, "a": 0.5}]
 
 
+@pytest.mark.needs("sklearn", "PIL")
 def test_a_critic_that_a_constraint_does_not_fit_is_one_sentence() -> None:
     options = {"architecture": "resnet", "data": "photos", "constraint": "lipschitz", "width": 4}
     with pytest.raises(UserError, match=r"the constraint does not fit this critic: 0: CriticBlock has no certified"):
