@@ -40,7 +40,8 @@ class Launcher:
         *arguments: Any,
     ) -> None:  # fmt: skip
         assert (y, z) == (1, 1), "a grid of one dimension"
-        named = [pair for pair, passed in zip(zip(self.names, arguments), self.passed) if passed]  # noqa: B905
+        named = zip(self.names, arguments, strict=True)
+        named = [pair for pair, passed in zip(named, self.passed, strict=True) if passed]
         values = [value.data_ptr() if isinstance(value, Tensor) else value for _, value in named]
         scratch = [0] * (len(self.kernel.parameters) - len(values))  # Triton's own, which nothing here uses
         mine = [allocation(name, value) for name, value in named if isinstance(value, Tensor)]
