@@ -16,7 +16,7 @@
 #define __host__
 #define __grid_constant__
 #define __launch_bounds__(...)
-#define __forceinline__ inline __attribute__((always_inline))
+#define __forceinline__ inline
 // One block at a time: what its threads share is static storage.
 #define __shared__ static
 
