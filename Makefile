@@ -21,7 +21,7 @@ INSTALL := $(BIN)/python -m pip install --quiet --disable-pip-version-check -c c
 TORCH ?= 2.9.1
 TESTS ?=
 COMPAT = .compat/$(TORCH)-$(notdir $(PYTHON))
-COMPAT_PACKAGES := numpy scipy safetensors pyyaml pytest pytest-xdist hypothesis pybind11 "setuptools>=77"
+COMPAT_PACKAGES := numpy scipy safetensors pyyaml pytest pytest-xdist hypothesis expecttest pybind11 "setuptools>=77"
 SOURCES := setup.py pyproject.toml constraints.txt $(shell find csrc -type f)
 PYTHON_FILES := wgan_fast tests benchmarks build_tools examples docs setup.py
 CXX_FILES := $(shell find csrc tests -name '*.h' -o -name '*.cpp' -o -name '*.cu' -o -name '*.cuh')
