@@ -1,7 +1,8 @@
 # Every target sets up what it needs: a virtual environment in .venv, the package installed into it, the C++ built.
 #
 #   make demo        train a WGAN-GP on handwritten digits, evaluate it, show where the pictures are
-#   make test        all tests, with coverage
+#   make test        all tests
+#   make coverage    the largest part of them, with the lines that they do not reach
 #   make lint        ruff, clang-format, the import layers
 #   make typecheck   mypy
 #   make docs        the documentation site, into out/site
@@ -26,22 +27,27 @@ SOURCES := setup.py pyproject.toml constraints.txt $(shell find csrc -type f)
 PYTHON_FILES := wgan_fast tests benchmarks build_tools examples docs setup.py
 CXX_FILES := $(shell find csrc tests -name '*.h' -o -name '*.cpp' -o -name '*.cu' -o -name '*.cuh')
 
-.PHONY: demo test lint typecheck docs wheel flops bench gpu compat clean
+.PHONY: demo test coverage lint typecheck docs wheel flops bench gpu compat clean
 
 # Passive: waiting threads that spin make small steps many times slower when anything else uses the cores.
 demo: $(VENV)/.train
 	OMP_WAIT_POLICY=passive $(BIN)/wgan-fast train --data digits --constraint gp --seed 0 --out runs/demo --overwrite
 
 # Triton either interprets or compiles in a process, and the stand-ins of tests/ptx are for these tests alone.
-# $(1): the Python, $(2): options of pytest, $(3): further ones for the largest part.
+# $(1): the Python, $(2): options of pytest.
+PYTEST = -m pytest -n $(WORKERS) --dist worksteal
+LARGEST_PART = -m "not gpu" --ignore tests/ptx
 define all_tests
-TRITON_INTERPRET=1 OMP_NUM_THREADS=1 $(1) -m pytest -n $(WORKERS) $(2) tests/triton_interpreter
-OMP_NUM_THREADS=1 $(1) -m pytest -n $(WORKERS) $(2) tests/ptx
-OMP_NUM_THREADS=1 $(1) -m pytest -n $(WORKERS) $(2) -m "not gpu" --ignore tests/ptx $(3)
+TRITON_INTERPRET=1 OMP_NUM_THREADS=1 $(1) $(PYTEST) $(2) tests/triton_interpreter
+OMP_NUM_THREADS=1 $(1) $(PYTEST) $(2) tests/ptx
+OMP_NUM_THREADS=1 $(1) $(PYTEST) $(2) $(LARGEST_PART)
 endef
 
 test: $(VENV)/.dev
-	$(call all_tests,$(BIN)/python,,--cov --cov-report=term)
+	$(call all_tests,$(BIN)/python,)
+
+coverage: $(VENV)/.dev
+	OMP_NUM_THREADS=1 $(BIN)/python $(PYTEST) $(LARGEST_PART) --cov --cov-report=term
 
 lint: $(VENV)/.dev
 	$(BIN)/ruff check $(PYTHON_FILES)
@@ -72,7 +78,7 @@ compat: $(COMPAT)/.installed
 ifeq ($(TESTS),)
 	$(call all_tests,$(COMPAT)/bin/python,-q -p no:cacheprovider)
 else
-	OMP_NUM_THREADS=1 $(COMPAT)/bin/python -m pytest -n $(WORKERS) -q -m "not gpu" -p no:cacheprovider $(TESTS)
+	OMP_NUM_THREADS=1 $(COMPAT)/bin/python $(PYTEST) -q -m "not gpu" -p no:cacheprovider $(TESTS)
 endif
 
 # With the newest release of everything else that this torch and this Python take.

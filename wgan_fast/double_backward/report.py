@@ -118,7 +118,6 @@ def explain(
 
     one_pass = least_work.reached(critic, [x], least_work.ONE_PASS)
     shortcut = least_work.reached(critic, [x], least_work.SHORTCUT)
-
     with torch.random.fork_rng(devices=[]), torch.enable_grad():
         proven, obstacles = _follow(critic, score, point(), cast(TorchFunctionMode, exact_shortcut()))
         if not one_pass:
