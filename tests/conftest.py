@@ -53,7 +53,7 @@ def _skipping_for_the_absent() -> Generator[None, None, None]:
 def _skip_without(*packages: str) -> None:
     for package in packages:
         if package in ABSENT:
-            pytest.skip(f"needs {package}")
+            pytest.skip(f"needs {package}")  # the extras are optional, and so is a test of what they add
 
 
 @pytest.fixture(autouse=True)
@@ -72,6 +72,7 @@ def _tiny_critics_take_the_quick_ways(monkeypatch: pytest.MonkeyPatch) -> None:
 def traced_gradients() -> Iterator[None]:
     """torch.compile takes what calls autograd inside, and requires_grad_() for that."""
     if tuple(map(int, torch.__version__.split(".")[:2])) < (2, 13):
+        # No feature to ask for was found: Dynamo refuses the call only while it traces it.
         pytest.skip("torch before 2.13 does not compile requires_grad_()")
     torch._dynamo.reset()
     with torch._dynamo.config.patch(trace_autograd_ops=True):
