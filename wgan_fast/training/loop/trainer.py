@@ -77,6 +77,7 @@ class Trainer:
         average: moving average of the generator; samples are drawn from ``average.module``.
         critic_optimizer, generator_optimizer: one for each network.
         draws: real samples, noise and the penalty's points.
+        watch: the figures of the iterations that have not been read from the device.
         iteration: generator iterations done.
         restores: how often a diverged training was restored from a checkpoint; each halves the learning rate.
         critic_scaler, generator_scaler: the loss scaling of fp16, or None.
@@ -110,7 +111,7 @@ class Trainer:
         self.draws = Draws(self.data, self.config, self.device, self.processes)
         self.iteration = 0
         self.restores = 0
-        self._watch = Watch(self.processes.mean_)
+        self.watch = Watch(self.processes.mean_)
         self._stop_requested = False
         self.graphs = self._make_graphs(capture or make_capture(self.config, self.device, self.processes.size))
         self._choose_steps()
@@ -144,49 +145,60 @@ class Trainer:
 
     # --------------------------------------------------------------------------------------------------- the loop
 
-    def train(self, on_record: Callable[[Record], None] | None = None) -> TrainResult:
+    def train(
+        self,
+        on_record: Callable[[Record], None] | None = None,
+        *,
+        after_iteration: Callable[[bool], None] = lambda stopped: None,
+        recover: Callable[[NonFinite], None] | None = None,
+    ) -> TrainResult:
         """Run until ``config.iterations`` iterations are done; `run.folder.Run` does so in a folder, with checkpoints.
 
         Args:
             on_record: called with every record, by the first of several processes.
+            after_iteration: called with whether the training stops here; its time is not counted.
+            recover: called when the training has diverged, to restore an earlier state; by default a `UserError`.
 
         Raises:
             UserError: the training diverged, or another process was lost.
         """
-        self.start()
-        first, start, last, stopped = self.iteration, time.perf_counter(), Record(), False
+        self._synchronise()
+        first, start, apart, last, stopped = self.iteration, time.perf_counter(), 0.0, Record(), False
         try:
             while self.iteration < self.config.iterations and not stopped:
-                record = self.iterate()
-                if record is not None:
-                    last = record
-                    if on_record is not None:
-                        on_record(record)
-                stopped = self.stopping()
-            self.check()
+                try:
+                    record = self.iterate()
+                    if record is not None:
+                        last = record
+                        if on_record is not None:
+                            on_record(record)
+                    stopped = self.processes.agreed(self._stop_requested)
+                    if stopped:
+                        self.watch.read()
+                    before = time.perf_counter()
+                    after_iteration(stopped)
+                    apart += time.perf_counter() - before
+                except NonFinite as problem:
+                    if recover is None:
+                        advice = "a lower --learning-rate or a stronger constraint may help"
+                        raise UserError(f"the training diverged: {problem}; {advice}") from problem
+                    recover(problem)
             self.processes.settle()
-        except NonFinite as problem:
-            raise UserError(
-                f"the training diverged: {problem}; a lower --learning-rate or a stronger constraint may help"
-            ) from problem
         except ProcessLost as error:
             raise ProcessLost(f"{error} in iteration {self.iteration + 1}") from error
-        return TrainResult(self.iteration - first, time.perf_counter() - start, last, stopped)
+        finally:
+            self._stop_requested = False
+        return TrainResult(self.iteration - first, time.perf_counter() - start - apart, last, stopped)
 
-    def start(self) -> None:
-        """Give every process the first one's weights and random generators, and forget an earlier `stop`."""
-        self._stop_requested = False
+    def stop(self) -> None:
+        """Ask `train` to finish its iteration and return."""
+        self._stop_requested = True
+
+    def _synchronise(self) -> None:
+        """Give every process the first one's weights and random generators."""
         if self.processes.size > 1:
             self.processes.synchronise([t for module in self.networks().values() for t in module.state_dict().values()])
             self.draws.synchronise()
-
-    def stop(self) -> None:
-        """Ask the running `train` to finish its iteration and return."""
-        self._stop_requested = True
-
-    def stopping(self) -> bool:
-        """Whether to stop after this iteration: several processes agree on it, one iteration later."""
-        return self.processes.agreed(self._stop_requested)
 
     def iterate(self) -> Record | None:
         """Do one iteration: draw from the data, n_critic critic steps, a generator step, average.
@@ -196,7 +208,7 @@ class Trainer:
             process; all other iterations return None without waiting for the device.
 
         Raises:
-            NonFinite: an iteration since the last record or `check` was not finite.
+            NonFinite: of the first iteration since the figures were last read that was not finite.
         """
         with float32_products(self.config.precision, self.device):
             self._set_schedules()
@@ -207,12 +219,13 @@ class Trainer:
                 batches = [tensor for _ in range(count) for tensor in self.draws.batch()]
                 seen, loss = self.graphs.run("iteration", self._whole_iteration, batches)
         self.iteration += 1
-        self._watch.note(self.iteration, _figures(seen, loss, self.config.lazy == 1))
+        figures = _figures(seen, loss, self.config.lazy == 1)
+        self.watch.note(self.iteration, figures)
         if self.iteration % self.config.log_every == 0 or self.iteration == self.config.iterations:
-            figures = self.check()
-            return self._record(figures) if self.processes.first else None
-        if self._watch.full:
-            self.check()
+            read = self.watch.read()
+            return self._record(read) if self.processes.first else None
+        if self.watch.full:
+            self.watch.read()
         return None
 
     def _set_schedules(self) -> None:
@@ -222,14 +235,6 @@ class Trainer:
             self._penalty_scale.fill_(gamma(config, iteration) / config.gamma if config.gamma else 1.0)
         if config.lr_decay or self.restores:
             set_learning_rate(self._optimizers(), learning_rate(config, iteration, self.restores))
-
-    def check(self) -> dict[str, float]:
-        """Wait for the device; returns the last iteration's figures, nothing where they have been read already.
-
-        Raises:
-            NonFinite: of the first iteration since the last record or `check` that was not finite.
-        """
-        return self._watch.read()
 
     def _step_by_step(self, count: int) -> tuple[CriticStep, Tensor]:
         for i in range(count):
