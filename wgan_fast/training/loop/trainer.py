@@ -6,6 +6,7 @@ import logging
 import math
 import time
 from collections.abc import Callable, Hashable, Sequence
+from contextlib import AbstractContextManager
 from functools import partial
 from typing import Any, NamedTuple
 
@@ -20,14 +21,7 @@ from wgan_fast.training.loop.averaging import MovingAverage
 from wgan_fast.training.loop.choices import check_processes, make_capture, make_constraint, make_optimizer, prepared
 from wgan_fast.training.loop.distributed import Processes, ProcessLost
 from wgan_fast.training.loop.draws import Draws
-from wgan_fast.training.loop.graphs import (
-    Capture,
-    Graphs,
-    Rewind,
-    constants,
-    default_generators,
-    keep_on_device,
-)
+from wgan_fast.training.loop.graphs import Capture, Graphs, constants, default_generators, keep_on_device, rewound
 from wgan_fast.training.loop.health import NonFinite, Watch, gradient_norm, weight_saturation
 from wgan_fast.training.loop.schedules import critic_steps, gamma, learning_rate, set_learning_rate
 from wgan_fast.training.models.sampling import as_labels, draw_latent, generate, slerp
@@ -305,8 +299,9 @@ class Trainer:
     def _optimizers(self) -> tuple[torch.optim.Optimizer, torch.optim.Optimizer]:
         return self.critic_optimizer, self.generator_optimizer
 
-    def _rewind(self) -> Rewind:
-        return Rewind(self.networks().values(), self._optimizers(), generators=default_generators(self.device))
+    def _rewind(self) -> AbstractContextManager[None]:
+        tensors = [t for module in self.networks().values() for t in (*module.parameters(), *module.buffers())]
+        return rewound(tensors, self._optimizers(), default_generators(self.device))
 
     def _frozen(self) -> Hashable:
         """What a recording holds as constants: the constraint, and the optimizers' numbers."""
