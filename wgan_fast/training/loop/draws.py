@@ -10,6 +10,7 @@ from wgan_fast.reference import accumulation_dtype
 from wgan_fast.training.config import Config
 from wgan_fast.training.data.sets import Data, draw_batch
 from wgan_fast.training.loop.distributed import Processes
+from wgan_fast.training.loop.graphs import default_generators
 
 
 class Draws:
@@ -56,15 +57,10 @@ class Draws:
 
     def synchronise(self) -> None:
         """Give every process the first one's random generators."""
-        states = [torch.get_rng_state(), self.order.get_state()]
-        if self._device.type == "cuda":
-            states.append(torch.cuda.get_rng_state(self._device))
-        on_device = [state.to(self._device) for state in states]
-        self._processes.synchronise(on_device)
-        torch.set_rng_state(on_device[0].cpu())
-        self.order.set_state(on_device[1].cpu())
-        if self._device.type == "cuda":
-            torch.cuda.set_rng_state(on_device[2].cpu(), self._device)
+        mine = (*default_generators(self._device), self.order)
+        states = self._processes.by_first(lambda: [generator.get_state() for generator in mine])
+        for generator, state in zip(mine, states, strict=True):
+            generator.set_state(state)
 
 
 class Upload:
