@@ -117,13 +117,12 @@ def _stop_on_signal(stop: Any, *, patient: bool) -> Iterator[list[int]]:
 
 
 def _sample(command: Sample, console: Any) -> int:
-    from wgan_fast.training.report import pictures
+    from wgan_fast.training.report.pictures import write_drawn
     from wgan_fast.training.run.folder import Run
 
     out = command.file()
     trainer = Run.open(command.run, command.device, command.checkpoint).trainer
-    drawn = pictures.draw(trainer, command.num, label=command.class_, rows=command.interpolate, seed=command.seed)
-    pictures.write_drawn(trainer, drawn, out)
+    write_drawn(trainer, out, command.num, label=command.class_, rows=command.interpolate, seed=command.seed)
     console.print(str(out), highlight=False, soft_wrap=True)
     return 0
 
