@@ -127,18 +127,11 @@ def _distinct(samples: Tensor, size: int, generator: torch.Generator) -> Tensor:
     return as_float(samples.index_select(0, index.to(samples.device)))
 
 
-def draw_batch(
-    data: Data, size: int, generator: torch.Generator, *, labelled: bool, device: torch.device | None = None
-) -> Batch:
-    """A batch on the device, by default where the data is; ``labelled`` returns the classes as well, and draws the
-    same samples."""
-    if not labelled:
-        samples, labels = data.batch(size, generator), None
-    else:
-        samples, labels = cast(LabelledData, data).labelled_batch(size, generator)
-    if device is None:
-        return Batch(samples, labels)
-    return Batch(samples.to(device), None if labels is None else labels.to(device))
+def draw_batch(data: Data, size: int, generator: torch.Generator, *, labelled: bool) -> Batch:
+    """A batch where the data is; ``labelled`` returns the classes as well, and draws the same samples."""
+    if labelled:
+        return cast(LabelledData, data).labelled_batch(size, generator)
+    return Batch(data.batch(size, generator), None)
 
 
 def class_count(data: Data) -> int:

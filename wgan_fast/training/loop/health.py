@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import torch
 from torch import Tensor, nn
@@ -70,11 +70,10 @@ class Watch:
 
 
 def gradient_norm(
-    critic: nn.Module, real: Tensor, fake: Tensor, labels: Tensor | None, random: torch.Generator
+    critic: nn.Module, real: Tensor, fake: Tensor, condition: Sequence[Tensor], random: torch.Generator
 ) -> float:
     """Mean norm of the critic's input gradients at points between real and generated samples."""
     critic.eval()  # spectral normalisation iterates in training mode
-    condition = () if labels is None else (labels,)
     with torch.no_grad():
         _, norms = gradient_penalty(critic, real, fake, critic_args=condition, generator=random, return_norms=True)
     critic.train()

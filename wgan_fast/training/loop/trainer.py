@@ -24,7 +24,7 @@ from wgan_fast.training.loop.draws import Draws
 from wgan_fast.training.loop.graphs import Capture, Graphs, constants, default_generators, keep_on_device, rewound
 from wgan_fast.training.loop.health import NonFinite, Watch, gradient_norm, weight_saturation
 from wgan_fast.training.loop.schedules import critic_steps, gamma, learning_rate, set_learning_rate
-from wgan_fast.training.models.sampling import as_labels, draw_latent, generate, slerp
+from wgan_fast.training.models.sampling import Labels, as_labels, draw_latent, generate, slerp
 from wgan_fast.training.step.feedforward import written_out
 from wgan_fast.training.step.precision import AUTOCAST, emulated, float32_products, make_scaler
 from wgan_fast.training.step.steps import CriticStep, Descent, critic_step, generator_step, has_batch_statistics
@@ -313,9 +313,9 @@ class Trainer:
         record: Record = {"iteration": self.iteration, **figures}
         if "gradient_norm" not in figures and self._joint:  # which is not defined for a critic with batch statistics
             random = torch.Generator(self.device).manual_seed(self.iteration)  # separate: no change to the training
-            labelled, size = self.config.conditional, self.config.batch_size
-            real, labels = draw_batch(self.data, size, random, labelled=labelled, device=self.device)
-            fake = self.sample(len(real), seed=self.iteration, labels=labels)
+            drawn = draw_batch(self.data, self.config.batch_size, random, labelled=self.config.conditional)
+            real, *labels = (tensor.to(self.device) for tensor in drawn if tensor is not None)
+            fake = self.sample(len(real), seed=self.iteration, labels=drawn.labels)
             norm = gradient_norm(self.critic, real, fake, labels, random)
             if math.isfinite(norm):  # JSON has no NaN
                 record["gradient_norm"] = norm
@@ -325,9 +325,7 @@ class Trainer:
             record["restores"] = self.restores
         return record
 
-    def sample(
-        self, count: int, *, labels: int | Sequence[int] | Tensor | None = None, seed: int = 0, batch_size: int = 1024
-    ) -> Tensor:
+    def sample(self, count: int, *, labels: Labels | None = None, seed: int = 0, batch_size: int = 1024) -> Tensor:
         """``(count, *sample_shape)`` samples of the averaged generator, fixed by its weights, the labels and the seed.
 
         Args:
@@ -345,9 +343,7 @@ class Trainer:
         classes = self._classes(labels, count, random)
         return generate(self.average.module, latent, classes, batch_size=batch_size)
 
-    def interpolate(
-        self, rows: int, columns: int = 10, *, labels: int | Sequence[int] | Tensor | None = None, seed: int = 0
-    ) -> Tensor:
+    def interpolate(self, rows: int, columns: int = 10, *, labels: Labels | None = None, seed: int = 0) -> Tensor:
         """``(rows, columns, *sample_shape)``: each row goes from one latent to another on a great circle.
 
         Args:
@@ -365,14 +361,13 @@ class Trainer:
             classes = classes.repeat_interleave(columns)
         return generate(self.average.module, latent, classes).reshape(rows, columns, *self.data.sample_shape)
 
-    def _classes(
-        self, labels: int | Sequence[int] | Tensor | None, count: int, random: torch.Generator
-    ) -> Tensor | None:
+    def _classes(self, labels: Labels | None, count: int, random: torch.Generator) -> Tensor | None:
         if labels is not None:
             return as_labels(labels, count, self.config.num_classes, self.device)
         if not self.config.conditional:
             return None
-        return draw_batch(self.data, count, random, labelled=True, device=self.device).labels
+        labels = draw_batch(self.data, count, random, labelled=True).labels
+        return None if labels is None else labels.to(self.device)
 
 
 def _figures(seen: CriticStep, generator_loss: Tensor, penalised: bool) -> dict[str, Tensor | None]:
