@@ -38,11 +38,7 @@ class Pattern(NamedTuple):
 
 
 def measure(rounds: int, device: torch.device) -> dict[str, float]:
-    """Per pattern, the usual lines' median time over ours, in interleaved rounds, after comparing their results.
-
-    Raises:
-        AssertionError: the results differ.
-    """
+    """Per pattern, the usual lines' median time over ours, in interleaved rounds, after comparing their results."""
     return {pattern.name: _ratio(pattern, rounds, device) for pattern in patterns(device)}
 
 

@@ -85,14 +85,7 @@ def print_summary(
     files: Sequence[Path],
     seconds: float,
 ) -> None:
-    """The table at the end of `train`.
-
-    Args:
-        result: of the training loop.
-        evaluation: None if it was not requested.
-        files: the files written.
-        seconds: of the whole command, with data, pictures and evaluation.
-    """
+    """The table at the end of `train`, and the files written; ``seconds`` are those of the whole command."""
     facts = {
         "generator iterations": str(result.iterations),
         "training time": f"{result.seconds:.1f} s",

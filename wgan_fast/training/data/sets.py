@@ -134,17 +134,8 @@ def draw_batch(data: Data, size: int, generator: torch.Generator, *, labelled: b
     return Batch(data.batch(size, generator), None)
 
 
-def class_count(data: Data) -> int:
-    """Number of classes, 0 for data without labels."""
-    return data.num_classes if isinstance(data, LabelledData) else 0
-
-
 def check_classes(data: Data) -> None:
-    """Refuse data with a class that could not be learned.
-
-    Raises:
-        UserError: no training sample is of this class.
-    """
+    """Refuse data with a class of which there is no training sample."""
     if isinstance(data, TensorData) and data.train_labels is not None:
         counts = data.train_labels.bincount(minlength=data.num_classes)
         if not counts.all():
@@ -235,11 +226,7 @@ def load_data(
 
 
 def sample_shape_of(name: str, image_size: int = 32) -> tuple[int, ...]:
-    """The shape of one sample of `load_data`'s data sets, without loading them; ``(2,)`` for unknown names.
-
-    Raises:
-        UserError: an npz archive that cannot be read.
-    """
+    """The shape of one sample of `load_data`'s data sets, without loading them; ``(2,)`` for unknown names."""
     kind, _, argument = name.partition(":")
     if kind == "npz" and argument:
         return images.npz_sample_shape(Path(argument))

@@ -11,7 +11,7 @@ from __future__ import annotations
 import contextlib
 import datetime
 import os
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any, TypeVar
 
 import torch
@@ -110,7 +110,7 @@ class Processes:
             raise outcome[0]
         return outcome[0]  # type: ignore[no-any-return]
 
-    def synchronise(self, tensors: Sequence[Tensor]) -> None:
+    def synchronise(self, tensors: Iterable[Tensor]) -> None:
         """Give every process the first one's values, in place."""
         if self.size == 1:
             return

@@ -191,7 +191,7 @@ class Trainer:
     def _synchronise(self) -> None:
         """Give every process the first one's weights and random generators."""
         if self.processes.size > 1:
-            self.processes.synchronise([t for module in self.networks().values() for t in module.state_dict().values()])
+            self.processes.synchronise(self.networks().state_dict().values())
             self.draws.synchronise()
 
     def iterate(self) -> Record | None:
@@ -285,10 +285,10 @@ class Trainer:
 
     # -------------------------------------------------------------------------------------- what an iteration changes
 
-    def networks(self) -> dict[str, nn.Module]:
+    def networks(self) -> nn.ModuleDict:
         """The modules that an iteration changes, by name."""
-        networks = {"generator": self.generator, "critic": self.critic}
-        return {**networks, "average": self.average.module} if self.config.ema_decay else networks
+        average = {"average": self.average.module} if self.config.ema_decay else {}
+        return nn.ModuleDict({"generator": self.generator, "critic": self.critic, **average})
 
     def reloaded(self) -> None:
         """To be called when the optimizers' states have been replaced by a checkpoint's."""
@@ -300,8 +300,9 @@ class Trainer:
         return self.critic_optimizer, self.generator_optimizer
 
     def _rewind(self) -> AbstractContextManager[None]:
-        tensors = [t for module in self.networks().values() for t in (*module.parameters(), *module.buffers())]
-        return rewound(tensors, self._optimizers(), default_generators(self.device))
+        networks = self.networks()
+        weights = [*networks.parameters(), *networks.buffers()]
+        return rewound(weights, self._optimizers(), default_generators(self.device))
 
     def _frozen(self) -> Hashable:
         """What a recording holds as constants: the constraint, and the optimizers' numbers."""

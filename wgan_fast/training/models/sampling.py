@@ -31,11 +31,7 @@ def generate(generator: nn.Module, latent: Tensor, labels: Tensor | None = None,
 
 
 def as_labels(labels: Labels, count: int, num_classes: int, device: torch.device) -> Tensor:
-    """``(count,)`` int64 classes on the device, from one class for all or one for each.
-
-    Raises:
-        UserError: there are no classes, or these are others, or more or fewer than ``count``.
-    """
+    """``(count,)`` int64 classes on the device, from one class for all or one for each."""
     if not num_classes:
         raise UserError("this generator takes no class: it was not trained with --conditional")
     given = torch.as_tensor(labels, device=device)

@@ -43,16 +43,13 @@ class Checkpoint(NamedTuple):
 def save_checkpoint(
     run: Path, iteration: int, checkpoint: Checkpoint, *, keep: int = 2, distance: float | None = None
 ) -> Path:
-    """Write the checkpoint of this iteration into the run folder; keep the newest ``keep`` and the best one.
+    """Write the checkpoint of this iteration into the run folder, in place of one that is there; returns its folder.
+
+    If it cannot be written, the earlier ones are as they were.
 
     Args:
+        keep: how many of the newest to keep, besides the best one.
         distance: how far the generated samples are from real ones; the best checkpoint has the smallest.
-
-    Returns:
-        Its folder. An existing checkpoint of this iteration is replaced.
-
-    Raises:
-        UserError: it cannot be written; the earlier ones are as they were.
     """
     folder = run / "checkpoints" / f"{iteration:08d}"
     files = _serialised(iteration, checkpoint, distance)
@@ -82,14 +79,11 @@ def save_checkpoint(
 
 
 def load_checkpoint(run: Path, device: torch.device | str = "cpu", which: str | int = "newest") -> Checkpoint:
-    """A checkpoint of a run folder.
+    """A checkpoint of a run folder. For a damaged one the message names the newest that is intact.
 
     Args:
         device: where the tensors of its state are put.
         which: "newest", "best" (the smallest distance to held-out samples), or an iteration.
-
-    Raises:
-        UserError: there is none, or it is damaged; the message names the newest intact one.
     """
     folder = _find(run, which)
     safetensors, format_errors = require("safetensors.torch", "checkpoints"), require("safetensors", "checkpoints")
@@ -118,11 +112,7 @@ def remove_later(run: Path, iteration: int) -> None:
 
 
 def verify(folder: Path) -> dict[str, bytes]:
-    """The content of a checkpoint's files, which agrees with the manifest byte for byte; nothing is unpickled.
-
-    Raises:
-        UserError: it does not.
-    """
+    """The content of a checkpoint's files, which agrees with the manifest byte for byte; nothing is unpickled."""
     manifest, content = _read_manifest(folder), {}
     for name in FILES:
         expected = manifest["files"][name]
@@ -135,11 +125,6 @@ def verify(folder: Path) -> dict[str, bytes]:
         if hashlib.sha256(content[name]).hexdigest() != expected["sha256"]:
             raise _damaged(folder, f"the content of {name} has changed")
     return content
-
-
-def nested(weights: Mapping[str, Tensor], prefix: str) -> dict[str, Tensor]:
-    """The tensors below ``prefix.``, under their names without it."""
-    return {name.removeprefix(f"{prefix}."): t for name, t in weights.items() if name.startswith(f"{prefix}.")}
 
 
 def _serialised(iteration: int, checkpoint: Checkpoint, distance: float | None) -> dict[str, bytes]:

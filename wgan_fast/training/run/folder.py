@@ -325,20 +325,13 @@ class Run:
 
 
 def read_config(run: Path) -> Config:
-    """The config.json of a run folder.
-
-    Raises:
-        UserError: there is none, or it is not one of a run.
-    """
+    """The config.json of a run folder."""
     path = run / "config.json"
     if not path.is_file():
         raise UserError(f"{run} is not a run folder: there is no config.json in it")
     try:
         content: dict[str, Any] = json.loads(path.read_text())
         content.pop("wgan_fast", None)
-        content["betas"] = tuple(content["betas"])
-        if "sample_shape" in content:
-            content["sample_shape"] = tuple(content["sample_shape"])
         return Config(**content)
-    except (OSError, ValueError, TypeError, KeyError, AttributeError) as error:
+    except (OSError, ValueError, TypeError, AttributeError) as error:
         raise UserError(f"{path} is damaged or foreign ({error})") from error

@@ -13,16 +13,11 @@ from torch import Tensor
 
 from wgan_fast.training.errors import UserError, require
 from wgan_fast.training.loop.trainer import Trainer
-from wgan_fast.training.run.checkpoint import Checkpoint, nested
+from wgan_fast.training.run.checkpoint import Checkpoint
 
 
 def snapshot(trainer: Trainer) -> Checkpoint:
     """Weights, optimizer states, random generators and the iteration."""
-    weights = {
-        f"{network}.{name}": tensor
-        for network, module in trainer.networks().items()
-        for name, tensor in module.state_dict().items()
-    }
     state = {
         "iteration": trainer.iteration,
         "restores": trainer.restores,
@@ -30,22 +25,16 @@ def snapshot(trainer: Trainer) -> Checkpoint:
         "data_order": trainer.draws.order.get_state(),
         "random": random_state(trainer.device),
     }
-    return Checkpoint(weights, state)
+    return Checkpoint(trainer.networks().state_dict(), state)
 
 
 def restore(trainer: Trainer, checkpoint: Checkpoint, source: Path) -> None:
-    """Restore a snapshot; the trainer continues as if it had never stopped.
-
-    Args:
-        source: where the checkpoint comes from, for the message.
-
-    Raises:
-        UserError: it belongs to other networks.
-    """
+    """Restore a snapshot; the trainer continues as if it had never stopped. ``source`` is named where it is of other
+    networks."""
     weights, state = checkpoint
+    networks = trainer.networks()
     try:
-        for network, module in trainer.networks().items():
-            module.load_state_dict(nested(weights, network))
+        networks.load_state_dict({name: t for name, t in weights.items() if name.partition(".")[0] in networks})
         for name, part in _stateful(trainer).items():
             part.load_state_dict(state[name])
         trainer.draws.order.set_state(state["data_order"].cpu())
