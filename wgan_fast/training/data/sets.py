@@ -14,17 +14,7 @@ from wgan_fast.training.errors import UserError, did_you_mean
 SPLIT_SEED = 20170130
 """Fixes which samples are held out, independently of a run's seed, so that runs can be compared."""
 
-NAMES = (
-    "digits",
-    "photos",
-    "8gaussians",
-    "25gaussians",
-    "swissroll",
-    "mnist",
-    "cifar10",
-    "folder:PATH",
-    "npz:PATH",
-)
+NAMES = ("digits", "photos", *points.STREAMS, "mnist", "cifar10", "folder:PATH", "npz:PATH")
 
 
 class Data(Protocol):
@@ -173,9 +163,9 @@ def split(
         raise UserError(f"{name}: held_out must be between 1 and {count - 1}, got {kept_back}")
     order = torch.randperm(count, generator=torch.Generator().manual_seed(SPLIT_SEED))
     test, train = order[:kept_back], order[kept_back:]
-    if labels is None:
-        return TensorData(name, samples[train], samples[test], device=device)
-    return TensorData(name, samples[train], samples[test], labels[train], labels[test], device=device)
+    tensors = [samples] if labels is None else [samples, labels]
+    parts = [tensor[index] for tensor in tensors for index in (train, test)]
+    return TensorData(name, *parts, device=device)
 
 
 def load_data(
@@ -199,13 +189,8 @@ def load_data(
         UserError: an unknown name, or a file or folder that cannot be used; the message names it.
     """
     kind, _, argument = name.partition(":")
-    streams = {
-        "8gaussians": points.eight_gaussians,
-        "25gaussians": points.twenty_five_gaussians,
-        "swissroll": points.swiss_roll,
-    }
-    if name in streams:
-        return streams[name]()
+    if name in points.STREAMS:
+        return points.STREAMS[name]()
     if kind in ("folder", "npz") and not argument:
         raise UserError(f"--data {kind}: needs a path after the colon, as in {kind}:some/path")
     if name == "digits":

@@ -16,12 +16,6 @@ from wgan_fast.training.loop.graphs import default_generators
 class Draws:
     """Draws of one process. Each of several draws the whole batch, from generators in equal states, and takes its rows.
 
-    Args:
-        data: where real samples come from.
-        config: the options.
-        device: where the networks are.
-        processes: those that share a batch.
-
     Attributes:
         order: draws the real samples; all else comes from the device's default generator.
     """

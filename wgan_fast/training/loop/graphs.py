@@ -156,7 +156,6 @@ class Graphs:
     """The recorded steps of a loop, each made when it is first needed.
 
     Args:
-        capture: what records them.
         rewind: makes what undoes all that the steps change.
         frozen: numbers that a recording holds as constants; if they have changed, it is recorded anew.
 

@@ -213,14 +213,18 @@ class Trainer:
                 batches = [tensor for _ in range(count) for tensor in self.draws.batch()]
                 seen, loss = self.graphs.run("iteration", self._whole_iteration, batches)
         self.iteration += 1
-        figures = _figures(seen, loss, self.config.lazy == 1)
+        figures: dict[str, Tensor | None] = {
+            "wasserstein_estimate": seen.wasserstein_estimate,
+            "critic_loss": seen.loss,
+        }
+        figures["generator_loss"] = loss
+        if self.config.lazy == 1:  # else most steps have no penalty
+            figures |= {"penalty": seen.penalty, "gradient_norm": seen.gradient_norm}
         self.watch.note(self.iteration, figures)
-        if self.iteration % self.config.log_every == 0 or self.iteration == self.config.iterations:
-            read = self.watch.read()
-            return self._record(read) if self.processes.first else None
-        if self.watch.full:
-            self.watch.read()
-        return None
+        due = self.iteration % self.config.log_every == 0 or self.iteration == self.config.iterations
+        if due or self.watch.full:
+            last = self.watch.read()
+        return self._record(last) if due and self.processes.first else None
 
     def _set_schedules(self) -> None:
         config, iteration = self.config, self.iteration
@@ -369,14 +373,3 @@ class Trainer:
             return None
         labels = draw_batch(self.data, count, random, labelled=True).labels
         return None if labels is None else labels.to(self.device)
-
-
-def _figures(seen: CriticStep, generator_loss: Tensor, penalised: bool) -> dict[str, Tensor | None]:
-    """With ``lazy`` most steps have no penalty, so it is left out of the figures."""
-    return {
-        "wasserstein_estimate": seen.wasserstein_estimate,
-        "critic_loss": seen.loss,
-        "generator_loss": generator_loss,
-        "penalty": seen.penalty if penalised else None,
-        "gradient_norm": seen.gradient_norm if penalised else None,
-    }

@@ -84,12 +84,9 @@ def real_points(trainer: Trainer, count: int) -> Tensor:
 
 
 def write_image_grid(path: Path, samples: Tensor, *, columns: int | None = None) -> None:
-    """A grid of images; small ones are enlarged by an integer factor.
+    """A grid of images ``(n, channels, height, width)`` in [-1, 1]; small ones are enlarged by an integer factor.
 
-    Args:
-        path: the PNG file to write.
-        samples: ``(n, channels, height, width)`` in [-1, 1]; 1 or 3 channels (of others, the first is drawn).
-        columns: images in a row; by default about as many as rows.
+    Of other than 3 channels the first is drawn. There are by default about as many columns as rows.
     """
     image = require("PIL.Image", "drawing samples")
     count, channels, height, width = samples.shape
@@ -140,12 +137,8 @@ def write_critic(path: Path, critic: nn.Module, generated: Tensor, real: Tensor)
 
 
 def write_curves(path: Path, records: Sequence[Mapping[str, Any]]) -> None:
-    """wasserstein_estimate, penalty or weight saturation, and gradient norm over the iterations.
-
-    Args:
-        path: the PNG file to write.
-        records: lines of metrics.jsonl; quantities that no line has are left out.
-    """
+    """wasserstein_estimate, penalty or weight saturation, and gradient norm over the iterations of metrics.jsonl's
+    ``records``; quantities that no record has are left out."""
     titles = {
         "wasserstein_estimate": "wasserstein_estimate = D(real) - D(fake)",
         "penalty": "penalty (weighted)",

@@ -14,11 +14,7 @@ from wgan_fast.training.run.checkpoint import flush, replace_file
 
 class RunLog:
     """One line of JSON per logged iteration; ``samples/00000500.png`` shows iteration 500, of the same latents in
-    every picture of a run. A file that cannot be written is a `UserError`.
-
-    Args:
-        folder: the run folder.
-        tensorboard: whether to write event files into ``folder/tensorboard`` as well, one per part of the run.
+    every picture of a run. With ``tensorboard``, an event file per part of the run in ``tensorboard/``.
     """
 
     def __init__(self, folder: Path, *, tensorboard: bool) -> None:

@@ -238,10 +238,8 @@ def _loss(scores: Tensor, batch: int, loss_name: LossName) -> tuple[Tensor, Tens
 
 def _forward(layer: Any, x: Tensor, weights: Weights, classes: Tensor | None) -> Tensor:
     """Activations overwrite their input, which is not needed: their backward is a function of the output."""
-    if isinstance(layer, nn.Linear):
-        return product(x, weights[layer.weight], weights.get(layer.bias))
-    if isinstance(layer, nn.Conv2d):
-        return _convolve(layer, x, weights[layer.weight], weights.get(layer.bias))
+    if isinstance(layer, (nn.Linear, nn.Conv2d)):
+        return _affine(layer, x, weights[layer.weight], weights.get(layer.bias))
     if isinstance(layer, nn.ReLU):
         return x.relu_()
     if isinstance(layer, nn.LeakyReLU):
@@ -278,10 +276,8 @@ def _backward(layer: Any, signal: Tensor, x: Tensor, y: Tensor, weights: Weights
 
 def _tangent(layer: Any, tangent: Tensor, y: Tensor, weights: Weights) -> Tensor:
     """The tangent after a layer; after an activation it overwrites y, whose last use this is."""
-    if isinstance(layer, nn.Linear):
-        return product(tangent, weights[layer.weight])
-    if isinstance(layer, nn.Conv2d):
-        return _convolve(layer, tangent, weights[layer.weight], None)
+    if isinstance(layer, (nn.Linear, nn.Conv2d)):
+        return _affine(layer, tangent, weights[layer.weight], None)
     if isinstance(layer, (nn.ReLU, nn.LeakyReLU)):
         return _times_slope(layer, tangent, y, y)
     return tangent if isinstance(layer, Shift) else tangent.flatten(1)
@@ -334,7 +330,9 @@ def _times_slope(layer: Any, values: Tensor, y: Tensor, out: Tensor) -> Tensor:
     return result
 
 
-def _convolve(layer: nn.Conv2d, x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+def _affine(layer: nn.Linear | nn.Conv2d, x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+    if isinstance(layer, nn.Linear):
+        return product(x, weight, bias)
     return F.conv2d(x, weight, bias, layer.stride, layer.padding, layer.dilation, layer.groups)
 
 
