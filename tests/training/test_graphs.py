@@ -20,7 +20,7 @@ from wgan_fast.training import Config, Run, Trainer, UserError, build_models
 from wgan_fast.training.data.points import eight_gaussians
 from wgan_fast.training.loop.build import build_trainer
 from wgan_fast.training.loop.draws import Upload
-from wgan_fast.training.loop.graphs import GraphedStep, rewound
+from wgan_fast.training.loop.graphs import graphed_step, rewound
 
 SMALL: dict[str, Any] = {"width": 12, "batch_size": 8, "n_critic": 3, "critic_burst": False, "iterations": 6}
 
@@ -107,7 +107,7 @@ def test_recording_changes_nothing() -> None:
     batches = [tensor for _ in range(3) for tensor in trainer.draws.batch()]
     trainer._set_schedules()
     before = _state(trainer)
-    step = GraphedStep(trainer._whole_iteration, batches, capture=RecordedCalls(), rewind=trainer._rewind())
+    step = graphed_step(trainer._whole_iteration, batches, capture=RecordedCalls(), rewind=trainer._rewind())
     after = _state(trainer)
     assert all(torch.equal(after[name], value) for name, value in before.items())
     made = after.keys() - before.keys()
@@ -227,7 +227,7 @@ def test_graphed_step_copies_inputs_and_rewinds_what_failed() -> None:
         weight.mul_(2)
         return (weight * x).sum()
 
-    graphed = GraphedStep(step, [torch.zeros(3)], capture=RecordedCalls(), rewind=rewound([weight], []))
+    graphed = graphed_step(step, [torch.zeros(3)], capture=RecordedCalls(), rewind=rewound([weight], []))
     assert torch.equal(weight, torch.ones(3))
     first = graphed(torch.full((3,), 5.0))
     assert first.item() == 30.0
@@ -242,7 +242,7 @@ def test_graphed_step_copies_inputs_and_rewinds_what_failed() -> None:
 
     before = weight.clone()
     with pytest.raises(RuntimeError, match="broken"):
-        GraphedStep(broken, [torch.zeros(3)], capture=RecordedCalls(), rewind=rewound([weight], []))
+        graphed_step(broken, [torch.zeros(3)], capture=RecordedCalls(), rewind=rewound([weight], []))
     assert torch.equal(weight, before)
 
 

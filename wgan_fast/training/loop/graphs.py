@@ -1,7 +1,7 @@
 """A training step recorded once and replayed as one launch: CUDA graphs, and what they require of a step.
 
 A replay repeats the kernels of the recorded call on the same addresses with the same numbers. So inputs are copied
-into buffers that stay (`GraphedStep`), what a step changes is changed in place, schedules are scalars on the device,
+into buffers that stay (`graphed_step`), what a step changes is changed in place, schedules are scalars on the device,
 and noise comes from the device's default generator, which capture registers with the graph: it advances with every
 replay as it would eagerly. Warm-up steps train, so all their changes are undone (`rewound`).
 
@@ -114,10 +114,12 @@ def rewound(
             generator.set_state(before)
 
 
-class GraphedStep:
-    """A step that is recorded now and replayed by every call::
+def graphed_step(
+    fn: Callable[..., Any], static_inputs: Sequence[Tensor], *, capture: Capture, rewind: AbstractContextManager[None]
+) -> Callable[..., Any]:
+    """Record a step now, for a function that replays it::
 
-        step = GraphedStep(critic_step, [real], capture=CudaCapture(device), rewind=rewound(weights, optimizers))
+        step = graphed_step(critic_step, [real], capture=CudaCapture(device), rewind=rewound(weights, optimizers))
         seen = step(real)
 
     Args:
@@ -126,30 +128,23 @@ class GraphedStep:
         static_inputs: buffers of the inputs' shapes, taken over; their contents are what warm-up sees.
         capture: what records.
         rewind: what the warm-up's and the recording's changes are undone by, also where they raise.
+
+    Returns:
+        A function to the replayed result, which its next call overwrites; inputs of other shapes go through ``fn``.
     """
+    with rewind:
+        capture.warm_up(lambda: fn(*static_inputs), WARM_UP_CALLS)
+        result, replay = capture.record(lambda: fn(*static_inputs))
 
-    def __init__(
-        self,
-        fn: Callable[..., Any],
-        static_inputs: Sequence[Tensor],
-        *,
-        capture: Capture,
-        rewind: AbstractContextManager[None],
-    ) -> None:
-        self._fn = fn
-        self._inputs = list(static_inputs)
-        with rewind:
-            capture.warm_up(lambda: fn(*self._inputs), WARM_UP_CALLS)
-            self._result, self._replay = capture.record(lambda: fn(*self._inputs))
-
-    def __call__(self, *inputs: Tensor) -> Any:
-        """The replayed result, which the next call overwrites; inputs of other shapes go through ``fn`` itself."""
-        if [(t.shape, t.dtype) for t in inputs] != [(t.shape, t.dtype) for t in self._inputs]:
-            return self._fn(*inputs)
-        for buffer, given in zip(self._inputs, inputs, strict=True):
+    def step(*inputs: Tensor) -> Any:
+        if [(t.shape, t.dtype) for t in inputs] != [(t.shape, t.dtype) for t in static_inputs]:
+            return fn(*inputs)
+        for buffer, given in zip(static_inputs, inputs, strict=True):
             buffer.copy_(given)
-        self._replay()
-        return self._result
+        replay()
+        return result
+
+    return step
 
 
 class Graphs:
@@ -167,7 +162,7 @@ class Graphs:
         self, capture: Capture, rewind: Callable[[], AbstractContextManager[None]], frozen: Callable[[], Hashable]
     ) -> None:
         self._capture, self._rewind, self._frozen = capture, rewind, frozen
-        self._steps: dict[tuple[str, Hashable], GraphedStep] = {}
+        self._steps: dict[tuple[str, Hashable], Callable[..., Any]] = {}
         self.failure: str | None = None
 
     def run(self, name: str, fn: Callable[..., Any], inputs: Sequence[Tensor]) -> Any:
@@ -179,7 +174,7 @@ class Graphs:
             self._steps = {other: step for other, step in self._steps.items() if other[1] == key[1]}
             buffers = [t.detach().clone(memory_format=torch.preserve_format) for t in inputs]
             try:
-                self._steps[key] = GraphedStep(fn, buffers, capture=self._capture, rewind=self._rewind())
+                self._steps[key] = graphed_step(fn, buffers, capture=self._capture, rewind=self._rewind())
             except Exception as error:  # any error of a user's module
                 self.forget()
                 self.failure = (str(error).strip() or type(error).__name__).partition("\n")[0]
