@@ -99,20 +99,22 @@ def _stop_on_signal(stop: Any, *, patient: bool) -> Iterator[list[int]]:
     received: list[int] = []
     usual = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
 
+    def restore() -> None:
+        for number, handler in usual.items():
+            signal.signal(number, handler)
+
     def handle(number: int, frame: FrameType | None) -> None:
         received.append(number)
         stop()
         if not patient:
-            for each, handler in usual.items():
-                signal.signal(each, handler)
+            restore()
 
     for number in usual:
         signal.signal(number, handle)
     try:
         yield received
     finally:
-        for number, handler in usual.items():
-            signal.signal(number, handler)
+        restore()
 
 
 def _sample(command: Sample) -> None:
