@@ -216,8 +216,8 @@ class Trainer:
         figures: dict[str, Tensor | None] = {
             "wasserstein_estimate": seen.wasserstein_estimate,
             "critic_loss": seen.loss,
+            "generator_loss": loss,
         }
-        figures["generator_loss"] = loss
         if self.config.lazy == 1:  # else most steps have no penalty
             figures |= {"penalty": seen.penalty, "gradient_norm": seen.gradient_norm}
         self.watch.note(self.iteration, figures)
