@@ -86,15 +86,8 @@ def load_checkpoint(run: Path, device: torch.device | str = "cpu", which: str | 
         which: "newest", "best" (the smallest distance to held-out samples), or an iteration.
     """
     folder = _find(run, which)
-    safetensors, format_errors = require("safetensors.torch", "checkpoints"), require("safetensors", "checkpoints")
-    damage = (RuntimeError, ValueError, KeyError, EOFError, pickle.UnpicklingError, zipfile.BadZipFile)
     try:
-        content = verify(folder)
-        try:
-            state = torch.load(io.BytesIO(content[STATE]), map_location=device, weights_only=True)
-            return Checkpoint(safetensors.load(content[WEIGHTS]), state)
-        except (*damage, format_errors.SafetensorError) as error:
-            raise _damaged(folder, str(error).partition("\n")[0]) from error
+        return _read(folder, device)
     except UserError as error:
         raise UserError(f"{error}; {_rest(run, folder)}") from error
 
@@ -125,6 +118,17 @@ def verify(folder: Path) -> dict[str, bytes]:
         if hashlib.sha256(content[name]).hexdigest() != expected["sha256"]:
             raise _damaged(folder, f"the content of {name} has changed")
     return content
+
+
+def _read(folder: Path, device: torch.device | str) -> Checkpoint:
+    content = verify(folder)
+    safetensors = require("safetensors.torch", "checkpoints")
+    damage = (RuntimeError, ValueError, KeyError, EOFError, pickle.UnpicklingError, zipfile.BadZipFile)
+    try:
+        state = torch.load(io.BytesIO(content[STATE]), map_location=device, weights_only=True)
+        return Checkpoint(safetensors.load(content[WEIGHTS]), state)
+    except (*damage, require("safetensors", "checkpoints").SafetensorError) as error:
+        raise _damaged(folder, str(error).partition("\n")[0]) from error
 
 
 def _serialised(iteration: int, checkpoint: Checkpoint, distance: float | None) -> dict[str, bytes]:
