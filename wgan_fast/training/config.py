@@ -190,7 +190,7 @@ class Config:
         for name, value in vars(self).items():
             if value is not LEFT_OUT:
                 given[name] = tuple(value) if isinstance(value, list) else value  # JSON has lists alone
-        check_each(Config, given)
+        check_each(Config, given, flag)
         for name, value in defaults_for(given).items():
             object.__setattr__(self, name, value)
         _check_together(self)

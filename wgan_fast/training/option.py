@@ -57,11 +57,11 @@ def grouped(kind: type) -> Iterator[tuple[str, dataclasses.Field[Any]]]:
             yield group, field
 
 
-def check_each(kind: type, values: Mapping[str, Any], spelled: Callable[[str], str] | None = None) -> None:
+def check_each(kind: type, values: Mapping[str, Any], spelled: Callable[[str], str]) -> None:
     """Check values of a dataclass by the choices and checks of its options; ``spelled`` names one in a message."""
     fields = {field.name: field for field in dataclasses.fields(kind)}
     for key, value in values.items():
-        name, hint, check = (spelled or flag)(key), type_of(kind, key), fields[key].metadata["check"]
+        name, hint, check = spelled(key), type_of(kind, key), fields[key].metadata["check"]
         if value is None:
             if fields[key].default is None:
                 continue
