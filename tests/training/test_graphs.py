@@ -20,7 +20,7 @@ from wgan_fast.training import Config, Run, Trainer, UserError, build_models
 from wgan_fast.training.data.points import eight_gaussians
 from wgan_fast.training.loop.build import build_trainer
 from wgan_fast.training.loop.draws import Upload
-from wgan_fast.training.loop.graphs import GraphedStep, Rewind
+from wgan_fast.training.loop.graphs import graphed_step, rewound
 
 SMALL: dict[str, Any] = {"width": 12, "batch_size": 8, "n_critic": 3, "critic_burst": False, "iterations": 6}
 
@@ -107,7 +107,7 @@ def test_recording_changes_nothing() -> None:
     batches = [tensor for _ in range(3) for tensor in trainer.draws.batch()]
     trainer._set_schedules()
     before = _state(trainer)
-    step = GraphedStep(trainer._whole_iteration, batches, capture=RecordedCalls(), rewind=trainer._rewind())
+    step = graphed_step(trainer._whole_iteration, batches, capture=RecordedCalls(), rewind=trainer._rewind())
     after = _state(trainer)
     assert all(torch.equal(after[name], value) for name, value in before.items())
     made = after.keys() - before.keys()
@@ -227,9 +227,7 @@ def test_graphed_step_copies_inputs_and_rewinds_what_failed() -> None:
         weight.mul_(2)
         return (weight * x).sum()
 
-    with pytest.raises(ValueError, match="num_warmup_iters=0"):
-        GraphedStep(step, [], capture=RecordedCalls(), rewind=Rewind([], []), num_warmup_iters=0)
-    graphed = GraphedStep(step, [torch.zeros(3)], capture=RecordedCalls(), rewind=Rewind([], [], [weight]))
+    graphed = graphed_step(step, [torch.zeros(3)], capture=RecordedCalls(), rewind=rewound([weight], []))
     assert torch.equal(weight, torch.ones(3))
     first = graphed(torch.full((3,), 5.0))
     assert first.item() == 30.0
@@ -244,7 +242,7 @@ def test_graphed_step_copies_inputs_and_rewinds_what_failed() -> None:
 
     before = weight.clone()
     with pytest.raises(RuntimeError, match="broken"):
-        GraphedStep(broken, [torch.zeros(3)], capture=RecordedCalls(), rewind=Rewind([], [], [weight]))
+        graphed_step(broken, [torch.zeros(3)], capture=RecordedCalls(), rewind=rewound([weight], []))
     assert torch.equal(weight, before)
 
 
@@ -254,11 +252,10 @@ def test_rewind_puts_back_what_was_there_and_zeroes_what_was_not() -> None:
     generator = torch.Generator().manual_seed(3)
     before = copy.deepcopy(network.state_dict())
     addresses = [p.data_ptr() for p in network.parameters()]
-    rewind = Rewind([network], [optimizer], generators=[generator])
-    drawn = torch.rand(4, generator=generator)
-    network(torch.randn(5, 2)).square().sum().backward()
-    optimizer.step()
-    rewind.restore()
+    with rewound([*network.parameters(), *network.buffers()], [optimizer], [generator]):
+        drawn = torch.rand(4, generator=generator)
+        network(torch.randn(5, 2)).square().sum().backward()
+        optimizer.step()
     assert all(torch.equal(before[name], value) for name, value in network.state_dict().items())
     assert addresses == [p.data_ptr() for p in network.parameters()]
     assert optimizer.state

@@ -37,15 +37,6 @@ class Pattern(NamedTuple):
     ours: Work
 
 
-def measure(rounds: int, device: torch.device) -> dict[str, float]:
-    """Per pattern, the usual lines' median time over ours, in interleaved rounds, after comparing their results.
-
-    Raises:
-        AssertionError: the results differ.
-    """
-    return {pattern.name: _ratio(pattern, rounds, device) for pattern in patterns(device)}
-
-
 def published() -> dict[str, dict[str, float]]:
     """The same table for the published machines: processor -> pattern -> ratio."""
     machines: dict[str, dict[str, float]] = json.loads(PUBLISHED.read_text())
@@ -163,6 +154,7 @@ def _clipped_steps(critic: nn.Module) -> tuple[Work, Work]:
 
 
 def _ratio(pattern: Pattern, rounds: int, device: torch.device) -> float:
+    """The usual lines' median time over ours, in interleaved rounds, after comparing their results."""
     for expected, got in zip(*([each.detach() for each in work()] for work in pattern[1:]), strict=True):
         torch.testing.assert_close(got, expected, rtol=1e-3, atol=1e-4 * float(expected.abs().max()) + 1e-7)
     works = {"usual": pattern.usual, "ours": pattern.ours}
@@ -185,7 +177,8 @@ def _seconds(work: Work, repeats: int, device: torch.device) -> float:
 
 def print_bench(rounds: int, device: torch.device) -> None:
     """Measure, and print the table."""
-    ratios, others = measure(rounds, device), published()
+    ratios = {pattern.name: _ratio(pattern, rounds, device) for pattern in patterns(device)}
+    others = published()
     title = "times faster than the usual lines"
     wide = max(map(len, [*ratios, title]))
     print(f"here: {machine(device)}, torch {torch.__version__}")

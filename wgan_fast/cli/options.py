@@ -69,11 +69,7 @@ class Sample:
     device: str | None = option(None, DEVICE)
 
     def file(self) -> Path:
-        """Where the samples go.
-
-        Raises:
-            UserError: the ending of --out differs from --format, or is neither png nor npz.
-        """
+        """Where the samples go: its ending is that of --format, .png or .npz."""
         out = self.out or Path(f"samples.{self.format or 'png'}")
         if out.suffix not in (".png", ".npz"):
             raise UserError(f"--out must end in .png or .npz, got {out}")
@@ -145,7 +141,6 @@ def parse(arguments: Sequence[str]) -> Command:
     """The command that the arguments name, with its options.
 
     Raises:
-        UserError: the arguments, or the file that they name, are invalid.
         SystemExit: with code 0, after printing the help, which shows the defaults for the other arguments.
     """
     name, *words = arguments or HELP
@@ -208,9 +203,6 @@ def read_config_file(path: Path) -> dict[str, Any]:
     Names are those of the command line without the dashes in front, ``n-critic`` or ``n_critic``. Numbers may be
     written as in Python, although YAML itself reads 5e-5 as text. null leaves out an option whose default
     depends on the others.
-
-    Raises:
-        UserError: the file cannot be read, or is not such a map; the message names the file and the key.
     """
     content = _content(path)
     if not isinstance(content, dict):

@@ -12,7 +12,7 @@ from typing import Any, Literal
 
 from wgan_fast.nn.orthogonal_regularization import Form
 from wgan_fast.nn.spectral_norm import Convolution
-from wgan_fast.training.data.sets import Data, class_count, sample_shape_of
+from wgan_fast.training.data.sets import Data, LabelledData, sample_shape_of
 from wgan_fast.training.errors import UserError
 from wgan_fast.training.models.pairs import Architecture, CriticNorm, default_architecture, default_width
 from wgan_fast.training.option import (
@@ -186,19 +186,18 @@ class Config:
     )
 
     def __post_init__(self) -> None:
-        given = {name: value for name, value in vars(self).items() if value is not LEFT_OUT}
-        check_each(Config, given)
+        given: dict[str, Any] = {}
+        for name, value in vars(self).items():
+            if value is not LEFT_OUT:
+                given[name] = tuple(value) if isinstance(value, list) else value  # JSON has lists alone
+        check_each(Config, given, flag)
         for name, value in defaults_for(given).items():
             object.__setattr__(self, name, value)
         _check_together(self)
 
     def matched_with(self, data: Data) -> Config:
-        """The config with the name and the number of classes of the data that is to be trained on.
-
-        Raises:
-            UserError: it was made for data of another shape or with other classes.
-        """
-        classes = class_count(data) if self.conditional else 0
+        """The config with the name and the number of classes of the data, which must be of its shape."""
+        classes = data.num_classes if self.conditional and isinstance(data, LabelledData) else 0
         if self.conditional and classes < 2:
             raise UserError(f"--conditional: {data.name} has no labels of at least 2 classes to train on")
         if self.num_classes not in (0, classes):
@@ -321,11 +320,7 @@ def _check_together(config: Config) -> None:
 
 
 def check_resumable(saved: Config, wanted: Config) -> None:
-    """Check that a run may be resumed with another config.
-
-    Raises:
-        UserError: they differ in an option that a resumed run cannot change.
-    """
+    """Refuse a config that differs from a run's in an option that a resumed run cannot change."""
     for field in dataclasses.fields(Config):
         had, value = getattr(saved, field.name), getattr(wanted, field.name)
         if value != had and not field.metadata["resumable"]:

@@ -10,7 +10,8 @@ from types import ModuleType
 
 
 class UserError(ValueError):
-    """A user's mistake; its message is one line, suitable for the command line."""
+    """A user's mistake, which any function of ``training`` and ``cli`` may raise; its message is one line that names
+    the option or the file."""
 
 
 class MissingPackage(UserError):
@@ -18,15 +19,7 @@ class MissingPackage(UserError):
 
 
 def require(module: str, purpose: str) -> ModuleType:
-    """Import an optional package on first use.
-
-    Args:
-        module: dotted name of the module to import.
-        purpose: what needs it, as the subject of a sentence ("drawing the curves").
-
-    Raises:
-        MissingPackage: it cannot be imported.
-    """
+    """Import a module of an optional package on first use; ``purpose`` is what needs it ("drawing the curves")."""
     try:
         return importlib.import_module(module)
     except ImportError as error:

@@ -57,15 +57,11 @@ def grouped(kind: type) -> Iterator[tuple[str, dataclasses.Field[Any]]]:
             yield group, field
 
 
-def check_each(kind: type, values: Mapping[str, Any], spelled: Callable[[str], str] | None = None) -> None:
-    """Check values of a dataclass by the choices and checks of its options; ``spelled`` names one in a message.
-
-    Raises:
-        UserError: a value that cannot be; the message names the option, what it must be and the value.
-    """
+def check_each(kind: type, values: Mapping[str, Any], spelled: Callable[[str], str]) -> None:
+    """Check values of a dataclass by the choices and checks of its options; ``spelled`` names one in a message."""
     fields = {field.name: field for field in dataclasses.fields(kind)}
     for key, value in values.items():
-        name, hint, check = (spelled or flag)(key), type_of(kind, key), fields[key].metadata["check"]
+        name, hint, check = spelled(key), type_of(kind, key), fields[key].metadata["check"]
         if value is None:
             if fields[key].default is None:
                 continue
@@ -78,11 +74,7 @@ def check_each(kind: type, values: Mapping[str, Any], spelled: Callable[[str], s
 
 
 def as_values(kind: type, given: Mapping[str, Any], spelled: Callable[[str], str]) -> dict[str, Any]:
-    """Arguments of the command line, or values of a file, as checked values of a dataclass of options.
-
-    Raises:
-        UserError: a value that cannot be.
-    """
+    """Arguments of the command line, or values of a file, as checked values of a dataclass of options."""
     values = {}
     for name, value in given.items():
         try:

@@ -68,9 +68,6 @@ def folder(path: Path, size: int) -> tuple[Tensor, Tensor | None]:
 
     The classes, where every image lies in a sub-folder and there are at least two: the place of the sub-folder among
     its neighbours in the order of their names, as torchvision's ``ImageFolder`` counts them.
-
-    Raises:
-        UserError: the folder is missing or holds no image, or one of them cannot be read.
     """
     image_module = require("PIL.Image", "--data folder")
     ops = require("PIL.ImageOps", "--data folder")
@@ -107,9 +104,6 @@ def npz(path: Path) -> tuple[Tensor, Tensor | None]:
     Images are ``(n, height, width)``, ``(n, channels, height, width)`` or ``(n, height, width, channels)``:
     uint8 0..255, or floating point within [0, 1] or [-1, 1]. Other data is ``(n, features)`` and is used
     unchanged.
-
-    Raises:
-        UserError: the file is missing, not an npz archive, or its arrays are not as above.
     """
     with _archive(path) as archive:
         name = _samples_name(path, archive)
@@ -119,11 +113,7 @@ def npz(path: Path) -> tuple[Tensor, Tensor | None]:
 
 
 def npz_sample_shape(path: Path) -> tuple[int, ...]:
-    """The shape of one sample of `npz`, read from the header of its array alone.
-
-    Raises:
-        UserError: the file is missing or not an npz archive.
-    """
+    """The shape of one sample of `npz`, read from the header of its array alone."""
     with _archive(path) as archive, archive.zip.open(f"{_samples_name(path, archive)}.npy") as array:
         header = require("numpy.lib.format", "--data npz")
         read = header.read_array_header_1_0 if header.read_magic(array) == (1, 0) else header.read_array_header_2_0

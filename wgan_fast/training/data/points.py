@@ -81,3 +81,6 @@ def swiss_roll() -> PointStream:
         return (roll + 0.25 * torch.randn(size, 2, generator=generator, device=device)) / 7.5
 
     return PointStream("swissroll", draw)
+
+
+STREAMS = {"8gaussians": eight_gaussians, "25gaussians": twenty_five_gaussians, "swissroll": swiss_roll}

@@ -14,17 +14,7 @@ from wgan_fast.training.errors import UserError, did_you_mean
 SPLIT_SEED = 20170130
 """Fixes which samples are held out, independently of a run's seed, so that runs can be compared."""
 
-NAMES = (
-    "digits",
-    "photos",
-    "8gaussians",
-    "25gaussians",
-    "swissroll",
-    "mnist",
-    "cifar10",
-    "folder:PATH",
-    "npz:PATH",
-)
+NAMES = ("digits", "photos", *points.STREAMS, "mnist", "cifar10", "folder:PATH", "npz:PATH")
 
 
 class Data(Protocol):
@@ -127,31 +117,15 @@ def _distinct(samples: Tensor, size: int, generator: torch.Generator) -> Tensor:
     return as_float(samples.index_select(0, index.to(samples.device)))
 
 
-def draw_batch(
-    data: Data, size: int, generator: torch.Generator, *, labelled: bool, device: torch.device | None = None
-) -> Batch:
-    """A batch on the device, by default where the data is; ``labelled`` returns the classes as well, and draws the
-    same samples."""
-    if not labelled:
-        samples, labels = data.batch(size, generator), None
-    else:
-        samples, labels = cast(LabelledData, data).labelled_batch(size, generator)
-    if device is None:
-        return Batch(samples, labels)
-    return Batch(samples.to(device), None if labels is None else labels.to(device))
-
-
-def class_count(data: Data) -> int:
-    """Number of classes, 0 for data without labels."""
-    return data.num_classes if isinstance(data, LabelledData) else 0
+def draw_batch(data: Data, size: int, generator: torch.Generator, *, labelled: bool) -> Batch:
+    """A batch where the data is; ``labelled`` returns the classes as well, and draws the same samples."""
+    if labelled:
+        return cast(LabelledData, data).labelled_batch(size, generator)
+    return Batch(data.batch(size, generator), None)
 
 
 def check_classes(data: Data) -> None:
-    """Refuse data with a class that could not be learned.
-
-    Raises:
-        UserError: no training sample is of this class.
-    """
+    """Refuse data with a class of which there is no training sample."""
     if isinstance(data, TensorData) and data.train_labels is not None:
         counts = data.train_labels.bincount(minlength=data.num_classes)
         if not counts.all():
@@ -189,9 +163,9 @@ def split(
         raise UserError(f"{name}: held_out must be between 1 and {count - 1}, got {kept_back}")
     order = torch.randperm(count, generator=torch.Generator().manual_seed(SPLIT_SEED))
     test, train = order[:kept_back], order[kept_back:]
-    if labels is None:
-        return TensorData(name, samples[train], samples[test], device=device)
-    return TensorData(name, samples[train], samples[test], labels[train], labels[test], device=device)
+    tensors = [samples] if labels is None else [samples, labels]
+    parts = [tensor[index] for tensor in tensors for index in (train, test)]
+    return TensorData(name, *parts, device=device)
 
 
 def load_data(
@@ -215,13 +189,8 @@ def load_data(
         UserError: an unknown name, or a file or folder that cannot be used; the message names it.
     """
     kind, _, argument = name.partition(":")
-    streams = {
-        "8gaussians": points.eight_gaussians,
-        "25gaussians": points.twenty_five_gaussians,
-        "swissroll": points.swiss_roll,
-    }
-    if name in streams:
-        return streams[name]()
+    if name in points.STREAMS:
+        return points.STREAMS[name]()
     if kind in ("folder", "npz") and not argument:
         raise UserError(f"--data {kind}: needs a path after the colon, as in {kind}:some/path")
     if name == "digits":
@@ -242,11 +211,7 @@ def load_data(
 
 
 def sample_shape_of(name: str, image_size: int = 32) -> tuple[int, ...]:
-    """The shape of one sample of `load_data`'s data sets, without loading them; ``(2,)`` for unknown names.
-
-    Raises:
-        UserError: an npz archive that cannot be read.
-    """
+    """The shape of one sample of `load_data`'s data sets, without loading them; ``(2,)`` for unknown names."""
     kind, _, argument = name.partition(":")
     if kind == "npz" and argument:
         return images.npz_sample_shape(Path(argument))

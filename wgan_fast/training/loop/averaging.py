@@ -27,7 +27,8 @@ class MovingAverage:
         mine = [*self.module.parameters(), *self.module.buffers()]
         theirs = [*module.parameters(), *module.buffers()]
         pairs = list(zip(mine, theirs, strict=True)) if decay else []
-        self._floating = [(a, b) for a, b in pairs if a.is_floating_point()]
+        self._averages = [a for a, _ in pairs if a.is_floating_point()]
+        self._sources = [b for a, b in pairs if a.is_floating_point()]
         self._counts = [(a, b) for a, b in pairs if not a.is_floating_point()]
 
     def set_schedule(self, iteration: int) -> None:
@@ -48,12 +49,11 @@ class MovingAverage:
         """Add the module's current weights to the average."""
         if not self.decay:
             return
-        mine, theirs = [a for a, _ in self._floating], [b for _, b in self._floating]
         if isinstance(self._share, Tensor):
-            steps = torch._foreach_sub(theirs, mine)
+            steps = torch._foreach_sub(self._sources, self._averages)
             torch._foreach_mul_(steps, self._share)
-            torch._foreach_add_(mine, steps)
+            torch._foreach_add_(self._averages, steps)
         else:
-            torch._foreach_lerp_(mine, theirs, self._share)
+            torch._foreach_lerp_(self._averages, self._sources, self._share)
         for a, b in self._counts:
             a.copy_(b)

@@ -14,11 +14,7 @@ from wgan_fast.training.models.pairs import Pair, build_models
 
 
 def build_trainer(config: Config, processes: Processes | None = None, capture: Capture | None = None) -> Trainer:
-    """Data, freshly seeded networks and trainer of a config.
-
-    Raises:
-        UserError: unusable data, device or options.
-    """
+    """Data, freshly seeded networks and trainer of a config."""
     data = load_data(
         config.data,
         image_size=config.image_size,
@@ -51,11 +47,7 @@ def build_networks(config: Config) -> Pair:
 
 
 def usable_device(name: str) -> torch.device:
-    """The device of that name.
-
-    Raises:
-        UserError: there is none; the message says why.
-    """
+    """The device of that name, on which a tensor has been made."""
     try:
         device = torch.device(name)
         torch.empty(0, device=device)

@@ -40,11 +40,7 @@ def make_constraint(config: Config) -> Constraint:
 
 
 def prepared(constraint: Constraint, critic: nn.Module, sample_shape: tuple[int, ...]) -> nn.Module:
-    """The critic prepared by the constraint.
-
-    Raises:
-        UserError: the constraint does not fit it; the message names the layer.
-    """
+    """The critic prepared by the constraint."""
     parameter = next(critic.parameters())
     example = torch.zeros(1, *sample_shape, dtype=parameter.dtype, device=parameter.device)
     try:
@@ -73,11 +69,7 @@ def make_capture(config: Config, device: torch.device, processes: int) -> CudaCa
 
 
 def check_processes(config: Config, processes: int) -> None:
-    """Check that several processes can share a config's training.
-
-    Raises:
-        UserError: they cannot; the message names the option.
-    """
+    """Refuse a config whose training this many processes cannot share."""
     if config.batch_size % processes:
         raise UserError(
             f"--batch-size {config.batch_size} cannot be shared by {processes} processes: "

@@ -11,14 +11,16 @@ from __future__ import annotations
 import contextlib
 import datetime
 import os
-from collections.abc import Callable, Iterator, Sequence
-from typing import Any
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from typing import Any, TypeVar
 
 import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 
 from wgan_fast.training.errors import UserError
+
+Result = TypeVar("Result")
 
 TIMEOUT = datetime.timedelta(minutes=5)
 """How long a process waits for one that is alive but silent; one that has died is noticed at once."""
@@ -92,24 +94,23 @@ class Processes:
             work.wait()
         return bool(flag)
 
-    def by_first(self, action: Callable[[], str | None]) -> str | None:
+    def by_first(self, action: Callable[[], Result]) -> Result:
         """Run a function in the first process: all processes return its result or raise its `UserError`."""
         if self.size == 1:
             return action()
-        outcome: list[str | None] = [None, None]
+        outcome: list[Any] = [None]
         if self.first:
             try:
-                outcome[0] = action()
+                outcome = [action()]
             except UserError as error:
-                outcome[1] = str(error)
+                outcome = [error]
         with self._noticing_loss():
             dist.broadcast_object_list(outcome, src=0, group=self._decisions)
-        result, problem = outcome
-        if problem is not None:
-            raise UserError(problem)
-        return result
+        if isinstance(outcome[0], UserError):
+            raise outcome[0]
+        return outcome[0]  # type: ignore[no-any-return]
 
-    def synchronise(self, tensors: Sequence[Tensor]) -> None:
+    def synchronise(self, tensors: Iterable[Tensor]) -> None:
         """Give every process the first one's values, in place."""
         if self.size == 1:
             return

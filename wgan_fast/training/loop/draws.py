@@ -10,16 +10,11 @@ from wgan_fast.reference import accumulation_dtype
 from wgan_fast.training.config import Config
 from wgan_fast.training.data.sets import Data, draw_batch
 from wgan_fast.training.loop.distributed import Processes
+from wgan_fast.training.loop.graphs import default_generators
 
 
 class Draws:
     """Draws of one process. Each of several draws the whole batch, from generators in equal states, and takes its rows.
-
-    Args:
-        data: where real samples come from.
-        config: the options.
-        device: where the networks are.
-        processes: those that share a batch.
 
     Attributes:
         order: draws the real samples; all else comes from the device's default generator.
@@ -56,15 +51,10 @@ class Draws:
 
     def synchronise(self) -> None:
         """Give every process the first one's random generators."""
-        states = [torch.get_rng_state(), self.order.get_state()]
-        if self._device.type == "cuda":
-            states.append(torch.cuda.get_rng_state(self._device))
-        on_device = [state.to(self._device) for state in states]
-        self._processes.synchronise(on_device)
-        torch.set_rng_state(on_device[0].cpu())
-        self.order.set_state(on_device[1].cpu())
-        if self._device.type == "cuda":
-            torch.cuda.set_rng_state(on_device[2].cpu(), self._device)
+        mine = (*default_generators(self._device), self.order)
+        states = self._processes.by_first(lambda: [generator.get_state() for generator in mine])
+        for generator, state in zip(mine, states, strict=True):
+            generator.set_state(state)
 
 
 class Upload:

@@ -1,9 +1,9 @@
 """A training step recorded once and replayed as one launch: CUDA graphs, and what they require of a step.
 
 A replay repeats the kernels of the recorded call on the same addresses with the same numbers. So inputs are copied
-into buffers that stay (`GraphedStep`), what a step changes is changed in place, schedules are scalars on the device,
+into buffers that stay (`graphed_step`), what a step changes is changed in place, schedules are scalars on the device,
 and noise comes from the device's default generator, which capture registers with the graph: it advances with every
-replay as it would eagerly. Warm-up steps train, so all their changes are undone (`Rewind`).
+replay as it would eagerly. Warm-up steps train, so all their changes are undone (`rewound`).
 
 The capture itself is a `Capture`: `CudaCapture` on a GPU, another for tests without one.
 """
@@ -13,12 +13,15 @@ from __future__ import annotations
 import contextlib
 import warnings
 from collections.abc import Callable, Hashable, Iterable, Iterator, Sequence
+from contextlib import AbstractContextManager
 from typing import Any, Protocol, TypeVar
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 Result = TypeVar("Result")
+
+WARM_UP_CALLS = 3
 
 
 class Capture(Protocol):
@@ -79,49 +82,44 @@ def _waiting_forbidden() -> Iterator[None]:
         torch.cuda.set_sync_debug_mode(before)
 
 
-class Rewind:
-    """All that a step can change, to be restored in place: a graph holds the addresses.
+@contextlib.contextmanager
+def rewound(
+    tensors: Iterable[Tensor], optimizers: Sequence[torch.optim.Optimizer], generators: Sequence[torch.Generator] = ()
+) -> Iterator[None]:
+    """Restore at the end, in place, all that a step can change: a graph holds the addresses.
 
     Args:
-        modules: their parameters and buffers are copied.
-        optimizers: their states are copied; a state that is made later was zeros before its first step, and returns
-            to them.
-        tensors: further tensors.
-        generators: their states are kept.
+        tensors: parameters and buffers.
+        optimizers: their states; a state that is made meanwhile was zeros before its first step, and returns to them.
+        generators: their states.
     """
 
-    def __init__(
-        self,
-        modules: Iterable[nn.Module],
-        optimizers: Iterable[torch.optim.Optimizer],
-        tensors: Iterable[Tensor] = (),
-        generators: Iterable[torch.Generator] = (),
-    ) -> None:
-        self._optimizers = list(optimizers)
-        kept = [t for module in modules for t in (*module.parameters(), *module.buffers())]
-        self._values = [(t, t.detach().clone()) for t in (*kept, *self._optimizer_states(), *tensors)]
-        self._generators = [(generator, generator.get_state()) for generator in generators]
+    def states() -> list[Tensor]:
+        found = (state for optimizer in optimizers for state in optimizer.state.values())
+        return [value for state in found for value in state.values() if isinstance(value, Tensor)]
 
-    @torch.no_grad()
-    def restore(self) -> None:
-        for tensor, value in self._values:
-            tensor.copy_(value)
-        known = {id(tensor) for tensor, _ in self._values}
-        for state in self._optimizer_states():
-            if id(state) not in known:
-                state.zero_()
-        for generator, before in self._generators:
+    values = [(t, t.detach().clone()) for t in (*tensors, *states())]
+    draws = [(generator, generator.get_state()) for generator in generators]
+    try:
+        yield
+    finally:
+        with torch.no_grad():
+            for tensor, value in values:
+                tensor.copy_(value)
+            known = {id(tensor) for tensor, _ in values}
+            for state in states():
+                if id(state) not in known:
+                    state.zero_()
+        for generator, before in draws:
             generator.set_state(before)
 
-    def _optimizer_states(self) -> list[Tensor]:
-        states = (state for optimizer in self._optimizers for state in optimizer.state.values())
-        return [value for state in states for value in state.values() if isinstance(value, Tensor)]
 
+def graphed_step(
+    fn: Callable[..., Any], static_inputs: Sequence[Tensor], *, capture: Capture, rewind: AbstractContextManager[None]
+) -> Callable[..., Any]:
+    """Record a step now, for a function that replays it::
 
-class GraphedStep:
-    """A step that is recorded now and replayed by every call::
-
-        step = GraphedStep(critic_step, [real], capture=CudaCapture(device), rewind=rewind)
+        step = graphed_step(critic_step, [real], capture=CudaCapture(device), rewind=rewound(weights, optimizers))
         seen = step(real)
 
     Args:
@@ -129,48 +127,31 @@ class GraphedStep:
             waiting for the device, and the same in every call.
         static_inputs: buffers of the inputs' shapes, taken over; their contents are what warm-up sees.
         capture: what records.
-        rewind: what the warm-up's and the recording's changes are undone with.
-        num_warmup_iters: calls before the recording.
+        rewind: what the warm-up's and the recording's changes are undone by, also where they raise.
 
-    Raises:
-        Exception: whatever ``fn`` or the capture raised; what it had changed has been put back.
+    Returns:
+        A function to the replayed result, which its next call overwrites; inputs of other shapes go through ``fn``.
     """
+    with rewind:
+        capture.warm_up(lambda: fn(*static_inputs), WARM_UP_CALLS)
+        result, replay = capture.record(lambda: fn(*static_inputs))
 
-    def __init__(
-        self,
-        fn: Callable[..., Any],
-        static_inputs: Sequence[Tensor],
-        *,
-        capture: Capture,
-        rewind: Rewind,
-        num_warmup_iters: int = 3,
-    ) -> None:
-        if num_warmup_iters < 1:
-            raise ValueError(f"num_warmup_iters={num_warmup_iters}: expected at least 1")
-        self._fn = fn
-        self._inputs = list(static_inputs)
-        try:
-            capture.warm_up(lambda: fn(*self._inputs), num_warmup_iters)
-            self._result, self._replay = capture.record(lambda: fn(*self._inputs))
-        finally:
-            rewind.restore()
-
-    def __call__(self, *inputs: Tensor) -> Any:
-        """The replayed result, which the next call overwrites; inputs of other shapes go through ``fn`` itself."""
-        if [(t.shape, t.dtype) for t in inputs] != [(t.shape, t.dtype) for t in self._inputs]:
-            return self._fn(*inputs)
-        for buffer, given in zip(self._inputs, inputs, strict=True):
+    def step(*inputs: Tensor) -> Any:
+        if [(t.shape, t.dtype) for t in inputs] != [(t.shape, t.dtype) for t in static_inputs]:
+            return fn(*inputs)
+        for buffer, given in zip(static_inputs, inputs, strict=True):
             buffer.copy_(given)
-        self._replay()
-        return self._result
+        replay()
+        return result
+
+    return step
 
 
 class Graphs:
     """The recorded steps of a loop, each made when it is first needed.
 
     Args:
-        capture: what records them.
-        rewind: keeps all that the steps change.
+        rewind: makes what undoes all that the steps change.
         frozen: numbers that a recording holds as constants; if they have changed, it is recorded anew.
 
     Attributes:
@@ -178,10 +159,10 @@ class Graphs:
     """
 
     def __init__(
-        self, capture: Capture, rewind: Callable[[], Rewind], frozen: Callable[[], Hashable] = lambda: None
+        self, capture: Capture, rewind: Callable[[], AbstractContextManager[None]], frozen: Callable[[], Hashable]
     ) -> None:
         self._capture, self._rewind, self._frozen = capture, rewind, frozen
-        self._steps: dict[tuple[str, Hashable], GraphedStep] = {}
+        self._steps: dict[tuple[str, Hashable], Callable[..., Any]] = {}
         self.failure: str | None = None
 
     def run(self, name: str, fn: Callable[..., Any], inputs: Sequence[Tensor]) -> Any:
@@ -193,7 +174,7 @@ class Graphs:
             self._steps = {other: step for other, step in self._steps.items() if other[1] == key[1]}
             buffers = [t.detach().clone(memory_format=torch.preserve_format) for t in inputs]
             try:
-                self._steps[key] = GraphedStep(fn, buffers, capture=self._capture, rewind=self._rewind())
+                self._steps[key] = graphed_step(fn, buffers, capture=self._capture, rewind=self._rewind())
             except Exception as error:  # any error of a user's module
                 self.forget()
                 self.failure = (str(error).strip() or type(error).__name__).partition("\n")[0]

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import torch
 from torch import Tensor, nn
@@ -37,8 +37,7 @@ class Watch:
     def __init__(self, reduce: Callable[[Tensor], Tensor] = lambda figures: figures) -> None:
         self._reduce = reduce
         self._names: list[str] = []
-        self._iterations: list[int] = []
-        self._rows: list[Tensor] = []
+        self._rows: list[tuple[int, Tensor]] = []
 
     @property
     def full(self) -> bool:
@@ -49,8 +48,7 @@ class Watch:
         """Keep an iteration's 0-dimensional figures; the entries that are None are left out, the same ones always."""
         present = {name: value for name, value in figures.items() if value is not None}
         self._names = list(present)
-        self._iterations.append(iteration)
-        self._rows.append(torch.stack([value.detach() for value in present.values()]))
+        self._rows.append((iteration, torch.stack([value.detach() for value in present.values()])))
 
     def read(self) -> dict[str, float]:
         """The last iteration's figures; the device has finished when it returns.
@@ -60,8 +58,9 @@ class Watch:
         """
         if not self._rows:
             return {}
-        rows = self._reduce(torch.stack(self._rows)).tolist()
-        iterations, self._iterations, self._rows = self._iterations, [], []
+        iterations = [iteration for iteration, _ in self._rows]
+        rows = self._reduce(torch.stack([row for _, row in self._rows])).tolist()
+        self._rows = []
         for iteration, row in zip(iterations, rows, strict=True):
             for name, value in zip(self._names, row, strict=True):
                 if not math.isfinite(value):
@@ -70,11 +69,10 @@ class Watch:
 
 
 def gradient_norm(
-    critic: nn.Module, real: Tensor, fake: Tensor, labels: Tensor | None, random: torch.Generator
+    critic: nn.Module, real: Tensor, fake: Tensor, condition: Sequence[Tensor], random: torch.Generator
 ) -> float:
     """Mean norm of the critic's input gradients at points between real and generated samples."""
     critic.eval()  # spectral normalisation iterates in training mode
-    condition = () if labels is None else (labels,)
     with torch.no_grad():
         _, norms = gradient_penalty(critic, real, fake, critic_args=condition, generator=random, return_norms=True)
     critic.train()

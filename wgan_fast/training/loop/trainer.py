@@ -6,6 +6,7 @@ import logging
 import math
 import time
 from collections.abc import Callable, Hashable, Sequence
+from contextlib import AbstractContextManager
 from functools import partial
 from typing import Any, NamedTuple
 
@@ -20,17 +21,10 @@ from wgan_fast.training.loop.averaging import MovingAverage
 from wgan_fast.training.loop.choices import check_processes, make_capture, make_constraint, make_optimizer, prepared
 from wgan_fast.training.loop.distributed import Processes, ProcessLost
 from wgan_fast.training.loop.draws import Draws
-from wgan_fast.training.loop.graphs import (
-    Capture,
-    Graphs,
-    Rewind,
-    constants,
-    default_generators,
-    keep_on_device,
-)
+from wgan_fast.training.loop.graphs import Capture, Graphs, constants, default_generators, keep_on_device, rewound
 from wgan_fast.training.loop.health import NonFinite, Watch, gradient_norm, weight_saturation
 from wgan_fast.training.loop.schedules import critic_steps, gamma, learning_rate, set_learning_rate
-from wgan_fast.training.models.sampling import as_labels, draw_latent, generate, slerp
+from wgan_fast.training.models.sampling import Labels, as_labels, draw_latent, generate, slerp
 from wgan_fast.training.step.feedforward import written_out
 from wgan_fast.training.step.precision import AUTOCAST, emulated, float32_products, make_scaler
 from wgan_fast.training.step.steps import CriticStep, Descent, critic_step, generator_step, has_batch_statistics
@@ -77,6 +71,7 @@ class Trainer:
         average: moving average of the generator; samples are drawn from ``average.module``.
         critic_optimizer, generator_optimizer: one for each network.
         draws: real samples, noise and the penalty's points.
+        watch: the figures of the iterations that have not been read from the device.
         iteration: generator iterations done.
         restores: how often a diverged training was restored from a checkpoint; each halves the learning rate.
         critic_scaler, generator_scaler: the loss scaling of fp16, or None.
@@ -110,7 +105,7 @@ class Trainer:
         self.draws = Draws(self.data, self.config, self.device, self.processes)
         self.iteration = 0
         self.restores = 0
-        self._watch = Watch(self.processes.mean_)
+        self.watch = Watch(self.processes.mean_)
         self._stop_requested = False
         self.graphs = self._make_graphs(capture or make_capture(self.config, self.device, self.processes.size))
         self._choose_steps()
@@ -144,49 +139,60 @@ class Trainer:
 
     # --------------------------------------------------------------------------------------------------- the loop
 
-    def train(self, on_record: Callable[[Record], None] | None = None) -> TrainResult:
+    def train(
+        self,
+        on_record: Callable[[Record], None] | None = None,
+        *,
+        after_iteration: Callable[[bool], None] = lambda stopped: None,
+        recover: Callable[[NonFinite], None] | None = None,
+    ) -> TrainResult:
         """Run until ``config.iterations`` iterations are done; `run.folder.Run` does so in a folder, with checkpoints.
 
         Args:
             on_record: called with every record, by the first of several processes.
+            after_iteration: called with whether the training stops here; its time is not counted.
+            recover: called when the training has diverged, to restore an earlier state; by default a `UserError`.
 
         Raises:
             UserError: the training diverged, or another process was lost.
         """
-        self.start()
-        first, start, last, stopped = self.iteration, time.perf_counter(), Record(), False
+        self._synchronise()
+        first, start, apart, last, stopped = self.iteration, time.perf_counter(), 0.0, Record(), False
         try:
             while self.iteration < self.config.iterations and not stopped:
-                record = self.iterate()
-                if record is not None:
-                    last = record
-                    if on_record is not None:
-                        on_record(record)
-                stopped = self.stopping()
-            self.check()
+                try:
+                    record = self.iterate()
+                    if record is not None:
+                        last = record
+                        if on_record is not None:
+                            on_record(record)
+                    stopped = self.processes.agreed(self._stop_requested)
+                    if stopped:
+                        self.watch.read()
+                    before = time.perf_counter()
+                    after_iteration(stopped)
+                    apart += time.perf_counter() - before
+                except NonFinite as problem:
+                    if recover is None:
+                        advice = "a lower --learning-rate or a stronger constraint may help"
+                        raise UserError(f"the training diverged: {problem}; {advice}") from problem
+                    recover(problem)
             self.processes.settle()
-        except NonFinite as problem:
-            raise UserError(
-                f"the training diverged: {problem}; a lower --learning-rate or a stronger constraint may help"
-            ) from problem
         except ProcessLost as error:
             raise ProcessLost(f"{error} in iteration {self.iteration + 1}") from error
-        return TrainResult(self.iteration - first, time.perf_counter() - start, last, stopped)
-
-    def start(self) -> None:
-        """Give every process the first one's weights and random generators, and forget an earlier `stop`."""
-        self._stop_requested = False
-        if self.processes.size > 1:
-            self.processes.synchronise([t for module in self.networks().values() for t in module.state_dict().values()])
-            self.draws.synchronise()
+        finally:
+            self._stop_requested = False
+        return TrainResult(self.iteration - first, time.perf_counter() - start - apart, last, stopped)
 
     def stop(self) -> None:
-        """Ask the running `train` to finish its iteration and return."""
+        """Ask `train` to finish its iteration and return."""
         self._stop_requested = True
 
-    def stopping(self) -> bool:
-        """Whether to stop after this iteration: several processes agree on it, one iteration later."""
-        return self.processes.agreed(self._stop_requested)
+    def _synchronise(self) -> None:
+        """Give every process the first one's weights and random generators."""
+        if self.processes.size > 1:
+            self.processes.synchronise(self.networks().state_dict().values())
+            self.draws.synchronise()
 
     def iterate(self) -> Record | None:
         """Do one iteration: draw from the data, n_critic critic steps, a generator step, average.
@@ -196,7 +202,7 @@ class Trainer:
             process; all other iterations return None without waiting for the device.
 
         Raises:
-            NonFinite: an iteration since the last record or `check` was not finite.
+            NonFinite: of the first iteration since the figures were last read that was not finite.
         """
         with float32_products(self.config.precision, self.device):
             self._set_schedules()
@@ -207,13 +213,18 @@ class Trainer:
                 batches = [tensor for _ in range(count) for tensor in self.draws.batch()]
                 seen, loss = self.graphs.run("iteration", self._whole_iteration, batches)
         self.iteration += 1
-        self._watch.note(self.iteration, _figures(seen, loss, self.config.lazy == 1))
-        if self.iteration % self.config.log_every == 0 or self.iteration == self.config.iterations:
-            figures = self.check()
-            return self._record(figures) if self.processes.first else None
-        if self._watch.full:
-            self.check()
-        return None
+        figures: dict[str, Tensor | None] = {
+            "wasserstein_estimate": seen.wasserstein_estimate,
+            "critic_loss": seen.loss,
+            "generator_loss": loss,
+        }
+        if self.config.lazy == 1:  # else most steps have no penalty
+            figures |= {"penalty": seen.penalty, "gradient_norm": seen.gradient_norm}
+        self.watch.note(self.iteration, figures)
+        due = self.iteration % self.config.log_every == 0 or self.iteration == self.config.iterations
+        if due or self.watch.full:
+            last = self.watch.read()
+        return self._record(last) if due and self.processes.first else None
 
     def _set_schedules(self) -> None:
         config, iteration = self.config, self.iteration
@@ -222,14 +233,6 @@ class Trainer:
             self._penalty_scale.fill_(gamma(config, iteration) / config.gamma if config.gamma else 1.0)
         if config.lr_decay or self.restores:
             set_learning_rate(self._optimizers(), learning_rate(config, iteration, self.restores))
-
-    def check(self) -> dict[str, float]:
-        """Wait for the device; returns the last iteration's figures, nothing where they have been read already.
-
-        Raises:
-            NonFinite: of the first iteration since the last record or `check` that was not finite.
-        """
-        return self._watch.read()
 
     def _step_by_step(self, count: int) -> tuple[CriticStep, Tensor]:
         for i in range(count):
@@ -286,10 +289,10 @@ class Trainer:
 
     # -------------------------------------------------------------------------------------- what an iteration changes
 
-    def networks(self) -> dict[str, nn.Module]:
+    def networks(self) -> nn.ModuleDict:
         """The modules that an iteration changes, by name."""
-        networks = {"generator": self.generator, "critic": self.critic}
-        return {**networks, "average": self.average.module} if self.config.ema_decay else networks
+        average = {"average": self.average.module} if self.config.ema_decay else {}
+        return nn.ModuleDict({"generator": self.generator, "critic": self.critic, **average})
 
     def reloaded(self) -> None:
         """To be called when the optimizers' states have been replaced by a checkpoint's."""
@@ -300,8 +303,10 @@ class Trainer:
     def _optimizers(self) -> tuple[torch.optim.Optimizer, torch.optim.Optimizer]:
         return self.critic_optimizer, self.generator_optimizer
 
-    def _rewind(self) -> Rewind:
-        return Rewind(self.networks().values(), self._optimizers(), generators=default_generators(self.device))
+    def _rewind(self) -> AbstractContextManager[None]:
+        networks = self.networks()
+        weights = [*networks.parameters(), *networks.buffers()]
+        return rewound(weights, self._optimizers(), default_generators(self.device))
 
     def _frozen(self) -> Hashable:
         """What a recording holds as constants: the constraint, and the optimizers' numbers."""
@@ -313,9 +318,9 @@ class Trainer:
         record: Record = {"iteration": self.iteration, **figures}
         if "gradient_norm" not in figures and self._joint:  # which is not defined for a critic with batch statistics
             random = torch.Generator(self.device).manual_seed(self.iteration)  # separate: no change to the training
-            labelled, size = self.config.conditional, self.config.batch_size
-            real, labels = draw_batch(self.data, size, random, labelled=labelled, device=self.device)
-            fake = self.sample(len(real), seed=self.iteration, labels=labels)
+            drawn = draw_batch(self.data, self.config.batch_size, random, labelled=self.config.conditional)
+            real, *labels = (tensor.to(self.device) for tensor in drawn if tensor is not None)
+            fake = self.sample(len(real), seed=self.iteration, labels=drawn.labels)
             norm = gradient_norm(self.critic, real, fake, labels, random)
             if math.isfinite(norm):  # JSON has no NaN
                 record["gradient_norm"] = norm
@@ -325,9 +330,7 @@ class Trainer:
             record["restores"] = self.restores
         return record
 
-    def sample(
-        self, count: int, *, labels: int | Sequence[int] | Tensor | None = None, seed: int = 0, batch_size: int = 1024
-    ) -> Tensor:
+    def sample(self, count: int, *, labels: Labels | None = None, seed: int = 0, batch_size: int = 1024) -> Tensor:
         """``(count, *sample_shape)`` samples of the averaged generator, fixed by its weights, the labels and the seed.
 
         Args:
@@ -345,9 +348,7 @@ class Trainer:
         classes = self._classes(labels, count, random)
         return generate(self.average.module, latent, classes, batch_size=batch_size)
 
-    def interpolate(
-        self, rows: int, columns: int = 10, *, labels: int | Sequence[int] | Tensor | None = None, seed: int = 0
-    ) -> Tensor:
+    def interpolate(self, rows: int, columns: int = 10, *, labels: Labels | None = None, seed: int = 0) -> Tensor:
         """``(rows, columns, *sample_shape)``: each row goes from one latent to another on a great circle.
 
         Args:
@@ -365,22 +366,10 @@ class Trainer:
             classes = classes.repeat_interleave(columns)
         return generate(self.average.module, latent, classes).reshape(rows, columns, *self.data.sample_shape)
 
-    def _classes(
-        self, labels: int | Sequence[int] | Tensor | None, count: int, random: torch.Generator
-    ) -> Tensor | None:
+    def _classes(self, labels: Labels | None, count: int, random: torch.Generator) -> Tensor | None:
         if labels is not None:
             return as_labels(labels, count, self.config.num_classes, self.device)
         if not self.config.conditional:
             return None
-        return draw_batch(self.data, count, random, labelled=True, device=self.device).labels
-
-
-def _figures(seen: CriticStep, generator_loss: Tensor, penalised: bool) -> dict[str, Tensor | None]:
-    """With ``lazy`` most steps have no penalty, so it is left out of the figures."""
-    return {
-        "wasserstein_estimate": seen.wasserstein_estimate,
-        "critic_loss": seen.loss,
-        "generator_loss": generator_loss,
-        "penalty": seen.penalty if penalised else None,
-        "gradient_norm": seen.gradient_norm if penalised else None,
-    }
+        labels = draw_batch(self.data, count, random, labelled=True).labels
+        return None if labels is None else labels.to(self.device)

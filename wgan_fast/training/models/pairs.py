@@ -175,7 +175,17 @@ def _down(inputs: int, outputs: int, norm: CriticNorm) -> list[nn.Module]:
     return [convolution, *([nn.BatchNorm2d(outputs)] if norm == "batch" else []), nn.LeakyReLU(0.2)]
 
 
-class GeneratorBlock(nn.Module):
+class Residual(nn.Module):
+    """The sum of two paths; the residual one is initialised first."""
+
+    residual: nn.Module
+    shortcut: nn.Module
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.shortcut(x) + self.residual(x)  # type: ignore[no-any-return]
+
+
+class GeneratorBlock(Residual):
     """Doubles the side: BN, ReLU, upsample, conv, BN, ReLU, conv, plus an upsampled 1x1 shortcut."""
 
     def __init__(self, width: int) -> None:
@@ -191,11 +201,8 @@ class GeneratorBlock(nn.Module):
         )
         self.shortcut = nn.Sequential(nn.Upsample(scale_factor=2), nn.Conv2d(width, width, 1))
 
-    def forward(self, x: Tensor) -> Tensor:
-        return self.shortcut(x) + self.residual(x)  # type: ignore[no-any-return]
 
-
-class CriticBlock(nn.Module):
+class CriticBlock(Residual):
     """No normalisation; ``down`` halves the side, ``first`` is the form that sees the image."""
 
     def __init__(self, inputs: int, width: int, *, down: bool, first: bool = False) -> None:
@@ -208,14 +215,11 @@ class CriticBlock(nn.Module):
             nn.Conv2d(width, width, 3, padding=1),
             pool,
         )
-        self.shortcut: nn.Module = nn.Identity()
+        self.shortcut = nn.Identity()
         if first:
             self.shortcut = nn.Sequential(pool, nn.Conv2d(inputs, width, 1))
         elif down:
             self.shortcut = nn.Sequential(nn.Conv2d(inputs, width, 1), pool)
-
-    def forward(self, x: Tensor) -> Tensor:
-        return self.shortcut(x) + self.residual(x)  # type: ignore[no-any-return]
 
 
 class MeanPool(nn.Module):

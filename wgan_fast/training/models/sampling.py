@@ -9,6 +9,9 @@ from torch import Tensor, nn
 
 from wgan_fast.training.errors import UserError
 
+Labels = int | Sequence[int] | Tensor
+"""One class for all samples, or one for each."""
+
 
 def draw_latent(count: int, latent_dim: int, random: torch.Generator) -> Tensor:
     """``(count, latent_dim)`` standard normal noise on the device of ``random``."""
@@ -27,12 +30,8 @@ def generate(generator: nn.Module, latent: Tensor, labels: Tensor | None = None,
     return samples
 
 
-def as_labels(labels: int | Sequence[int] | Tensor, count: int, num_classes: int, device: torch.device) -> Tensor:
-    """``(count,)`` int64 classes on the device, from one class for all or one for each.
-
-    Raises:
-        UserError: there are no classes, or these are others, or more or fewer than ``count``.
-    """
+def as_labels(labels: Labels, count: int, num_classes: int, device: torch.device) -> Tensor:
+    """``(count,)`` int64 classes on the device, from one class for all or one for each."""
     if not num_classes:
         raise UserError("this generator takes no class: it was not trained with --conditional")
     given = torch.as_tensor(labels, device=device)

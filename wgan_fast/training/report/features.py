@@ -11,7 +11,6 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import os
-import tempfile
 from pathlib import Path
 
 import torch
@@ -131,7 +130,6 @@ def _save(network: FeatureNetwork, path: Path) -> None:
     content = safetensors.save(tensors, {"accuracy": str(network.accuracy)})
     with contextlib.suppress(OSError):  # with a read-only cache folder the network is trained again each time
         path.parent.mkdir(parents=True, exist_ok=True)
-        descriptor, temporary = tempfile.mkstemp(dir=path.parent)
-        with os.fdopen(descriptor, "wb") as file:
-            file.write(content)
+        temporary = path.with_name(f".{path.name}-{os.getpid()}")
+        temporary.write_bytes(content)
         os.replace(temporary, path)

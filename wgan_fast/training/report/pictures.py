@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -24,20 +24,17 @@ PLANE = 3.0
 RESOLUTION = 128
 
 
-class Drawn(NamedTuple):
-    """``samples`` ``(n, *sample_shape)``, or ``(rows, columns, *sample_shape)`` of paths; ``labels``, of a conditional
-    generator, one for each sample or path; ``columns`` of the grid that shows them best, where that is known."""
+def write_drawn(
+    trainer: Trainer, path: Path, count: int, *, label: int | None = None, rows: int | None = None, seed: int = 0
+) -> None:
+    """Write ``count`` samples, or ``rows`` of paths between two latents; of one class, or of all of them in turn.
 
-    samples: Tensor
-    labels: Tensor | None
-    columns: int | None
-
-
-def draw(trainer: Trainer, count: int, *, label: int | None = None, rows: int | None = None, seed: int = 0) -> Drawn:
-    """``count`` samples, or ``rows`` of paths between two latents; of one class, or of all of them in turn.
+    Args:
+        path: of a picture or, where it ends in .npz, of the arrays ``samples``, ``(n, *sample_shape)`` or ``(rows,
+            columns, *sample_shape)``, and ``labels``, one for each sample or path of a conditional generator.
 
     Raises:
-        UserError: a label out of range, or for a generator that takes none.
+        UserError: samples of this shape cannot be drawn, or there is no such class.
     """
     labels, classes = None, trainer.config.num_classes
     if label is not None:
@@ -45,32 +42,19 @@ def draw(trainer: Trainer, count: int, *, label: int | None = None, rows: int | 
     elif classes:
         labels = torch.arange(rows or count) % classes
     if rows is not None:
-        paths = trainer.interpolate(rows, STEPS_OF_A_PATH, labels=labels, seed=seed)
-        return Drawn(paths, labels, STEPS_OF_A_PATH)
-    columns = classes if label is None and 0 < classes <= CLASSES_SHOWN else None
-    return Drawn(trainer.sample(count, labels=labels, seed=seed), labels, columns)
-
-
-def write_drawn(trainer: Trainer, drawn: Drawn, path: Path) -> None:
-    """Write samples as a picture or, where the path ends in .npz, as the arrays ``samples`` and ``labels``.
-
-    Raises:
-        UserError: samples of this shape cannot be drawn.
-    """
-    shape = trainer.data.sample_shape
+        columns: int | None = STEPS_OF_A_PATH
+        samples = trainer.interpolate(rows, STEPS_OF_A_PATH, labels=labels, seed=seed)
+    else:
+        columns = classes if label is None and 0 < classes <= CLASSES_SHOWN else None
+        samples = trainer.sample(count, labels=labels, seed=seed)
     path.parent.mkdir(parents=True, exist_ok=True)
     if path.suffix == ".npz":
-        arrays = {"samples": drawn.samples} if drawn.labels is None else drawn._asdict()
-        arrays.pop("columns", None)
+        arrays = {"samples": samples} if labels is None else {"samples": samples, "labels": labels}
         numpy = require("numpy", "writing an npz")
         numpy.savez_compressed(path, **{name: tensor.cpu().numpy() for name, tensor in arrays.items()})
         return
-    samples = drawn.samples.reshape(-1, *shape)
-    if len(shape) == 3:
-        write_image_grid(path, samples, columns=drawn.columns)
-    elif shape == (2,):
-        write_points(path, samples, real_points(trainer, len(samples)))
-    else:
+    shape = trainer.data.sample_shape
+    if not _draw(trainer, path, samples.reshape(-1, *shape), columns):
         raise UserError(f"samples of shape {shape} cannot be drawn; --out samples.npz writes the numbers")
 
 
@@ -79,11 +63,16 @@ def write_samples(trainer: Trainer, path: Path) -> bool:
     shape = trainer.data.sample_shape
     if len(shape) == 3 and trainer.config.conditional:
         classes = torch.arange(min(trainer.config.num_classes, CLASSES_SHOWN)).repeat_interleave(SAMPLES_OF_A_CLASS)
-        write_image_grid(path, trainer.sample(len(classes), labels=classes), columns=SAMPLES_OF_A_CLASS)
-    elif len(shape) == 3:
-        write_image_grid(path, trainer.sample(100 if shape[1] <= 16 else 64))
-    elif shape == (2,):
-        write_points(path, trainer.sample(POINTS_SHOWN), real_points(trainer, POINTS_SHOWN))
+        return _draw(trainer, path, trainer.sample(len(classes), labels=classes), SAMPLES_OF_A_CLASS)
+    count = POINTS_SHOWN if len(shape) < 3 else 100 if shape[1] <= 16 else 64
+    return _draw(trainer, path, trainer.sample(count), None)
+
+
+def _draw(trainer: Trainer, path: Path, samples: Tensor, columns: int | None) -> bool:
+    if samples.dim() == 4:
+        write_image_grid(path, samples, columns=columns)
+    elif samples.shape[1:] == (2,):
+        write_points(path, samples, real_points(trainer, len(samples)))
     else:
         return False
     return True
@@ -95,12 +84,9 @@ def real_points(trainer: Trainer, count: int) -> Tensor:
 
 
 def write_image_grid(path: Path, samples: Tensor, *, columns: int | None = None) -> None:
-    """A grid of images; small ones are enlarged by an integer factor.
+    """A grid of images ``(n, channels, height, width)`` in [-1, 1]; small ones are enlarged by an integer factor.
 
-    Args:
-        path: the PNG file to write.
-        samples: ``(n, channels, height, width)`` in [-1, 1]; 1 or 3 channels (of others, the first is drawn).
-        columns: images in a row; by default about as many as rows.
+    Of other than 3 channels the first is drawn. There are by default about as many columns as rows.
     """
     image = require("PIL.Image", "drawing samples")
     count, channels, height, width = samples.shape
@@ -151,12 +137,8 @@ def write_critic(path: Path, critic: nn.Module, generated: Tensor, real: Tensor)
 
 
 def write_curves(path: Path, records: Sequence[Mapping[str, Any]]) -> None:
-    """wasserstein_estimate, penalty or weight saturation, and gradient norm over the iterations.
-
-    Args:
-        path: the PNG file to write.
-        records: lines of metrics.jsonl; quantities that no line has are left out.
-    """
+    """wasserstein_estimate, penalty or weight saturation, and gradient norm over the iterations of metrics.jsonl's
+    ``records``; quantities that no record has are left out."""
     titles = {
         "wasserstein_estimate": "wasserstein_estimate = D(real) - D(fake)",
         "penalty": "penalty (weighted)",

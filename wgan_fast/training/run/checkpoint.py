@@ -30,8 +30,7 @@ import wgan_fast
 from wgan_fast.training.errors import UserError, require
 
 FORMAT = 1
-KEPT = 2
-FILES = ("weights.safetensors", "state.pt")
+FILES = WEIGHTS, STATE = ("weights.safetensors", "state.pt")
 
 
 class Checkpoint(NamedTuple):
@@ -42,22 +41,18 @@ class Checkpoint(NamedTuple):
 
 
 def save_checkpoint(
-    run: Path, iteration: int, checkpoint: Checkpoint, *, keep: int = KEPT, distance: float | None = None
+    run: Path, iteration: int, checkpoint: Checkpoint, *, keep: int = 2, distance: float | None = None
 ) -> Path:
-    """Write the checkpoint of this iteration into the run folder; keep the newest ``keep`` and the best one.
+    """Write the checkpoint of this iteration into the run folder, in place of one that is there; returns its folder.
+
+    If it cannot be written, the earlier ones are as they were.
 
     Args:
+        keep: how many of the newest to keep, besides the best one.
         distance: how far the generated samples are from real ones; the best checkpoint has the smallest.
-
-    Returns:
-        Its folder. An existing checkpoint of this iteration is replaced.
-
-    Raises:
-        UserError: it cannot be written; the earlier ones are as they were.
     """
     folder = run / "checkpoints" / f"{iteration:08d}"
-    files = _serialised(checkpoint)
-    files["manifest.json"] = _manifest(iteration, files, distance)
+    files = _serialised(iteration, checkpoint, distance)
     temporary = folder.with_name(f".{folder.name}-{os.getpid()}")
     try:
         for leftover in folder.parent.glob(".[0-9]*-*"):  # of processes that died
@@ -72,27 +67,26 @@ def save_checkpoint(
         flush(folder.parent)
     except OSError as error:
         shutil.rmtree(temporary, ignore_errors=True)
-        raise UserError(
-            f"{folder}: the checkpoint cannot be written ({error.strerror or error}); {_rest(run)}"
-        ) from error
+        reason = error.strerror or error
+        raise UserError(f"{folder}: the checkpoint cannot be written ({reason}); {_rest(run)}") from error
     with contextlib.suppress(OSError):  # a checkpoint too many does no harm
-        _prune(run, keep)
+        folders = _complete(run)
+        best = _best(folders)
+        for outdated in folders[:-keep]:
+            if outdated != best:
+                remove_folder(outdated)
     return folder
 
 
 def load_checkpoint(run: Path, device: torch.device | str = "cpu", which: str | int = "newest") -> Checkpoint:
-    """A checkpoint of a run folder.
+    """A checkpoint of a run folder. For a damaged one the message names the newest that is intact.
 
     Args:
-        device: where its tensors are put.
+        device: where the tensors of its state are put.
         which: "newest", "best" (the smallest distance to held-out samples), or an iteration.
-
-    Raises:
-        UserError: there is none, or it is damaged; the message names the newest intact one.
     """
     folder = _find(run, which)
     try:
-        verify(folder)
         return _read(folder, device)
     except UserError as error:
         raise UserError(f"{error}; {_rest(run, folder)}") from error
@@ -110,51 +104,49 @@ def remove_later(run: Path, iteration: int) -> None:
             remove_folder(folder)
 
 
-def verify(folder: Path) -> dict[str, Any]:
-    """The manifest of a checkpoint whose files match it, byte for byte; nothing is unpickled.
-
-    Raises:
-        UserError: they do not.
-    """
-    manifest = _read_manifest(folder)
+def verify(folder: Path) -> dict[str, bytes]:
+    """The content of a checkpoint's files, which agrees with the manifest byte for byte; nothing is unpickled."""
+    manifest, content = _read_manifest(folder), {}
     for name in FILES:
-        path, expected = folder / name, manifest["files"][name]
+        expected = manifest["files"][name]
         try:
-            content = path.read_bytes()
+            content[name] = (folder / name).read_bytes()
         except OSError as error:
             raise _damaged(folder, f"{name}: {error.strerror}") from error
-        if len(content) != expected["bytes"]:
-            raise _damaged(folder, f"{name} has {len(content)} bytes of {expected['bytes']}")
-        if hashlib.sha256(content).hexdigest() != expected["sha256"]:
+        if len(content[name]) != expected["bytes"]:
+            raise _damaged(folder, f"{name} has {len(content[name])} bytes of {expected['bytes']}")
+        if hashlib.sha256(content[name]).hexdigest() != expected["sha256"]:
             raise _damaged(folder, f"the content of {name} has changed")
-    return manifest
+    return content
 
 
-def nested(weights: Mapping[str, Tensor], prefix: str) -> dict[str, Tensor]:
-    """The tensors below ``prefix.``, under their names without it."""
-    return {name.removeprefix(f"{prefix}."): t for name, t in weights.items() if name.startswith(f"{prefix}.")}
+def _read(folder: Path, device: torch.device | str) -> Checkpoint:
+    content = verify(folder)
+    safetensors = require("safetensors.torch", "checkpoints")
+    damage = (RuntimeError, ValueError, KeyError, EOFError, pickle.UnpicklingError, zipfile.BadZipFile)
+    try:
+        state = torch.load(io.BytesIO(content[STATE]), map_location=device, weights_only=True)
+        return Checkpoint(safetensors.load(content[WEIGHTS]), state)
+    except (*damage, require("safetensors", "checkpoints").SafetensorError) as error:
+        raise _damaged(folder, str(error).partition("\n")[0]) from error
 
 
-def _serialised(checkpoint: Checkpoint) -> dict[str, bytes]:
-    """Both files in memory: their hashes are known before they are written, and disk errors are OSErrors."""
+def _serialised(iteration: int, checkpoint: Checkpoint, distance: float | None) -> dict[str, bytes]:
+    """All files in memory: their hashes are known before they are written, and disk errors are OSErrors."""
     state = io.BytesIO()
     torch.save(checkpoint.state, state)
     weights = require("safetensors.torch", "checkpoints").save(_apart(checkpoint.weights))
-    return dict(zip(FILES, (weights, state.getvalue()), strict=True))
-
-
-def _manifest(iteration: int, files: Mapping[str, bytes], distance: float | None) -> bytes:
-    content = {
+    files = {WEIGHTS: weights, STATE: state.getvalue()}
+    hashes = {name: {"bytes": len(data), "sha256": hashlib.sha256(data).hexdigest()} for name, data in files.items()}
+    manifest = {
         "format": FORMAT,
         "wgan_fast": wgan_fast.__version__,
         "torch": torch.__version__,
         "iteration": iteration,
         "sliced_wasserstein": distance,
-        "files": {
-            name: {"bytes": len(data), "sha256": hashlib.sha256(data).hexdigest()} for name, data in files.items()
-        },
+        "files": hashes,
     }
-    return (json.dumps(content, indent=2) + "\n").encode()
+    return {**files, "manifest.json": (json.dumps(manifest, indent=2) + "\n").encode()}
 
 
 def _read_manifest(folder: Path) -> dict[str, Any]:
@@ -172,17 +164,6 @@ def _read_manifest(folder: Path) -> dict[str, Any]:
     if iteration != int(folder.name) or not complete:
         raise _damaged(folder, "manifest.json is of another checkpoint")
     return manifest
-
-
-def _read(folder: Path, device: torch.device | str) -> Checkpoint:
-    safetensors = require("safetensors.torch", "checkpoints")
-    damage = (OSError, RuntimeError, ValueError, KeyError, EOFError, pickle.UnpicklingError, zipfile.BadZipFile)
-    try:
-        weights = safetensors.load_file(folder / FILES[0], device=str(device))
-        state = torch.load(folder / FILES[1], map_location=device, weights_only=True)
-    except (*damage, require("safetensors", "checkpoints").SafetensorError) as error:
-        raise _damaged(folder, str(error).partition("\n")[0]) from error
-    return Checkpoint(weights, state)
 
 
 def _find(run: Path, which: str | int) -> Path:
@@ -222,14 +203,6 @@ def _rest(run: Path, damaged: Path | None = None) -> str:
                 iteration = int(folder.name)
                 return f"the checkpoint of iteration {iteration} is intact: use --checkpoint {iteration}"
     return "there is no intact checkpoint"
-
-
-def _prune(run: Path, keep: int) -> None:
-    folders = _complete(run)
-    best = _best(folders)
-    for outdated in folders[:-keep]:
-        if outdated != best:
-            remove_folder(outdated)
 
 
 def _complete(run: Path) -> list[Path]:

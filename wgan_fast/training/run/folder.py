@@ -7,7 +7,6 @@ import json
 import logging
 import math
 import shutil
-import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -17,7 +16,7 @@ from torch import Tensor
 
 import wgan_fast
 from wgan_fast.training.config import Config, check_resumable
-from wgan_fast.training.errors import MissingPackage, UserError, writing
+from wgan_fast.training.errors import MissingPackage, UserError, require, writing
 from wgan_fast.training.loop.build import build_trainer
 from wgan_fast.training.loop.distributed import Processes, ProcessLost
 from wgan_fast.training.loop.health import NonFinite
@@ -27,7 +26,7 @@ from wgan_fast.training.report.evaluation import Evaluation, evaluate
 from wgan_fast.training.report.metrics import sliced_wasserstein
 from wgan_fast.training.report.pictures import POINTS_SHOWN, real_points, write_critic, write_curves, write_samples
 from wgan_fast.training.run.checkpoint import iterations, load_checkpoint, remove_later, replace_file, save_checkpoint
-from wgan_fast.training.run.log import RunLog, flush_metrics, read_metrics, require_tensorboard
+from wgan_fast.training.run.log import RunLog, read_metrics
 from wgan_fast.training.run.state import non_finite, restore, snapshot
 
 MAX_RESTORES = 3
@@ -69,6 +68,7 @@ class Run:
         self.trainer = trainer
         self.folder = folder
         self._distance: Distance | None = distance
+        self._log = RunLog(folder, tensorboard=trainer.config.tensorboard and trainer.processes.first)
         self._kept: int | None = None  # the iteration of the checkpoint that was last written or read
 
     @classmethod
@@ -79,7 +79,7 @@ class Run:
             UserError: the folder holds a run already and ``overwrite`` is not set, or it cannot be written.
         """
         processes = processes or Processes()
-        present = [folder / name for name in CONTENTS if (folder / name).exists()] if processes.first else []
+        present = [folder / name for name in CONTENTS if (folder / name).exists()]
 
         def refuse_present() -> None:
             if present and not overwrite:
@@ -87,7 +87,7 @@ class Run:
 
         processes.by_first(refuse_present)
         if config.tensorboard:
-            require_tensorboard()
+            require("tensorboard", "--tensorboard")
         run = cls(build_trainer(config, processes), folder)
 
         def replace_present() -> None:
@@ -161,67 +161,51 @@ class Run:
             UserError: the training diverged, the folder holds more of a run than this trainer has done, or it
                 cannot be written; ProcessLost: another process has died.
         """
+        trainer = self.trainer
+
+        def logged(record: Record) -> None:
+            if on_record is not None:
+                on_record(record)
+            if trainer.iteration % trainer.config.log_every == 0:  # not the last one's: a longer run has no such line
+                self._log.append(record)
+
         try:
-            return self._train(on_record or (lambda record: None))
+            self._begin()
+            return trainer.train(logged, after_iteration=self._draw_and_save, recover=self._go_back)
         except ProcessLost as error:
             left = iterations(self.folder)
             advice = f"; --resume --out {self.folder} continues from iteration {left[-1]}" if left else ""
-            raise ProcessLost(f"{error} in iteration {self.trainer.iteration + 1}{advice}") from error
+            raise ProcessLost(f"{error}{advice}") from error
 
-    def _train(self, on_record: Callable[[Record], None]) -> TrainResult:
-        trainer, config = self.trainer, self.trainer.config
-        trainer.start()
-        log = self._open_log()
-        first, last, stopped = trainer.iteration, Record(), False
-        start, saving = time.perf_counter(), 0.0
-        while trainer.iteration < config.iterations and not stopped:
-            try:
-                record = trainer.iterate()
-                if record is not None:
-                    last = record
-                    on_record(record)
-                    if trainer.iteration % config.log_every == 0:  # not the last one's: a longer run has no such line
-                        log.append(record)
-                stopped = trainer.stopping()
-                before = time.perf_counter()
-                self._draw_and_save(log, stopped)
-                saving += time.perf_counter() - before
-            except NonFinite as problem:
-                self._go_back(problem, log)
-        trainer.processes.settle()
-        return TrainResult(trainer.iteration - first, time.perf_counter() - start - saving, last, stopped)
-
-    def _open_log(self) -> RunLog:
-        """The log up to this iteration; a checkpoint of this iteration exists to restore from."""
+    def _begin(self) -> None:
+        """A log up to this iteration, and a checkpoint of this iteration to restore from."""
         trainer, folder = self.trainer, self.folder
-        log = RunLog(folder, tensorboard=trainer.config.tensorboard and trainer.processes.first)
         later = [i for i in iterations(folder) if i > trainer.iteration]
         if later:
             raise UserError(
                 f"{folder} holds a checkpoint of iteration {later[-1]}, but this trainer has done {trainer.iteration}: "
                 "load() continues that run, another folder starts a new one"
             )
-        trainer.processes.by_first(lambda: log.resume_after(trainer.iteration))
+        trainer.processes.by_first(lambda: self._log.resume_after(trainer.iteration))
         if self._kept != trainer.iteration:
             try:
                 self._save(compare=False)
             except NonFinite as problem:
                 raise UserError(f"the networks cannot be trained: {problem}") from problem
-        return log
 
-    def _draw_and_save(self, log: RunLog, stopped: bool) -> None:
+    def _draw_and_save(self, stopped: bool) -> None:
         """The picture and the checkpoint that are due after this iteration."""
         trainer, config, iteration = self.trainer, self.trainer.config, self.trainer.iteration
         drawn = config.sample_every > 0 and iteration % config.sample_every == 0
         due = stopped or iteration % config.checkpoint_every == 0 or iteration == config.iterations
         if drawn or due:
-            trainer.check()
+            trainer.watch.read()
         if drawn and trainer.processes.first:
-            log.draw(trainer)
+            self._log.draw(trainer)
         if due:
             self._save(compare=not stopped)
 
-    def _go_back(self, problem: NonFinite, log: RunLog) -> None:
+    def _go_back(self, problem: NonFinite) -> None:
         """Restore the newest checkpoint with a lower learning rate, if configured, at most `MAX_RESTORES` times."""
         trainer, good = self.trainer, iterations(self.folder)[-1]
         restores = trainer.restores + 1
@@ -237,7 +221,7 @@ class Run:
             ) from problem
         self.load()
         trainer.restores = restores
-        trainer.processes.by_first(lambda: log.resume_after(trainer.iteration))
+        trainer.processes.by_first(lambda: self._log.resume_after(trainer.iteration))
         if trainer.processes.first:
             _log.warning(
                 "%s: back to the checkpoint of iteration %d, learning rate %g from there on (restore %d of at most %d)",
@@ -280,19 +264,21 @@ class Run:
             compare: measure the distance of samples to held-out ones, by which the best checkpoint is known.
         """
         trainer = self.trainer
-        checkpoint = snapshot(trainer) if trainer.processes.first else None
-        name = trainer.processes.by_first(lambda: None if checkpoint is None else non_finite(checkpoint))
+
+        def write() -> str | None:
+            """Returns the name of what is not finite, which is then not saved."""
+            checkpoint = snapshot(trainer)
+            name = non_finite(checkpoint)
+            if name is None:
+                self._log.flush()
+                distance = self._compared() if compare else None
+                keep = trainer.config.keep_checkpoints
+                save_checkpoint(self.folder, trainer.iteration, checkpoint, keep=keep, distance=distance)
+            return name
+
+        name = trainer.processes.by_first(write)
         if name is not None:
             raise NonFinite(name, trainer.iteration)
-
-        def write() -> None:
-            assert checkpoint is not None
-            flush_metrics(self.folder / "metrics.jsonl")
-            distance = self._compared() if compare else None
-            keep = trainer.config.keep_checkpoints
-            save_checkpoint(self.folder, trainer.iteration, checkpoint, keep=keep, distance=distance)
-
-        trainer.processes.by_first(write)
         self._kept = trainer.iteration
 
     def _compared(self) -> float | None:
@@ -339,20 +325,13 @@ class Run:
 
 
 def read_config(run: Path) -> Config:
-    """The config.json of a run folder.
-
-    Raises:
-        UserError: there is none, or it is not one of a run.
-    """
+    """The config.json of a run folder."""
     path = run / "config.json"
     if not path.is_file():
         raise UserError(f"{run} is not a run folder: there is no config.json in it")
     try:
         content: dict[str, Any] = json.loads(path.read_text())
         content.pop("wgan_fast", None)
-        content["betas"] = tuple(content["betas"])
-        if "sample_shape" in content:
-            content["sample_shape"] = tuple(content["sample_shape"])
         return Config(**content)
-    except (OSError, ValueError, TypeError, KeyError, AttributeError) as error:
+    except (OSError, ValueError, TypeError, AttributeError) as error:
         raise UserError(f"{path} is damaged or foreign ({error})") from error

@@ -14,20 +14,14 @@ from wgan_fast.training.run.checkpoint import flush, replace_file
 
 class RunLog:
     """One line of JSON per logged iteration; ``samples/00000500.png`` shows iteration 500, of the same latents in
-    every picture of a run. A file that cannot be written is a `UserError`.
-
-    Args:
-        folder: the run folder.
-        tensorboard: whether to write event files into ``folder/tensorboard`` as well.
-
-    Raises:
-        UserError: ``tensorboard`` is set and TensorBoard is not installed.
+    every picture of a run. With ``tensorboard``, an event file per part of the run in ``tensorboard/``.
     """
 
     def __init__(self, folder: Path, *, tensorboard: bool) -> None:
         self._metrics = folder / "metrics.jsonl"
         self._samples = folder / "samples"
-        self._tensorboard = TensorBoardLog(folder / "tensorboard") if tensorboard else None
+        self._events = folder / "tensorboard" if tensorboard else None
+        self._writer: Any = None
 
     def resume_after(self, iteration: int) -> None:
         """Remove the lines of later iterations, which will be run again; the others are kept byte for byte."""
@@ -38,15 +32,23 @@ class RunLog:
         for picture in self._samples.glob("*.png"):
             if picture.stem.isdigit() and int(picture.stem) > iteration:
                 picture.unlink()
-        if self._tensorboard is not None:
-            self._tensorboard.resume_after(iteration)
+        if self._events is not None:
+            require("tensorboard", "--tensorboard")
+            if self._writer is not None:
+                self._writer.close()
+            # A new file makes TensorBoard hide later iterations of earlier files.
+            writer = require("torch.utils.tensorboard", "--tensorboard").SummaryWriter
+            self._writer = writer(str(self._events), purge_step=iteration + 1)
 
     def append(self, record: Record) -> None:
         """The figures of one iteration."""
         with writing(self._metrics), self._metrics.open("a") as file:
             file.write(json.dumps(record) + "\n")
-        if self._tensorboard is not None:
-            self._tensorboard.append(record)
+        if self._writer is not None:
+            for name, value in record.items():
+                if name != "iteration":
+                    self._writer.add_scalar(name, value, record["iteration"])
+            self._writer.flush()
 
     def draw(self, trainer: Trainer) -> None:
         """A picture of samples, where the data can be drawn; it does not use the training's random numbers."""
@@ -54,15 +56,18 @@ class RunLog:
         with writing(path):
             self._samples.mkdir(parents=True, exist_ok=True)
             drawn = write_samples(trainer, path)
-        if drawn and self._tensorboard is not None:
-            self._tensorboard.show(path, trainer.iteration)
+        if drawn and self._writer is not None:
+            numpy = require("numpy", "--tensorboard")
+            with require("PIL.Image", "--tensorboard").open(path) as image:
+                pixels = numpy.asarray(image.convert("RGB"))
+            self._writer.add_image("samples", pixels, trainer.iteration, dataformats="HWC")
+            self._writer.flush()
 
-
-def flush_metrics(path: Path) -> None:
-    """Wait until the disk has every line, which must precede the checkpoint that follows them."""
-    if path.is_file():
-        with writing(path):
-            flush(path)
+    def flush(self) -> None:
+        """Wait until the disk has every line, which must precede the checkpoint that follows them."""
+        if self._metrics.is_file():
+            with writing(self._metrics):
+                flush(self._metrics)
 
 
 def read_metrics(path: Path) -> list[Record]:
@@ -80,43 +85,3 @@ def _lines(path: Path) -> list[tuple[str, Record]]:
         if isinstance(record, dict) and isinstance(record.get("iteration"), int):
             found.append((line, record))
     return found
-
-
-class TensorBoardLog:
-    """Every quantity of metrics.jsonl, and the pictures: one file per part of the run, flushed at each record.
-
-    Raises:
-        UserError: TensorBoard is not installed.
-    """
-
-    def __init__(self, folder: Path) -> None:
-        require_tensorboard()
-        self._folder = folder
-        self._writer: Any = None
-
-    def resume_after(self, iteration: int) -> None:
-        """Start a new file, which makes TensorBoard hide later iterations of earlier files."""
-        if self._writer is not None:
-            self._writer.close()
-        writer = require("torch.utils.tensorboard", "--tensorboard").SummaryWriter
-        self._writer = writer(str(self._folder), purge_step=iteration + 1)
-
-    def append(self, record: Record) -> None:
-        """Every quantity of a record, at its iteration."""
-        for name, value in record.items():
-            if name != "iteration":
-                self._writer.add_scalar(name, value, record["iteration"])
-        self._writer.flush()
-
-    def show(self, picture: Path, iteration: int) -> None:
-        """A picture of samples that was written to a file."""
-        numpy = require("numpy", "--tensorboard")
-        with require("PIL.Image", "--tensorboard").open(picture) as image:
-            pixels = numpy.asarray(image.convert("RGB"))
-        self._writer.add_image("samples", pixels, iteration, dataformats="HWC")
-        self._writer.flush()
-
-
-def require_tensorboard() -> None:
-    """Raise `UserError` where TensorBoard is not installed; the message says how to install it."""
-    require("tensorboard", "--tensorboard")

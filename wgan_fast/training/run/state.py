@@ -10,50 +10,33 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch.amp import GradScaler
 
 from wgan_fast.training.errors import UserError, require
 from wgan_fast.training.loop.trainer import Trainer
-from wgan_fast.training.run.checkpoint import Checkpoint, nested
+from wgan_fast.training.run.checkpoint import Checkpoint
 
 
 def snapshot(trainer: Trainer) -> Checkpoint:
     """Weights, optimizer states, random generators and the iteration."""
-    weights = {
-        f"{network}.{name}": tensor
-        for network, module in trainer.networks().items()
-        for name, tensor in module.state_dict().items()
-    }
-    state: dict[str, Any] = {
+    state = {
         "iteration": trainer.iteration,
         "restores": trainer.restores,
-        "critic_optimizer": trainer.critic_optimizer.state_dict(),
-        "generator_optimizer": trainer.generator_optimizer.state_dict(),
+        **{name: part.state_dict() for name, part in _stateful(trainer).items()},
         "data_order": trainer.draws.order.get_state(),
         "random": random_state(trainer.device),
     }
-    for name, scaler in _scalers(trainer):
-        state[name] = scaler.state_dict()
-    return Checkpoint(weights, state)
+    return Checkpoint(trainer.networks().state_dict(), state)
 
 
 def restore(trainer: Trainer, checkpoint: Checkpoint, source: Path) -> None:
-    """Restore a snapshot; the trainer continues as if it had never stopped.
-
-    Args:
-        source: where the checkpoint comes from, for the message.
-
-    Raises:
-        UserError: it belongs to other networks.
-    """
+    """Restore a snapshot; the trainer continues as if it had never stopped. ``source`` is named where it is of other
+    networks."""
     weights, state = checkpoint
+    networks = trainer.networks()
     try:
-        for network, module in trainer.networks().items():
-            module.load_state_dict(nested(weights, network))
-        trainer.critic_optimizer.load_state_dict(state["critic_optimizer"])
-        trainer.generator_optimizer.load_state_dict(state["generator_optimizer"])
-        for name, scaler in _scalers(trainer):
-            scaler.load_state_dict(state[name])
+        networks.load_state_dict({name: t for name, t in weights.items() if name.partition(".")[0] in networks})
+        for name, part in _stateful(trainer).items():
+            part.load_state_dict(state[name])
         trainer.draws.order.set_state(state["data_order"].cpu())
         restore_random_state(state["random"], trainer.device)
         trainer.iteration = state["iteration"]
@@ -99,6 +82,12 @@ def restore_random_state(state: Mapping[str, Any], device: torch.device) -> None
         torch.cuda.set_rng_state(state["cuda"].cpu(), device)
 
 
-def _scalers(trainer: Trainer) -> list[tuple[str, GradScaler]]:
-    named = {"critic_scaler": trainer.critic_scaler, "generator_scaler": trainer.generator_scaler}
-    return [(name, scaler) for name, scaler in named.items() if scaler is not None]
+def _stateful(trainer: Trainer) -> dict[str, Any]:
+    """What has a state besides the networks: the optimizers, and the loss scaling of fp16."""
+    parts = {
+        "critic_optimizer": trainer.critic_optimizer,
+        "generator_optimizer": trainer.generator_optimizer,
+        "critic_scaler": trainer.critic_scaler,
+        "generator_scaler": trainer.generator_scaler,
+    }
+    return {name: part for name, part in parts.items() if part is not None}

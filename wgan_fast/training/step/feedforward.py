@@ -90,17 +90,15 @@ def plain_layers(critic: nn.Module) -> list[nn.Module] | None:
 
     None for any other: with hooks, parametrizations, shared or frozen parameters, or in a 16-bit type itself.
     """
+    if any(_hooked(part) for part in critic.modules()) or _has_any_global_hook():
+        return None
     layers: list[nn.Module] = []
     pending = [critic]
     while pending:
         module = pending.pop(0)
-        if _hooked(module):
-            return None
         if type(module) is nn.Sequential:
             pending = [*module, *pending]
         elif isinstance(module, WrittenOut):
-            if any(_hooked(part) for part in module.children()):
-                return None
             pending = [*module.plain_parts(), *pending]
         elif type(module) is not nn.Identity:
             layers.append(module)
@@ -115,24 +113,21 @@ def plain_layers(critic: nn.Module) -> list[nn.Module] | None:
         and sum(len(list(layer.parameters())) for layer in weighted) == len(parameters)  # else some are shared
         and all(type(p) is nn.Parameter and p.requires_grad for p in parameters)
         and {p.dtype for p in parameters} <= {torch.float32, torch.float64}
-        and not _has_any_global_hook()
     )
     return layers if served else None
 
 
 def _serves(layer: nn.Module) -> bool:
-    if isinstance(layer, nn.Conv2d):
-        return type(layer) is nn.Conv2d and layer.padding_mode == "zeros" and not isinstance(layer.padding, str)
-    if isinstance(layer, nn.LeakyReLU):
-        return type(layer) is nn.LeakyReLU and layer.negative_slope > 0  # else the output's sign is not the input's
-    if isinstance(layer, nn.Flatten):
-        return type(layer) is nn.Flatten and (layer.start_dim, layer.end_dim) == (1, -1)
-    if isinstance(layer, Projection):
+    if type(layer) is nn.Conv2d:
+        return layer.padding_mode == "zeros" and not isinstance(layer.padding, str)
+    if type(layer) is nn.LeakyReLU:
+        return layer.negative_slope > 0  # else the output's sign is not the input's
+    if type(layer) is nn.Flatten:
+        return (layer.start_dim, layer.end_dim) == (1, -1)
+    if type(layer) is Projection:
         head = layer.head
-        if _hooked(head) or _hooked(layer.embedding):
-            return False
         return type(head) is nn.Linear or (type(head) is nn.Conv2d and head.groups == 1 and not any(head.padding))
-    return type(layer) in (nn.Linear, nn.ReLU) or (type(layer) is Shift and not _hooked(layer.embedding))
+    return type(layer) in (nn.Linear, nn.ReLU, Shift)
 
 
 def _is_weighted(layer: nn.Module) -> bool:
@@ -179,8 +174,8 @@ def critic_gradients(
     batch, mixed = len(real), slice(2 * len(real), None)
     dtype = dtype or real.dtype
     weights: Weights = {p: p.to(dtype) for layer in layers for p in layer.parameters()}
-    last = max(i for i, layer in enumerate(layers) if _is_weighted(layer))
-    first = min(i for i, layer in enumerate(layers) if _is_weighted(layer))
+    weighted = [i for i, layer in enumerate(layers) if _is_weighted(layer)]
+    first, last = weighted[0], weighted[-1]
 
     values = [_stacked(real, fake, constraint, alpha).to(dtype)]  # values[i] goes into layer i, values[i + 1] comes out
     for layer in layers:
@@ -207,13 +202,12 @@ def critic_gradients(
     gradients: dict[Tensor, Tensor] = {}
     tangent = tangent.reshape(values[first][mixed].shape)
     for i in range(first, last + 1):
-        if isinstance(layers[i], Shift):  # the activation after it still has to read this memory
-            gradients |= _weight_gradients(layers[i], signals.pop(i), values[i], batch, weights, classes)
-        elif _is_weighted(layers[i]):
-            place = values[i][mixed]
-            if tangent.data_ptr() != place.data_ptr():
-                place.copy_(tangent)
-            tangent = place
+        if i in weighted:
+            if not isinstance(layers[i], Shift):  # the activation after it still has to read this memory
+                place = values[i][mixed]
+                if tangent.data_ptr() != place.data_ptr():
+                    place.copy_(tangent)
+                tangent = place
             gradients |= _weight_gradients(layers[i], signals.pop(i), values[i], batch, weights, classes)
         if i < last:
             tangent = _tangent(layers[i], tangent, values[i + 1][mixed], weights)
@@ -227,11 +221,7 @@ def _stacked(real: Tensor, fake: Tensor, constraint: GradientPenalty, alpha: Ten
     stacked = torch.empty((3 * len(real), *real.shape[1:]), dtype=real.dtype, device=real.device, memory_format=layout)
     stacked[: len(real)] = real
     stacked[len(real) : 2 * len(real)] = fake
-    place = stacked[2 * len(real) :]
-    if constraint.points in ("real", "fake"):
-        place.copy_(real if constraint.points == "real" else fake)
-    else:
-        penalty_points(constraint.points, real, fake, alpha, None, "auto", place)
+    penalty_points(constraint.points, real, fake, alpha, None, "auto", stacked[2 * len(real) :])
     return stacked
 
 
@@ -248,10 +238,8 @@ def _loss(scores: Tensor, batch: int, loss_name: LossName) -> tuple[Tensor, Tens
 
 def _forward(layer: Any, x: Tensor, weights: Weights, classes: Tensor | None) -> Tensor:
     """Activations overwrite their input, which is not needed: their backward is a function of the output."""
-    if isinstance(layer, nn.Linear):
-        return product(x, weights[layer.weight], weights.get(layer.bias))
-    if isinstance(layer, nn.Conv2d):
-        return _convolve(layer, x, weights[layer.weight], weights.get(layer.bias))
+    if isinstance(layer, (nn.Linear, nn.Conv2d)):
+        return _affine(layer, x, weights[layer.weight], weights.get(layer.bias))
     if isinstance(layer, nn.ReLU):
         return x.relu_()
     if isinstance(layer, nn.LeakyReLU):
@@ -288,10 +276,8 @@ def _backward(layer: Any, signal: Tensor, x: Tensor, y: Tensor, weights: Weights
 
 def _tangent(layer: Any, tangent: Tensor, y: Tensor, weights: Weights) -> Tensor:
     """The tangent after a layer; after an activation it overwrites y, whose last use this is."""
-    if isinstance(layer, nn.Linear):
-        return product(tangent, weights[layer.weight])
-    if isinstance(layer, nn.Conv2d):
-        return _convolve(layer, tangent, weights[layer.weight], None)
+    if isinstance(layer, (nn.Linear, nn.Conv2d)):
+        return _affine(layer, tangent, weights[layer.weight], None)
     if isinstance(layer, (nn.ReLU, nn.LeakyReLU)):
         return _times_slope(layer, tangent, y, y)
     return tangent if isinstance(layer, Shift) else tangent.flatten(1)
@@ -322,8 +308,9 @@ def _weight_gradients(
         narrow = columns.shape[1] <= NARROW and x.device.type == "cpu"
         weight = columns.t().mm(rows).t() if narrow else product(rows.t(), columns.t())
         bias_dims = list(range(signal.dim() - 1))
-    # In the layout of the weight: the step's kernels walk over both together.
-    found = {layer.weight: torch.empty_like(layer.weight).copy_(weight) if _differs(weight, layer.weight) else weight}
+    if weight.dtype != layer.weight.dtype or weight.stride() != layer.weight.stride():
+        weight = torch.empty_like(layer.weight).copy_(weight)  # the step's kernels walk over both together
+    found = {layer.weight: weight}
     if layer.bias is not None:
         found[layer.bias] = signal[: 2 * batch].sum(bias_dims, dtype=layer.bias.dtype)
     return found
@@ -332,10 +319,6 @@ def _weight_gradients(
 def _by_class(embedding: nn.Embedding, rows: Tensor, classes: Tensor) -> Tensor:
     table = torch.zeros_like(embedding.weight)
     return table.index_add_(0, classes, rows.to(table.dtype))
-
-
-def _differs(gradient: Tensor, weight: Tensor) -> bool:
-    return gradient.dtype != weight.dtype or gradient.stride() != weight.stride()
 
 
 def _times_slope(layer: Any, values: Tensor, y: Tensor, out: Tensor) -> Tensor:
@@ -347,7 +330,9 @@ def _times_slope(layer: Any, values: Tensor, y: Tensor, out: Tensor) -> Tensor:
     return result
 
 
-def _convolve(layer: nn.Conv2d, x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+def _affine(layer: nn.Linear | nn.Conv2d, x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+    if isinstance(layer, nn.Linear):
+        return product(x, weight, bias)
     return F.conv2d(x, weight, bias, layer.stride, layer.padding, layer.dilation, layer.groups)
 
 

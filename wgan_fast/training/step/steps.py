@@ -96,61 +96,44 @@ def critic_step(
     Raises:
         ValueError: ``layers`` with a scaler, a ``penalty_scale``, or another constraint than a `GradientPenalty`.
     """
-    autocast_dtype, scaler = descent.autocast_dtype, descent.scaler
-    plain = scaler is None and penalty_scale is None and isinstance(constraint, GradientPenalty)
+    scaler, dtype = descent.scaler, descent.autocast_dtype
+    plain = isinstance(constraint, GradientPenalty) and scaler is None and penalty_scale is None
     if layers is not None and not plain:
         raise ValueError("layers: expected None with a scaler, with a penalty_scale, or under this constraint")
     condition = () if labels is None else (labels,)
-    with fast_linear(real.device), autocast(real.device.type, autocast_dtype), torch.no_grad():
+    with fast_linear(real.device), autocast(real.device.type, dtype), torch.no_grad():
         fake = generator(latent, *condition).to(real.dtype)
     parameters = _parameters(optimizer)
     if layers is not None and isinstance(constraint, GradientPenalty):
-        found = critic_gradients(layers, real, fake, constraint, loss_name, autocast_dtype, alpha, labels)
+        found = critic_gradients(layers, real, fake, constraint, loss_name, dtype, alpha, labels)
         _assign(parameters, [found.of[p] for p in parameters], descent)
         seen = CriticStep(found.loss + found.penalty, found.wasserstein_estimate, found.penalty, found.norms.mean())
     else:
-        with fast_linear(real.device), autocast(real.device.type, autocast_dtype):
-            seen = _critic_loss(
-                critic, constraint, real, fake, condition, loss_name, joint, alpha, penalty_scale, scaler
+        with fast_linear(real.device), autocast(real.device.type, dtype):
+            real_scores, fake_scores, gradients = _judged(
+                critic, real, fake, condition, constraint.scored, joint, scaler
             )
+            estimate = real_scores.mean() - fake_scores.mean()
+            loss = critic_loss(loss_name, real_scores, fake_scores)
+            if gradients is None:
+                given = {"scaler": scaler, "alpha": alpha}
+                options = {name: value for name, value in given.items() if value is not None}
+                penalised = constraint.penalty(critic, real, fake, critic_args=condition, **options)
+            else:
+                penalised = constraint.penalty_of(gradients)
+            seen = CriticStep(loss, estimate.detach(), None, None)
+            if penalised is not None:
+                penalty, norms = penalised
+                penalty = penalty if penalty_scale is None else penalty * penalty_scale
+                seen = CriticStep(loss + penalty, estimate.detach(), penalty.detach(), norms.mean().detach())
         _set_gradients(seen.loss, parameters, optimizer, descent)
-        seen = CriticStep(*(None if value is None else value.detach() for value in seen))  # type: ignore[arg-type]
+        seen = seen._replace(loss=seen.loss.detach())
     regularisation = constraint.add_gradients(critic)
     if regularisation is not None:
         penalty = regularisation if seen.penalty is None else seen.penalty + regularisation
         seen = seen._replace(loss=seen.loss + regularisation, penalty=penalty)
     _step(optimizer, scaler)
     return seen
-
-
-def _critic_loss(
-    critic: nn.Module,
-    constraint: Constraint,
-    real: Tensor,
-    fake: Tensor,
-    condition: tuple[Tensor, ...],
-    loss_name: LossName,
-    joint: bool,
-    alpha: Tensor | None,
-    penalty_scale: Tensor | None,
-    scaler: GradScaler | None,
-) -> CriticStep:
-    """What a critic step minimises, and its figures, with the graph for autograd."""
-    real_scores, fake_scores, gradients = _judged(critic, real, fake, condition, constraint.scored, joint, scaler)
-    wasserstein_estimate = real_scores.mean() - fake_scores.mean()
-    loss = critic_loss(loss_name, real_scores, fake_scores)
-    if gradients is None:
-        given = {"scaler": scaler, "alpha": alpha}
-        options = {name: value for name, value in given.items() if value is not None}
-        penalised = constraint.penalty(critic, real, fake, critic_args=condition, **options)
-    else:
-        penalised = constraint.penalty_of(gradients)
-    if penalised is None:
-        return CriticStep(loss, wasserstein_estimate, None, None)
-    penalty, norms = penalised
-    if penalty_scale is not None:
-        penalty = penalty * penalty_scale
-    return CriticStep(loss + penalty, wasserstein_estimate, penalty, norms.mean())
 
 
 def _judged(
@@ -163,23 +146,21 @@ def _judged(
     scaler: GradScaler | None,
 ) -> tuple[Tensor, Tensor, Tensor | None]:
     """Scores of real and of generated samples, and the input gradients at those that are named in ``scored``."""
+    batches = [(real, condition, "real" in scored), (fake, condition, "fake" in scored)]
     if joint and len(scored) != 1:
-        both, conditions = torch.cat([real, fake]), tuple(torch.cat([c, c]) for c in condition)
-        if scored:
-            scores, gradients = scored_with_gradient(critic, both, conditions, scaler=scaler)
-        else:
-            scores, gradients = critic(both, *conditions), None
-        real_scores, fake_scores = _scores(scores).split([len(real), len(fake)])
-        return real_scores, fake_scores, gradients
+        batches = [(torch.cat([real, fake]), tuple(torch.cat([c, c]) for c in condition), bool(scored))]
     found, slopes = [], []
-    for name, x in (("real", real), ("fake", fake)):
-        if name in scored:
-            scores, gradients = scored_with_gradient(critic, x, condition, scaler=scaler)
+    for x, given, differentiated in batches:
+        if differentiated:
+            scores, gradients = scored_with_gradient(critic, x, given, scaler=scaler)
             slopes.append(gradients)
         else:
-            scores = critic(x, *condition)
+            scores = critic(x, *given)
         found.append(_scores(scores))
-    return found[0], found[1], torch.cat(slopes) if slopes else None
+    real_scores, fake_scores = found if len(found) == 2 else found[0].split([len(real), len(fake)])
+    if len(slopes) == 2:
+        slopes = [torch.cat(slopes)]
+    return real_scores, fake_scores, slopes[0] if slopes else None
 
 
 def generator_step(
