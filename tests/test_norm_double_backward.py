@@ -164,7 +164,7 @@ def test_the_first_result_alone_needs_no_gradient_of_the_output(backend: str) ->
     norm = NORMS[3]
     x, weight, g, v = inputs(norm, torch.float32, True)
     statistics = norm.statistics(x)
-    only = ops.norm_double_backward(x, *statistics, weight, None, v, 1, (True, False, False), backend)
+    only = ops.norm_double_backward((x, *statistics, weight, None, v), 1, (True, False, False), backend)
     whole = norm_double_backward(x, *statistics, weight, g, v, backend=backend)
     assert only[1:] == (None, None)
     assert torch.equal(only[0], whole[0])
@@ -181,7 +181,7 @@ def test_what_is_not_needed_is_left_out(
     x, weight, g, v = inputs(norm, dtype, True)
     statistics = norm.statistics(x)
     whole = norm_double_backward(x, *statistics, weight, g, v, norm.groups, backend=backend)
-    some = ops.norm_double_backward(x, *statistics, weight, g, v, norm.groups, needed, backend)
+    some = ops.norm_double_backward((x, *statistics, weight, g, v), norm.groups, needed, backend)
     for asked, mine, wanted in zip(needed, some, whole, strict=True):
         assert (mine is not None) == asked
         if mine is not None and wanted is not None:

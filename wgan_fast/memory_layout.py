@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import itertools
+from collections.abc import Sequence
+
 import torch
 from torch import Tensor
 
-from wgan_fast.dtypes import PLAIN_TYPES
+from wgan_fast.dtypes import PLAIN_TYPES, accumulation_dtype
 
 
 def has_addresses(*tensors: Tensor) -> bool:
@@ -58,6 +61,60 @@ def _laid_out_as(first: Tensor, other: Tensor) -> Tensor:
     if first.is_contiguous():
         return other.contiguous()
     return other if other.stride() == first.stride() else torch.empty_like(first).copy_(other)
+
+
+def lie_alike(tensors: Sequence[Tensor]) -> bool:
+    """True where a kernel can walk over all as over flat blocks: plain, one dtype, one device, dense, in one order."""
+    first = tensors[0]
+    if type(first) not in PLAIN_TYPES:
+        return False
+    if any(other.dtype != first.dtype or other.device != first.device for other in tensors):
+        return False
+    if first.is_contiguous():
+        return all(other.is_contiguous() for other in tensors)
+    return is_dense(first) and all(other.stride() == first.stride() for other in tensors)
+
+
+def contiguous_alike(lists: Sequence[Sequence[Tensor]]) -> bool:
+    """True in the usual case of parallel lists: contiguous tensors, those of one position of one dtype.
+
+    Decided list by list: for a hundred positions a loop over `lie_alike` would cost three times this.
+    """
+    dtypes = [tensor.dtype for tensor in lists[0]]
+    return (
+        PLAIN_TYPES.issuperset(map(type, lists[0]))
+        and all(all(map(Tensor.is_contiguous, tensors)) for tensors in lists)
+        and all([tensor.dtype for tensor in tensors] == dtypes for tensors in lists[1:])
+    )
+
+
+def divided(lists: Sequence[Sequence[Tensor]], taken: Sequence[bool]) -> tuple[list[Sequence[Tensor]], list[int]]:
+    """Parallel lists of what is taken, and the positions of the rest."""
+    rest = [i for i, usable in enumerate(taken) if not usable]
+    return [list(itertools.compress(tensors, taken)) for tensors in lists], rest
+
+
+def interpolation_operands(
+    real: Tensor, fake: Tensor, alpha: Tensor, out: Tensor | None
+) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """Inputs and result of ``interpolate``, sample after sample in one order; the result is ``out`` where that fits."""
+    if not (real.is_contiguous() and fake.is_contiguous()):
+        real = real if has_dense_samples(real) else real.contiguous()
+        fake = fake if fake.stride() == real.stride() else torch.empty_like(real).copy_(fake)
+    mixed = torch.empty_like(real) if out is None or out.stride() != real.stride() else out
+    return real, fake, alpha.contiguous(), mixed
+
+
+def penalty_operands(
+    gradients: Tensor, reduction: str, with_slope: bool
+) -> tuple[Tensor, Tensor | None, Tensor, Tensor]:
+    """Input and results of ``gradient_norm_penalty``, sample after sample: gradients, slope, norms, value."""
+    if not has_dense_samples(gradients):
+        gradients = gradients.contiguous()
+    batch, device, wide = gradients.shape[0], gradients.device, accumulation_dtype(gradients.dtype)
+    norms = torch.empty(batch, dtype=wide, device=device)
+    value = torch.empty((batch,) if reduction == "none" else (), dtype=wide, device=device)
+    return gradients, torch.empty_like(gradients) if with_slope else None, norms, value
 
 
 def address(tensor: Tensor | None) -> int:

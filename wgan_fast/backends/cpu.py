@@ -6,17 +6,28 @@ companions (gradients, moments) lie the same way, and returns the positions of t
 
 from __future__ import annotations
 
-import itertools
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
 
 from wgan_fast.activation_table import ACTIVATION_CODES, three_numbers
-from wgan_fast.dtypes import CODES, PLAIN_TYPES, accumulation_dtype
-from wgan_fast.memory_layout import address, dense_alike, has_dense_samples, is_dense
-from wgan_fast.norm_arguments import as_given, norm_inputs, norm_results, norm_shape
+from wgan_fast.dtypes import CODES
+from wgan_fast.memory_layout import (
+    address,
+    contiguous_alike,
+    dense_alike,
+    divided,
+    interpolation_operands,
+    lie_alike,
+    penalty_operands,
+)
+from wgan_fast.norm_arguments import Inputs, Results, as_given, norm_inputs, norm_results, norm_shape
 from wgan_fast.optimizer_options import AdamOptions, RMSpropOptions
+
+if TYPE_CHECKING:
+    from typing_extensions import Unpack
 
 try:
     from wgan_fast import _cpu
@@ -29,67 +40,33 @@ except ImportError as error:
 DEVICE_TYPES = ("cpu",)
 
 
+def _run(kernel: Callable[..., None], *arguments: Any) -> None:
+    kernel(*arguments, torch.get_num_threads())
+
+
 def clip_weights_(tensors: Sequence[Tensor], lo: float, hi: float) -> list[int]:
-    rest = [i for i, tensor in enumerate(tensors) if not (tensor.is_contiguous() or is_dense(tensor))]
-    if not PLAIN_TYPES.issuperset(map(type, tensors)):
-        rest = sorted({*rest, *(i for i, tensor in enumerate(tensors) if type(tensor) not in PLAIN_TYPES)})
-    if rest:
-        left_over = set(rest)
-        tensors = [tensor for i, tensor in enumerate(tensors) if i not in left_over]
-    _cpu.clip_weights(
-        [tensor.data_ptr() for tensor in tensors],
-        [tensor.numel() for tensor in tensors],
-        [CODES[tensor.dtype] for tensor in tensors],
-        lo,
-        hi,
-        torch.get_num_threads(),
-    )
+    rest: list[int] = []
+    if not contiguous_alike([tensors]):
+        (tensors,), rest = divided([tensors], [lie_alike([tensor]) for tensor in tensors])
+    addresses, sizes = list(map(Tensor.data_ptr, tensors)), list(map(Tensor.numel, tensors))
+    _run(_cpu.clip_weights, addresses, sizes, [CODES[tensor.dtype] for tensor in tensors], lo, hi)
     return rest
 
 
 def interpolate(real: Tensor, fake: Tensor, alpha: Tensor, out: Tensor | None = None) -> Tensor:
-    if not (real.is_contiguous() and fake.is_contiguous()):
-        real = real if has_dense_samples(real) else real.contiguous()
-        fake = fake if fake.stride() == real.stride() else torch.empty_like(real).copy_(fake)
-    alpha = alpha.contiguous()
-    mixed = torch.empty_like(real) if out is None or out.stride() != real.stride() else out
-    _cpu.interpolate(
-        real.data_ptr(),
-        fake.data_ptr(),
-        alpha.data_ptr(),
-        mixed.data_ptr(),
-        real.shape[0],
-        real.numel(),
-        CODES[real.dtype],
-        torch.get_num_threads(),
-    )
+    *inputs, mixed = interpolation_operands(real, fake, alpha, out)
+    addresses = [tensor.data_ptr() for tensor in (*inputs, mixed)]
+    _run(_cpu.interpolate, *addresses, real.shape[0], real.numel(), CODES[real.dtype])
     return mixed if out is None or mixed is out else out.copy_(mixed)
 
 
 def gradient_norm_penalty(
     gradients: Tensor, *, target: float, one_sided: bool, weight: float, reduction: str, with_slope: bool
 ) -> tuple[Tensor, Tensor, Tensor | None]:
-    if not has_dense_samples(gradients):
-        gradients = gradients.contiguous()
-    batch = gradients.shape[0]
-    wide = accumulation_dtype(gradients.dtype)
-    norms = torch.empty(batch, dtype=wide)
-    value = torch.empty((batch,) if reduction == "none" else (), dtype=wide)
-    slope = torch.empty_like(gradients) if with_slope else None
-    _cpu.gradient_norm_penalty(
-        gradients.data_ptr(),
-        slope.data_ptr() if slope is not None else 0,
-        norms.data_ptr(),
-        value.data_ptr(),
-        batch,
-        gradients.numel(),
-        CODES[gradients.dtype],
-        target,
-        one_sided,
-        weight,
-        reduction,
-        torch.get_num_threads(),
-    )
+    gradients, slope, norms, value = penalty_operands(gradients, reduction, with_slope)
+    addresses = [address(tensor) for tensor in (gradients, slope, norms, value)]
+    shape = (gradients.shape[0], gradients.numel(), CODES[gradients.dtype])
+    _run(_cpu.gradient_norm_penalty, *addresses, *shape, target, one_sided, weight, reduction)
     return value, norms, slope
 
 
@@ -104,84 +81,45 @@ def activation_double_backward(
 ) -> tuple[Tensor | None, Tensor | None]:
     saved, v, g = dense_alike(saved, grad_grad_input, grad_output if needed[1] else None)
     to_output, to_saved = (torch.empty_like(saved) if wanted else None for wanted in needed)
-    _cpu.activation_double_backward(
-        address(saved),
-        address(g),
-        address(v),
-        address(to_output),
-        address(to_saved),
-        saved.numel(),
-        CODES[saved.dtype],
-        ACTIVATION_CODES[activation],
-        *three_numbers(options),
-        torch.get_num_threads(),
-    )
+    addresses = [address(tensor) for tensor in (saved, g, v, to_output, to_saved)]
+    rule = (ACTIVATION_CODES[activation], *three_numbers(options))
+    _run(_cpu.activation_double_backward, *addresses, saved.numel(), CODES[saved.dtype], *rule)
     return to_output, to_saved
 
 
-def norm_double_backward(
-    x: Tensor,
-    mean: Tensor | None,
-    rstd: Tensor,
-    weight: Tensor | None,
-    grad_output: Tensor | None,
-    grad_grad_input: Tensor,
-    *,
-    num_groups: int,
-    needed: tuple[bool, bool, bool],
-) -> tuple[Tensor | None, Tensor | None, Tensor | None]:
-    inputs = norm_inputs(x, mean, rstd, weight, grad_output, grad_grad_input)
+def norm_double_backward(*tensors: Unpack[Inputs], num_groups: int, needed: tuple[bool, bool, bool]) -> Results:
+    x, weight = tensors[0], tensors[3]
+    inputs = norm_inputs(*tensors)
     results = norm_results(inputs, needed)
-    addresses = [0 if tensor is None else tensor.data_ptr() for tensor in (*inputs, *results)]
-    arguments = [*addresses, *norm_shape(x), num_groups, CODES[x.dtype], torch.get_num_threads()]
-    _cpu.norm_double_backward(*arguments)
+    addresses = [address(tensor) for tensor in (*inputs, *results)]
+    _run(_cpu.norm_double_backward, *addresses, *norm_shape(x), num_groups, CODES[x.dtype])
     return as_given(results, x, weight)
 
 
-def _all_contiguous(lists: list[Sequence[Tensor]], steps: Sequence[Tensor]) -> bool:
-    """The usual case, decided column by column: for a hundred tensors a loop over rows would cost three times this."""
-    dtypes = [param.dtype for param in lists[0]]
-    return (
-        PLAIN_TYPES.issuperset(map(type, lists[0]))
-        and all(all(map(Tensor.is_contiguous, tensors)) for tensors in lists)
-        and all([tensor.dtype for tensor in tensors] == dtypes for tensors in lists[1:])
-        and all([step.is_cpu and step.dtype == torch.float32 for step in steps])
-    )
-
-
-def _takes(param: Tensor, companions: tuple[Tensor, ...], step: Tensor) -> bool:
-    """True where a kernel can walk over a parameter and its companions together."""
-    if type(param) not in PLAIN_TYPES or step.dtype != torch.float32 or not step.is_cpu:
-        return False
-    alike = all(other.dtype == param.dtype and other.stride() == param.stride() for other in companions)
-    return alike and is_dense(param)
-
-
-def _columns(lists: list[Sequence[Tensor]], steps: Sequence[Tensor]) -> tuple[list[int], list[list[int]], list[int]]:
-    """What the step kernels take, one number per parameter: dtype codes; columns of sizes, addresses of the step
-    counts and addresses of each list. And the positions of the parameters left out."""
-    rest: list[int] = []
-    if not _all_contiguous(lists, steps):
-        taken = [_takes(row[0], tuple(row[1:]), step) for step, *row in zip(steps, *lists, strict=True)]
-        rest = [i for i, usable in enumerate(taken) if not usable]
-        lists = [list(itertools.compress(tensors, taken)) for tensors in lists]
-        steps = list(itertools.compress(steps, taken))
-    codes, sizes = [CODES[param.dtype] for param in lists[0]], list(map(Tensor.numel, lists[0]))
-    return codes, [sizes, *(list(map(Tensor.data_ptr, tensors)) for tensors in (steps, *lists))], rest
-
-
 def rmsprop_step_(lists: Sequence[Sequence[Tensor]], options: RMSpropOptions) -> list[int]:
-    params, grads, square_avgs, grad_avgs, momentum_buffers, steps = lists
-    optional = [tensors for tensors in (grad_avgs, momentum_buffers) if tensors]
-    codes, columns, rest = _columns([params, grads, square_avgs, *optional], steps)
-    threads = torch.get_num_threads()
-    _cpu.rmsprop_step(codes, columns, bool(grad_avgs), bool(momentum_buffers), options, threads)
-    return rest
+    return _step(_cpu.rmsprop_step, lists, 2, options)
 
 
 def adam_step_(lists: Sequence[Sequence[Tensor]], options: AdamOptions) -> list[int]:
-    params, grads, exp_avgs, exp_avg_sqs, max_exp_avg_sqs, steps = lists
-    optional = [max_exp_avg_sqs] if max_exp_avg_sqs else []
-    codes, columns, rest = _columns([params, grads, exp_avgs, exp_avg_sqs, *optional], steps)
-    _cpu.adam_step(codes, columns, bool(max_exp_avg_sqs), options, torch.get_num_threads())
+    return _step(_cpu.adam_step, lists, 1, options)
+
+
+def _step(
+    kernel: Callable[..., None],
+    lists: Sequence[Sequence[Tensor]],
+    optional: int,
+    options: RMSpropOptions | AdamOptions,
+) -> list[int]:
+    """``optional``: how many of the lists before the last, the step counts, are empty in some variants."""
+    *lists, steps = lists
+    variant = [bool(tensors) for tensors in lists[-optional:]]
+    columns = [*lists[:-optional], *filter(None, lists[-optional:])]
+    rest: list[int] = []
+    counted = [step.is_cpu and step.dtype == torch.float32 for step in steps]
+    if not (all(counted) and contiguous_alike(columns)):
+        taken = [here and lie_alike(row) for here, *row in zip(counted, *columns, strict=True)]
+        (steps, *columns), rest = divided([steps, *columns], taken)
+    codes, sizes = [CODES[param.dtype] for param in columns[0]], list(map(Tensor.numel, columns[0]))
+    addresses = [list(map(Tensor.data_ptr, tensors)) for tensors in (steps, *columns)]
+    _run(kernel, codes, [sizes, *addresses], *variant, options)
     return rest

@@ -10,15 +10,25 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Callable, Hashable, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
 
 from wgan_fast.activation_table import ACTIVATION_CODES, three_numbers
-from wgan_fast.dtypes import CODES, PLAIN_TYPES, accumulation_dtype
-from wgan_fast.memory_layout import address, dense_alike, has_dense_samples, is_dense
+from wgan_fast.dtypes import CODES, accumulation_dtype
+from wgan_fast.memory_layout import (
+    address,
+    contiguous_alike,
+    dense_alike,
+    divided,
+    interpolation_operands,
+    lie_alike,
+    penalty_operands,
+)
 from wgan_fast.norm_arguments import (
+    Inputs,
+    Results,
     as_given,
     chunks_of,
     folded,
@@ -28,6 +38,9 @@ from wgan_fast.norm_arguments import (
     repeated,
 )
 from wgan_fast.optimizer_options import AdamOptions, RMSpropOptions
+
+if TYPE_CHECKING:
+    from typing_extensions import Unpack
 
 try:
     from wgan_fast import _cuda
@@ -69,12 +82,9 @@ def _grouped(keys: Sequence[Hashable], lists: list[Sequence[Tensor]]) -> list[tu
 
 
 def clip_weights_(tensors: Sequence[Tensor], lo: float, hi: float) -> list[int]:
-    taken = [type(t) in PLAIN_TYPES and (t.is_contiguous() or is_dense(t)) for t in tensors]
-    if not all(taken):
-        rest = [i for i, usable in enumerate(taken) if not usable]
-        tensors = list(itertools.compress(tensors, taken))
-    else:
-        rest = []
+    rest: list[int] = []
+    if not contiguous_alike([tensors]):
+        (tensors,), rest = divided([tensors], [lie_alike([tensor]) for tensor in tensors])
     keys = [(tensor.get_device(), tensor.dtype) for tensor in tensors]
     for (device, dtype), (alike,) in _grouped(keys, [tensors]):
         addresses, sizes = list(map(Tensor.data_ptr, alike)), list(map(Tensor.numel, alike))
@@ -83,54 +93,22 @@ def clip_weights_(tensors: Sequence[Tensor], lo: float, hi: float) -> list[int]:
 
 
 def interpolate(real: Tensor, fake: Tensor, alpha: Tensor, out: Tensor | None = None) -> Tensor:
-    if not has_dense_samples(real):
-        real = real.contiguous()
-    if fake.stride() != real.stride():
-        fake = torch.empty_like(real).copy_(fake)
-    alpha = alpha.contiguous()
-    mixed = torch.empty_like(real) if out is None or out.stride() != real.stride() else out
-    _launch(
-        _cuda.interpolate,
-        real.get_device(),
-        real.data_ptr(),
-        fake.data_ptr(),
-        alpha.data_ptr(),
-        mixed.data_ptr(),
-        real.shape[0],
-        real.numel(),
-        CODES[real.dtype],
-    )
+    *inputs, mixed = interpolation_operands(real, fake, alpha, out)
+    addresses = [tensor.data_ptr() for tensor in (*inputs, mixed)]
+    _launch(_cuda.interpolate, real.get_device(), *addresses, real.shape[0], real.numel(), CODES[real.dtype])
     return mixed if out is None or mixed is out else out.copy_(mixed)
 
 
 def gradient_norm_penalty(
     gradients: Tensor, *, target: float, one_sided: bool, weight: float, reduction: str, with_slope: bool
 ) -> tuple[Tensor, Tensor, Tensor | None]:
-    if not has_dense_samples(gradients):
-        gradients = gradients.contiguous()
+    gradients, slope, norms, value = penalty_operands(gradients, reduction, with_slope)
     batch, total, code = gradients.shape[0], gradients.numel(), CODES[gradients.dtype]
-    wide = accumulation_dtype(gradients.dtype)
-    norms = torch.empty(batch, dtype=wide, device=gradients.device)
-    value = torch.empty((batch,) if reduction == "none" else (), dtype=wide, device=gradients.device)
-    slope = torch.empty_like(gradients) if with_slope else None
     needed = _cuda.penalty_workspace(batch, total // batch if batch else 0, code)
-    workspace = torch.empty(needed, dtype=wide, device=gradients.device)
-    _launch(
-        _cuda.gradient_norm_penalty,
-        gradients.get_device(),
-        gradients.data_ptr(),
-        slope.data_ptr() if slope is not None else 0,
-        norms.data_ptr(),
-        value.data_ptr(),
-        workspace.data_ptr(),
-        batch,
-        total,
-        code,
-        target,
-        one_sided,
-        weight,
-        reduction,
-    )
+    workspace = torch.empty(needed, dtype=norms.dtype, device=norms.device)
+    addresses = [address(tensor) for tensor in (gradients, slope, norms, value, workspace)]
+    rule = (target, one_sided, weight, reduction)
+    _launch(_cuda.gradient_norm_penalty, gradients.get_device(), *addresses, batch, total, code, *rule)
     return value, norms, slope
 
 
@@ -145,34 +123,16 @@ def activation_double_backward(
 ) -> tuple[Tensor | None, Tensor | None]:
     saved, v, g = dense_alike(saved, grad_grad_input, grad_output if needed[1] else None)
     to_output, to_saved = (torch.empty_like(saved) if wanted else None for wanted in needed)
-    _launch(
-        _cuda.activation_double_backward,
-        saved.get_device(),
-        address(saved),
-        address(g),
-        address(v),
-        address(to_output),
-        address(to_saved),
-        saved.numel(),
-        CODES[saved.dtype],
-        ACTIVATION_CODES[activation],
-        *three_numbers(options),
-    )
+    addresses = [address(tensor) for tensor in (saved, g, v, to_output, to_saved)]
+    rule = (ACTIVATION_CODES[activation], *three_numbers(options))
+    size, code = saved.numel(), CODES[saved.dtype]
+    _launch(_cuda.activation_double_backward, saved.get_device(), *addresses, size, code, *rule)
     return to_output, to_saved
 
 
-def norm_double_backward(
-    x: Tensor,
-    mean: Tensor | None,
-    rstd: Tensor,
-    weight: Tensor | None,
-    grad_output: Tensor | None,
-    grad_grad_input: Tensor,
-    *,
-    num_groups: int,
-    needed: tuple[bool, bool, bool],
-) -> tuple[Tensor | None, Tensor | None, Tensor | None]:
-    inputs = norm_inputs(x, mean, rstd, weight, grad_output, grad_grad_input)
+def norm_double_backward(*tensors: Unpack[Inputs], num_groups: int, needed: tuple[bool, bool, bool]) -> Results:
+    x, weight = tensors[0], tensors[3]
+    inputs = norm_inputs(*tensors)
     to_output, to_x, to_weight = norm_results(inputs, needed)
     batch, channels, positions = norm_shape(x)
     if x.numel() == 0:
@@ -185,66 +145,52 @@ def norm_double_backward(
     if to_weight is not None:
         values, partials = wide.new_empty(channels * positions), wide.new_empty(chunks * channels * positions)
     workspace = wide.new_empty(_cuda.norm_workspace(batch * num_groups, size, code))
-    tensors = (*inputs[:3], repeated(inputs[3], positions), *inputs[4:], to_output, to_x, values, partials, workspace)
-    addresses = (0 if tensor is None else tensor.data_ptr() for tensor in tensors)
+    inputs = (*inputs[:3], repeated(inputs[3], positions), *inputs[4:])
+    addresses = [address(tensor) for tensor in (*inputs, to_output, to_x, values, partials, workspace)]
     shape = (batch, channels, positions, num_groups)
     _launch(_cuda.norm_double_backward, x.get_device(), *addresses, chunks, *shape, code)
     return as_given((to_output, to_x, None if values is None else folded(values, positions)), x, weight)
 
 
-def _takes(param: Tensor, companions: tuple[Tensor, ...], step: Tensor) -> bool:
-    """True where a kernel can walk over a parameter and its companions together."""
-    if type(param) not in PLAIN_TYPES or step.dtype != torch.float32:
-        return False
-    if not step.is_cpu and step.device != param.device:
-        return False
-    return is_dense(param) and all(
-        other.dtype == param.dtype and other.device == param.device and other.stride() == param.stride()
-        for other in companions
-    )
+def rmsprop_step_(lists: Sequence[Sequence[Tensor]], options: RMSpropOptions) -> list[int]:
+    return _step(_cuda.rmsprop_step, lists, 2, options)
 
 
-def _all_taken(lists: list[Sequence[Tensor]], steps: Sequence[Tensor]) -> bool:
-    """The usual case, decided column by column: for a hundred tensors a loop over rows would cost three times this."""
-    dtypes, devices = [param.dtype for param in lists[0]], list(map(Tensor.get_device, lists[0]))
-    return (
-        PLAIN_TYPES.issuperset(map(type, lists[0]))
-        and all(all(map(Tensor.is_contiguous, tensors)) for tensors in lists)
-        and all([tensor.dtype for tensor in tensors] == dtypes for tensors in lists[1:])
-        and all(list(map(Tensor.get_device, tensors)) == devices for tensors in lists[1:])
-        and {step.dtype for step in steps} <= {torch.float32}
-        and (all([step.is_cpu for step in steps]) or list(map(Tensor.get_device, steps)) == devices)
-    )
+def adam_step_(lists: Sequence[Sequence[Tensor]], options: AdamOptions) -> list[int]:
+    return _step(_cuda.adam_step, lists, 1, options)
 
 
 def _step(
     kernel: Callable[..., None],
-    lists: list[Sequence[Tensor]],
-    steps: Sequence[Tensor],
-    variant: tuple[bool, ...],
+    lists: Sequence[Sequence[Tensor]],
+    optional: int,
     options: RMSpropOptions | AdamOptions,
 ) -> list[int]:
-    """One launch for each device and dtype, which also advances the counts that are on the host."""
+    """One launch for each device and dtype, which also advances the counts that are on the host.
+
+    ``optional``: how many of the lists before the last, the step counts, are empty in some variants.
+    """
+    *lists, steps = lists
+    variant = [bool(tensors) for tensors in lists[-optional:]]
+    columns = [*lists[:-optional], *filter(None, lists[-optional:])]
     rest: list[int] = []
-    if not _all_taken(lists, steps):
-        taken = [_takes(row[0], tuple(row[1:]), step) for step, *row in zip(steps, *lists, strict=True)]
-        rest = [i for i, usable in enumerate(taken) if not usable]
-        lists = [list(itertools.compress(tensors, taken)) for tensors in lists]
-        steps = list(itertools.compress(steps, taken))
+    if not (contiguous_alike(columns) and _on_one_device(columns, steps)):
+        taken = [_counted(step, row[0]) and lie_alike(row) for step, *row in zip(steps, *columns, strict=True)]
+        (steps, *columns), rest = divided([steps, *columns], taken)
     on_host = [step.is_cpu for step in steps]
     if any(on_host) and torch.cuda.is_current_stream_capturing():
         raise RuntimeError(
             "a CUDA graph is being captured and the optimizer counts its steps on the host, where a replay does not: "
             "make it with capturable=True"
         )
-    keys = list(zip(map(Tensor.get_device, lists[0]), [param.dtype for param in lists[0]], on_host, strict=True))
-    for (device, dtype, counts_on_host), (counts, *alike) in _grouped(keys, [steps, *lists]):
+    keys = list(zip(map(Tensor.get_device, columns[0]), [param.dtype for param in columns[0]], on_host, strict=True))
+    for (device, dtype, counts_on_host), (counts, *alike) in _grouped(keys, [steps, *columns]):
         lr_there = _on_device(options.lr, alike[0][0].device)
-        columns = [list(map(Tensor.numel, alike[0])), *(list(map(Tensor.data_ptr, t)) for t in (counts, *alike))]
+        numbers = [list(map(Tensor.numel, alike[0])), *(list(map(Tensor.data_ptr, t)) for t in (counts, *alike))]
         _launch(
             kernel,
             device,
-            columns,
+            numbers,
             CODES[dtype],
             not counts_on_host,
             *variant,
@@ -257,22 +203,23 @@ def _step(
     return rest
 
 
+def _counted(step: Tensor, param: Tensor) -> bool:
+    """True where a count is in fp32, on the host or beside its parameter."""
+    return step.dtype == torch.float32 and (step.is_cpu or step.device == param.device)
+
+
+def _on_one_device(columns: Sequence[Sequence[Tensor]], steps: Sequence[Tensor]) -> bool:
+    """True in the usual case: all of a parameter on its device, the counts there too or all on the host; in fp32."""
+    devices = list(map(Tensor.get_device, columns[0]))
+    return (
+        all(list(map(Tensor.get_device, tensors)) == devices for tensors in columns[1:])
+        and {step.dtype for step in steps} <= {torch.float32}
+        and (all([step.is_cpu for step in steps]) or list(map(Tensor.get_device, steps)) == devices)
+    )
+
+
 def _on_device(lr: float | Tensor, device: torch.device) -> Tensor | None:
     """A learning rate for the kernel to read, where it lives on a device."""
     if not isinstance(lr, Tensor) or lr.is_cpu:
         return None
     return lr.to(device=device, dtype=accumulation_dtype(lr.dtype))
-
-
-def rmsprop_step_(lists: Sequence[Sequence[Tensor]], options: RMSpropOptions) -> list[int]:
-    params, grads, square_avgs, grad_avgs, momentum_buffers, steps = lists
-    optional = [tensors for tensors in (grad_avgs, momentum_buffers) if tensors]
-    variant = (bool(grad_avgs), bool(momentum_buffers))
-    return _step(_cuda.rmsprop_step, [params, grads, square_avgs, *optional], steps, variant, options)
-
-
-def adam_step_(lists: Sequence[Sequence[Tensor]], options: AdamOptions) -> list[int]:
-    params, grads, exp_avgs, exp_avg_sqs, max_exp_avg_sqs, steps = lists
-    optional = [max_exp_avg_sqs] if max_exp_avg_sqs else []
-    variant = (bool(max_exp_avg_sqs),)
-    return _step(_cuda.adam_step, [params, grads, exp_avgs, exp_avg_sqs, *optional], steps, variant, options)

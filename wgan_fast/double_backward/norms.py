@@ -129,7 +129,8 @@ def _rms_norm_backward(
         # The norm's derivative is a symmetric matrix: what takes v to the gradient of g takes g to that of x.
         v = grad if weight is None else (wide * weight).to(x.dtype)
         rows = norm.rows(x), norm.rows(v)
-        grad_x = ops.norm_double_backward(rows[0], None, rstd, None, None, rows[1], 1, (True, False, False), "auto")[0]
+        inputs = (rows[0], None, rstd, None, None, rows[1])
+        grad_x = ops.norm_double_backward(inputs, 1, (True, False, False), "auto")[0]
         assert grad_x is not None
         grad_x = grad_x.reshape(x.shape)
     if mask[1] and weight is not None:
@@ -187,9 +188,9 @@ class _NormBackward(Function):
         rows = norm.rows(x)
         flat = weight is None or weight.dim() == 1
         of_weight = weight if flat else weight.reshape(-1)
-        tensors = (rows, mean, rstd, of_weight, norm.rows(grad), norm.rows(v), norm.num_groups)
+        inputs = (rows, mean, rstd, of_weight, norm.rows(grad), norm.rows(v))
         needed = (to_grad, to_x, to_weight and weight is not None)
-        of_rows = ops.norm_double_backward(*tensors, needed, backend)
+        of_rows = ops.norm_double_backward(inputs, norm.num_groups, needed, backend)
         if rows is x and flat:
             return *of_rows, None, None, None
         likes = (x, x, weight)

@@ -9,10 +9,9 @@ from typing import cast
 import torch
 from torch import Tensor
 
-from wgan_fast import ops, reference
+from wgan_fast import ops
 from wgan_fast.activation_table import ACTIVATIONS
-from wgan_fast.dtypes import DTYPE_NAMES, DTYPES
-from wgan_fast.functional.arguments import describe
+from wgan_fast.functional.arguments import check_alike, check_dtype
 
 
 def activation_double_backward(
@@ -60,33 +59,22 @@ def activation_double_backward(
     Raises:
         TypeError, ValueError: an argument is not as above.
     """
-    _check_arguments(saved, grad_output, grad_grad_input, activation, options)
+    check_dtype("saved", saved)
+    check_alike("grad_output", grad_output, "saved", saved)
+    check_alike("grad_grad_input", grad_grad_input, "saved", saved)
+    _check_activation(activation, options)
     tensors = (saved, grad_output, grad_grad_input)
     numbers = [float(number) for number in options]
     recorded = torch.is_grad_enabled() and any(tensor.requires_grad for tensor in tensors)
-    if recorded:
-        both = reference.activation_double_backward(
-            *tensors, activation=activation, options=numbers, needed=(True, True)
-        )
-    elif torch.compiler.is_compiling():
+    if torch.compiler.is_compiling() and not recorded:
         both = torch.ops.wgan_fast.activation_double_backward(*tensors, activation, numbers, backend)
     else:
+        backend = "reference" if recorded else backend
         both = ops.activation_double_backward(*tensors, activation, numbers, (True, True), backend)
     return cast(tuple[Tensor, Tensor], both)
 
 
-def _check_arguments(
-    saved: Tensor, grad_output: Tensor, grad_grad_input: Tensor, activation: str, options: Sequence[float]
-) -> None:
-    if not isinstance(saved, Tensor):
-        raise TypeError(f"saved: expected a tensor, got {type(saved).__name__}")
-    if saved.dtype not in DTYPES:
-        raise TypeError(f"saved: expected {DTYPE_NAMES}, got {saved.dtype}")
-    for name, tensor in (("grad_output", grad_output), ("grad_grad_input", grad_grad_input)):
-        if not isinstance(tensor, Tensor):
-            raise TypeError(f"{name}: expected a tensor, got {type(tensor).__name__}")
-        if tensor.shape != saved.shape or tensor.dtype != saved.dtype or tensor.device != saved.device:
-            raise ValueError(f"{name}: expected {describe(saved)}, as saved is, got {describe(tensor)}")
+def _check_activation(activation: str, options: Sequence[float]) -> None:
     if activation not in ACTIVATIONS:
         raise ValueError(f"activation={activation!r}: expected one of {', '.join(ACTIVATIONS)}")
     names = ACTIVATIONS[activation]

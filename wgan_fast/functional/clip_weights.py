@@ -9,8 +9,7 @@ from torch import Tensor, nn
 
 from wgan_fast import ops
 from wgan_fast.dtypes import DTYPE_NAMES, DTYPES, PLAIN_TYPES
-from wgan_fast.functional.arguments import needs_reference
-from wgan_fast.memory_layout import has_overlap
+from wgan_fast.memory_layout import has_addresses, has_overlap
 
 
 def clip_weights_(
@@ -45,7 +44,8 @@ def clip_weights_(
     if torch.compiler.is_compiling():
         torch.ops.wgan_fast.clip_weights_(tensors, lo, hi, backend)
     elif tensors:
-        ops.clip_weights_(tensors, lo, hi, "reference" if needs_reference() else backend)
+        # Of tensors that are not plain, backends leave each to the reference; under torch.func none has an address.
+        ops.clip_weights_(tensors, lo, hi, backend if has_addresses() else "reference")
 
 
 def clip_bounds(clip_value: float | tuple[float, float]) -> tuple[float, float]:

@@ -9,8 +9,7 @@ import torch
 from torch import Tensor
 
 from wgan_fast import ops
-from wgan_fast.dtypes import DTYPE_NAMES, DTYPES
-from wgan_fast.functional.arguments import needs_reference
+from wgan_fast.functional.arguments import check_dtype
 
 Reduction = Literal["mean", "sum", "none"]
 Norm = Literal["sample", "channel"]
@@ -93,8 +92,6 @@ def gradient_norm_penalty(
     if torch.compiler.is_compiling():
         value, norms, _ = torch.ops.wgan_fast.gradient_norm_penalty(rows, target, one_sided, weight, reduction, backend)
     else:
-        if needs_reference(gradients):
-            backend = "reference"
         value, norms = ops.gradient_norm_penalty(
             rows, float(target), bool(one_sided), float(weight), reduction, backend
         )
@@ -105,10 +102,7 @@ def gradient_norm_penalty(
 
 
 def _check_penalty_arguments(gradients: Tensor, target: float, norm: str, reduction: str, weight: float) -> None:
-    if not isinstance(gradients, Tensor):
-        raise TypeError(f"gradients: expected a tensor, got {type(gradients).__name__}")
-    if gradients.dtype not in DTYPES:
-        raise TypeError(f"gradients: expected {DTYPE_NAMES}, got {gradients.dtype}")
+    check_dtype("gradients", gradients)
     if gradients.dim() < 2:
         raise ValueError(f"gradients: expected shape (B, ...) with at least 2 dimensions, got {tuple(gradients.shape)}")
     if not 0 <= target < math.inf:

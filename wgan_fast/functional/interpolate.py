@@ -10,7 +10,7 @@ from torch import Tensor
 
 from wgan_fast import ops
 from wgan_fast.dtypes import DTYPE_NAMES, DTYPES, accumulation_dtype
-from wgan_fast.functional.arguments import describe, needs_reference
+from wgan_fast.functional.arguments import describe
 from wgan_fast.memory_layout import has_overlap
 
 
@@ -57,8 +57,6 @@ def interpolate(
     if torch.compiler.is_compiling():
         mixed = torch.ops.wgan_fast.interpolate(real, fake, alpha, backend)
         return cast(Tensor, mixed if out is None else out.copy_(mixed))
-    if needs_reference(real, fake, alpha):
-        backend = "reference"
     return ops.interpolate(real, fake, alpha, backend, out)
 
 

@@ -8,8 +8,7 @@ import torch
 from torch import Tensor
 
 from wgan_fast import ops
-from wgan_fast.dtypes import DTYPE_NAMES, DTYPES
-from wgan_fast.functional.arguments import describe, needs_reference
+from wgan_fast.functional.arguments import check_alike, check_dtype, describe
 
 
 def norm_double_backward(
@@ -57,39 +56,24 @@ def norm_double_backward(
     Raises:
         TypeError, ValueError: an argument is not as above.
     """
-    _check_arguments(x, mean, rstd, weight, grad_output, grad_grad_input, num_groups)
-    tensors = [t for t in (x, mean, rstd, weight, grad_output, grad_grad_input) if t is not None]
-    recorded = torch.is_grad_enabled() and any(tensor.requires_grad for tensor in tensors)
-    arguments = (x, mean, rstd, weight, grad_output, grad_grad_input, num_groups)
+    check_dtype("x", x)
+    if x.dim() < 2:
+        raise ValueError(f"x: expected shape (B, C) or (B, C, ...), got {tuple(x.shape)}")
+    check_alike("grad_output", grad_output, "x", x)
+    check_alike("grad_grad_input", grad_grad_input, "x", x)
+    _check_rows(x, num_groups, mean, rstd, weight)
+    tensors = (x, mean, rstd, weight, grad_output, grad_grad_input)
+    recorded = torch.is_grad_enabled() and any(tensor.requires_grad for tensor in tensors if tensor is not None)
     if torch.compiler.is_compiling() and not recorded:
-        to_output, to_x, to_weight = torch.ops.wgan_fast.norm_double_backward(*arguments, backend)
+        to_output, to_x, to_weight = torch.ops.wgan_fast.norm_double_backward(*tensors, num_groups, backend)
         return to_output, to_x, to_weight if weight is not None else None
-    if recorded or needs_reference(*tensors):
-        backend = "reference"
-    results = ops.norm_double_backward(*arguments, (True, True, weight is not None), backend)
+    needed = (True, True, weight is not None)
+    results = ops.norm_double_backward(tensors, num_groups, needed, "reference" if recorded else backend)
     return cast(tuple[Tensor, Tensor, Tensor | None], results)
 
 
-def _check_arguments(
-    x: Tensor,
-    mean: Tensor | None,
-    rstd: Tensor,
-    weight: Tensor | None,
-    grad_output: Tensor,
-    grad_grad_input: Tensor,
-    num_groups: int,
-) -> None:
-    if not isinstance(x, Tensor):
-        raise TypeError(f"x: expected a tensor, got {type(x).__name__}")
-    if x.dtype not in DTYPES:
-        raise TypeError(f"x: expected {DTYPE_NAMES}, got {x.dtype}")
-    if x.dim() < 2:
-        raise ValueError(f"x: expected shape (B, C) or (B, C, ...), got {tuple(x.shape)}")
-    for name, tensor in (("grad_output", grad_output), ("grad_grad_input", grad_grad_input)):
-        if not isinstance(tensor, Tensor):
-            raise TypeError(f"{name}: expected a tensor, got {type(tensor).__name__}")
-        if tensor.shape != x.shape or tensor.dtype != x.dtype or tensor.device != x.device:
-            raise ValueError(f"{name}: expected {describe(x)}, as x is, got {describe(tensor)}")
+def _check_rows(x: Tensor, num_groups: int, mean: Tensor | None, rstd: Tensor, weight: Tensor | None) -> None:
+    """As many statistics as there are rows, as many weights as channels."""
     batch, channels = x.shape[:2]
     if num_groups < 1 or channels % num_groups:
         raise ValueError(f"num_groups={num_groups!r}: expected a divisor of the {channels} channels of x")

@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import cast
+from typing import Any, cast
 
 import torch
 from torch import Tensor
 
-from wgan_fast.backends import choose
-from wgan_fast.memory_layout import has_addresses
+from wgan_fast.ops.dispatch import laid_out_as, serving
 
 
 def activation_double_backward(
@@ -25,10 +24,7 @@ def activation_double_backward(
 
     The reference's are differentiable, to any order; those of the other backends are not.
     """
-    tensors = (saved, grad_grad_input) if grad_output is None else (saved, grad_output, grad_grad_input)
-    if not has_addresses(*tensors):
-        backend = "reference"
-    launch = choose(saved.device.type, backend).activation_double_backward
+    launch = serving(backend, saved, grad_output, grad_grad_input).activation_double_backward
     results = launch(saved, grad_output, grad_grad_input, activation=activation, options=options, needed=needed)
     return cast(tuple[Tensor | None, Tensor | None], results)
 
@@ -42,26 +38,12 @@ def _activation_double_backward_op(
     options: Sequence[float],
     backend: str,
 ) -> tuple[Tensor, Tensor]:
-    results = activation_double_backward(
+    to_output, to_saved = activation_double_backward(
         saved, grad_output, grad_grad_input, activation, options, (True, True), backend
     )
-    return _as_the_fake(results[0], saved), _as_the_fake(results[1], saved)
-
-
-def _as_the_fake(result: Tensor | None, saved: Tensor) -> Tensor:
-    """Laid out as the fake implementation says, whatever the backend makes of tensors that are not dense."""
-    assert result is not None
-    laid_out = torch.empty_like(saved)
-    return result if result.stride() == laid_out.stride() else laid_out.copy_(result)
+    return laid_out_as(saved, to_output), laid_out_as(saved, to_saved)
 
 
 @_activation_double_backward_op.register_fake
-def _(
-    saved: Tensor,
-    grad_output: Tensor,
-    grad_grad_input: Tensor,
-    activation: str,
-    options: Sequence[float],
-    backend: str,
-) -> tuple[Tensor, Tensor]:
+def _(saved: Tensor, *rest: Any) -> tuple[Tensor, Tensor]:
     return torch.empty_like(saved), torch.empty_like(saved)

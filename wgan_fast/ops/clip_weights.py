@@ -17,8 +17,3 @@ def clip_weights_(tensors: Sequence[Tensor], lo: float, hi: float, backend: str)
 @torch.library.custom_op("wgan_fast::clip_weights_", mutates_args={"tensors"})
 def _clip_weights_op(tensors: Sequence[Tensor], lo: float, hi: float, backend: str) -> None:
     clip_weights_(tensors, lo, hi, backend)
-
-
-@_clip_weights_op.register_fake
-def _(tensors: Sequence[Tensor], lo: float, hi: float, backend: str) -> None:
-    return None

@@ -1,4 +1,4 @@
-"""Shared by the operations: the dispatch of in-place ones to backends, and a typed ``Function.apply``."""
+"""Shared by the operations: which backend takes these tensors, and how in-place operations are spread over several."""
 
 from __future__ import annotations
 
@@ -11,10 +11,21 @@ from torch.autograd.graph import increment_version
 
 from wgan_fast import reference
 from wgan_fast.backends import choose
+from wgan_fast.memory_layout import has_addresses
 
 
-def apply_function(function: type[torch.autograd.Function], *arguments: Any) -> Any:
-    return function.apply(*arguments)
+def serving(backend: str, *tensors: Tensor | None) -> Any:
+    """The backend for these tensors: the one requested, but the reference where a kernel may not use addresses."""
+    given = [tensor for tensor in tensors if tensor is not None]
+    return choose(given[0].device.type, backend if has_addresses(*given) else "reference")
+
+
+def laid_out_as(like: Tensor, result: Tensor | None) -> Tensor:
+    """A result as fake implementations promise it, in the layout of ``empty_like``, whatever a backend makes of
+    tensors that are not dense."""
+    assert result is not None
+    laid_out = torch.empty_like(like)
+    return result if result.stride() == laid_out.stride() else laid_out.copy_(result)
 
 
 def in_place(

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any, cast
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -11,7 +11,7 @@ from torch import Tensor
 from wgan_fast import reference
 from wgan_fast.backends import choose
 from wgan_fast.dtypes import accumulation_dtype
-from wgan_fast.ops.dispatch import apply_function
+from wgan_fast.ops.dispatch import laid_out_as, serving
 
 THIRD_ORDER = (
     "the fused gradient-norm penalty can be differentiated once (which gives the critic's double backward), not "
@@ -23,11 +23,10 @@ def gradient_norm_penalty(
     gradients: Tensor, target: float, one_sided: bool, weight: float, reduction: str, backend: str
 ) -> tuple[Tensor, Tensor]:
     """Value and norms; the value is differentiable with respect to ``gradients``, the norms are not."""
-    module = choose(gradients.device.type, backend)
+    module = serving(backend, gradients)
     options = {"target": target, "one_sided": one_sided, "weight": weight, "reduction": reduction}
     if torch.is_grad_enabled() and gradients.requires_grad and module is not reference:
-        launch = module.gradient_norm_penalty
-        return cast(tuple[Tensor, Tensor], apply_function(_GradientNormPenalty, gradients, launch, options))
+        return _penalty(gradients, module.gradient_norm_penalty, options)
     value, norms, _ = module.gradient_norm_penalty(gradients, **options, with_slope=False)
     return value, norms
 
@@ -64,7 +63,7 @@ class _GradientNormPenalty(torch.autograd.Function):
         slope, gradients = ctx.saved_tensors
         if torch.is_grad_enabled():
             # create_graph=True: the result is correct, but its derivative would lack the gradients' part.
-            return cast(Tensor, apply_function(_NotTwice, _scaled_slope(slope, upstream[0]), gradients)), None, None
+            return _not_twice(_scaled_slope(slope, upstream[0]), gradients), None, None
         # The weight is inside the kernel, so the incoming gradient is usually 1 and the slope is the result.
         return slope if _is_one(upstream[0]) else _scaled_slope(slope, upstream[0]), None, None
 
@@ -81,6 +80,10 @@ class _NotTwice(torch.autograd.Function):
         raise RuntimeError(THIRD_ORDER)
 
 
+_penalty: Callable[..., tuple[Tensor, Tensor]] = _GradientNormPenalty.apply
+_not_twice: Callable[[Tensor, Tensor], Tensor] = _NotTwice.apply
+
+
 @torch.library.custom_op("wgan_fast::gradient_norm_penalty", mutates_args=())
 def _gradient_norm_penalty_op(
     gradients: Tensor, target: float, one_sided: bool, weight: float, reduction: str, backend: str
@@ -88,9 +91,7 @@ def _gradient_norm_penalty_op(
     value, norms, slope = choose(gradients.device.type, backend).gradient_norm_penalty(
         gradients, target=target, one_sided=one_sided, weight=weight, reduction=reduction, with_slope=True
     )
-    if slope.stride() != (laid_out := torch.empty_like(gradients)).stride():
-        slope = laid_out.copy_(slope)
-    return value, norms, slope
+    return value, norms, laid_out_as(gradients, slope)
 
 
 @_gradient_norm_penalty_op.register_fake

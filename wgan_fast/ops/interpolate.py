@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from typing import Any, cast
 
 import torch
@@ -10,12 +10,11 @@ from torch import Tensor
 from torch.autograd.graph import increment_version
 
 from wgan_fast import reference
-from wgan_fast.backends import choose
-from wgan_fast.ops.dispatch import apply_function, refuse_inference_tensors
+from wgan_fast.ops.dispatch import refuse_inference_tensors, serving
 
 
 def interpolate(real: Tensor, fake: Tensor, alpha: Tensor, backend: str, out: Tensor | None = None) -> Tensor:
-    module = choose(real.device.type, backend)
+    module = serving(backend, real, fake, alpha)
     if out is not None:
         refuse_inference_tensors([out])
         mixed = module.interpolate(real, fake, alpha, out)
@@ -24,33 +23,38 @@ def interpolate(real: Tensor, fake: Tensor, alpha: Tensor, backend: str, out: Te
         return cast(Tensor, mixed)
     recorded = torch.is_grad_enabled() and (real.requires_grad or fake.requires_grad or alpha.requires_grad)
     if recorded and module is not reference:
-        return cast(Tensor, apply_function(_Interpolate, real, fake, alpha, module.interpolate))
+        return _interpolate(real, fake, alpha, module.interpolate)
     return cast(Tensor, module.interpolate(real, fake, alpha))
 
 
-def _interpolate_gradients(
-    gradient: Tensor, real: Tensor, fake: Tensor, alpha: Tensor, needed: Sequence[bool]
-) -> tuple[Tensor | None, Tensor | None, Tensor | None]:
+def _save_inputs(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
+    ctx.save_for_backward(*inputs[:3])
+
+
+def _gradients(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:
     """dx/dreal = alpha, dx/dfake = 1 - alpha, dx_b/dalpha_b = real_b - fake_b."""
+    real, fake, alpha = ctx.saved_tensors
+    needed = ctx.needs_input_grad
     weight = alpha.reshape(-1, *[1] * (real.dim() - 1))
     wide = gradient.to(alpha.dtype)
     return (
         (wide * weight).to(real.dtype) if needed[0] else None,
         (wide * (1 - weight)).to(fake.dtype) if needed[1] else None,
         (wide * (real - fake)).flatten(1).sum(1) if needed[2] else None,
+        None,
     )
 
 
 class _Interpolate(torch.autograd.Function):
     @staticmethod
-    def forward(ctx: Any, real: Tensor, fake: Tensor, alpha: Tensor, launch: Callable[..., Tensor]) -> Tensor:
-        ctx.save_for_backward(real, fake, alpha)
+    def forward(real: Tensor, fake: Tensor, alpha: Tensor, launch: Callable[..., Tensor]) -> Tensor:
         return launch(real, fake, alpha)
 
-    @staticmethod
-    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, ...]:
-        real, fake, alpha = ctx.saved_tensors
-        return *_interpolate_gradients(gradients[0], real, fake, alpha, ctx.needs_input_grad), None
+    setup_context = staticmethod(_save_inputs)
+    backward = staticmethod(_gradients)
+
+
+_interpolate: Callable[..., Tensor] = _Interpolate.apply
 
 
 @torch.library.custom_op("wgan_fast::interpolate", mutates_args=())
@@ -60,17 +64,8 @@ def _interpolate_op(real: Tensor, fake: Tensor, alpha: Tensor, backend: str) -> 
 
 
 @_interpolate_op.register_fake
-def _(real: Tensor, fake: Tensor, alpha: Tensor, backend: str) -> Tensor:
+def _(real: Tensor, *rest: Any) -> Tensor:
     return torch.empty_like(real)
 
 
-def _save_interpolate(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
-    ctx.save_for_backward(*inputs[:3])
-
-
-def _interpolate_op_backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:
-    real, fake, alpha = ctx.saved_tensors
-    return *_interpolate_gradients(gradient, real, fake, alpha, ctx.needs_input_grad), None
-
-
-_interpolate_op.register_autograd(_interpolate_op_backward, setup_context=_save_interpolate)
+_interpolate_op.register_autograd(_gradients, setup_context=_save_inputs)

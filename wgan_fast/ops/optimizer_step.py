@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import Any
+from collections.abc import Callable, Sequence
+from typing import Any, get_type_hints
 
 import torch
 from torch import Tensor
@@ -24,60 +24,30 @@ def adam_step_(lists: Sequence[Sequence[Tensor]], options: AdamOptions, backend:
     in_place(lists, _WRITTEN, backend, lambda module, lists: module.adam_step_(lists, options))
 
 
-@torch.library.custom_op(
-    "wgan_fast::rmsprop_step_",
-    mutates_args={"params", "square_avgs", "grad_avgs", "momentum_buffers", "steps"},
+def _registered(step: Callable[..., None], lists: Sequence[str], options: type[RMSpropOptions | AdamOptions]) -> Any:
+    """``step`` as a torch.library op: every list, every option and the backend are arguments of their own."""
+    tensors = [f"Tensor(a{i}!)[] {name}" if i in _WRITTEN else f"Tensor[] {name}" for i, name in enumerate(lists)]
+    numbers = [f"{'bool' if kind is bool else 'float'} {name}" for name, kind in get_type_hints(options).items()]
+
+    def op(*arguments: Any) -> None:
+        step(arguments[: len(lists)], options(*arguments[len(lists) : -1]), arguments[-1])
+
+    return torch.library.custom_op(
+        f"wgan_fast::{step.__name__}",
+        op,
+        mutates_args={lists[i] for i in _WRITTEN},
+        schema=f"({', '.join([*tensors, *numbers])}, str backend) -> ()",
+    )
+
+
+# An op is registered for as long as its definition is referenced.
+_rmsprop_step_op = _registered(
+    rmsprop_step_,
+    ["params", "grads", "square_avgs", "grad_avgs", "momentum_buffers", "steps"],
+    RMSpropOptions,
 )
-def _rmsprop_step_op(
-    params: Sequence[Tensor],
-    grads: Sequence[Tensor],
-    square_avgs: Sequence[Tensor],
-    grad_avgs: Sequence[Tensor],
-    momentum_buffers: Sequence[Tensor],
-    steps: Sequence[Tensor],
-    lr: float,
-    alpha: float,
-    eps: float,
-    weight_decay: float,
-    momentum: float,
-    maximize: bool,
-    lo: float,
-    hi: float,
-    backend: str,
-) -> None:
-    lists = [params, grads, square_avgs, grad_avgs, momentum_buffers, steps]
-    options = RMSpropOptions(lr, alpha, eps, weight_decay, momentum, maximize, lo, hi)
-    rmsprop_step_(lists, options, backend)
-
-
-@torch.library.custom_op(
-    "wgan_fast::adam_step_",
-    mutates_args={"params", "exp_avgs", "exp_avg_sqs", "max_exp_avg_sqs", "steps"},
+_adam_step_op = _registered(
+    adam_step_,
+    ["params", "grads", "exp_avgs", "exp_avg_sqs", "max_exp_avg_sqs", "steps"],
+    AdamOptions,
 )
-def _adam_step_op(
-    params: Sequence[Tensor],
-    grads: Sequence[Tensor],
-    exp_avgs: Sequence[Tensor],
-    exp_avg_sqs: Sequence[Tensor],
-    max_exp_avg_sqs: Sequence[Tensor],
-    steps: Sequence[Tensor],
-    lr: float,
-    beta1: float,
-    beta2: float,
-    eps: float,
-    weight_decay: float,
-    decoupled_weight_decay: bool,
-    maximize: bool,
-    lo: float,
-    hi: float,
-    backend: str,
-) -> None:
-    lists = [params, grads, exp_avgs, exp_avg_sqs, max_exp_avg_sqs, steps]
-    options = AdamOptions(lr, beta1, beta2, eps, weight_decay, decoupled_weight_decay, maximize, lo, hi)
-    adam_step_(lists, options, backend)
-
-
-@_rmsprop_step_op.register_fake
-@_adam_step_op.register_fake
-def _(*arguments: Any, **options: Any) -> None:
-    return None
