@@ -91,7 +91,7 @@ def score_and_gradient(
 
     Raises:
         TypeError, ValueError: an argument is not as above, or the scores do not depend on the input.
-        RuntimeError: the critic is a compiled module, which has no double backward.
+        RuntimeError: under ``torch.inference_mode()``; the critic is a compiled module, which has no double backward.
     """
     check_critic(critic)
     return scored_with_gradient(critic, x, critic_args, critic_kwargs, scaler=scaler)
