@@ -242,6 +242,7 @@ def test_batchnorm_warns_in_training_and_not_in_evaluation() -> None:
 @pytest.mark.parametrize(
     ("critic", "options", "error", "message"),
     [
+        (None, {}, TypeError, "critic: expected a module or a function, got NoneType"),
         (lambda x: torch.ones(5, 1), {}, ValueError, "scores do not depend on the input"),
         (lambda x: torch.ones(5, 1, requires_grad=True) * 2, {}, ValueError, "scores do not depend on the input"),
         (lambda x: x.detach().sum(1), {}, ValueError, "scores do not depend on the input"),
@@ -273,6 +274,14 @@ def test_bad_critics_and_options_are_named(
 def test_bad_samples_are_named(real: Any, fake: Any, error: type[Exception], message: str) -> None:
     with pytest.raises(error, match=message):
         gradient_penalty(mlp().float(), real, fake)
+
+
+def test_inference_mode_is_refused_with_a_way_out() -> None:
+    critic, real = mlp().float(), torch.randn(5, 6)
+    with torch.inference_mode(), pytest.raises(RuntimeError, match=r"inference_mode\(\).*expected torch.no_grad\(\)"):
+        gradient_penalty(critic, real, real)
+    with torch.inference_mode(), pytest.raises(RuntimeError, match=r"inference_mode\(\)"):
+        wgan_fast.score_and_gradient(critic, real)
 
 
 def test_compiled_critics_are_refused_with_a_way_out() -> None:

@@ -23,6 +23,7 @@ from wgan_fast.critic_modules import check_critic
 from wgan_fast.double_backward import least_work
 from wgan_fast.double_backward.fused_kernels import plain_attention
 from wgan_fast.double_backward.one_pass import foreign_mode, scores_and_gradients
+from wgan_fast.double_backward.penalised_points import mark_points
 
 Critic = Callable[..., Any]
 
@@ -90,7 +91,7 @@ def score_and_gradient(
 
     Raises:
         TypeError, ValueError: an argument is not as above, or the scores do not depend on the input.
-        RuntimeError: the critic is a compiled module, which has no double backward.
+        RuntimeError: under ``torch.inference_mode()``; the critic is a compiled module, which has no double backward.
     """
     check_critic(critic)
     return scored_with_gradient(critic, x, critic_args, critic_kwargs, scaler=scaler)
@@ -138,7 +139,9 @@ def scored_with_gradient(
 
     with torch.enable_grad():
         if recording:
-            points = [v.view_as(v) if v.requires_grad else v.detach().requires_grad_() for v in inputs.values()]
+            points = [
+                v.view_as(v) if v.requires_grad else mark_points(v.detach().requires_grad_()) for v in inputs.values()
+            ]
             context = _critic_context(points[0], exact_shortcut, one_pass)
             scores, found = scores_and_gradients(score, points, seed, list(inputs.values()), context, one_pass)
         else:
@@ -204,7 +207,7 @@ def _differentiated(
     """Scores and input gradient by autograd, with a graph if it is recording."""
     recording = torch.is_grad_enabled()
     with torch.enable_grad():
-        x = x.detach().requires_grad_(True)
+        x = mark_points(x.detach().requires_grad_(True))
         with context:
             scores = first_output(critic(x, *critic_args, **(critic_kwargs or {})))
         _check_scores(scores, x)

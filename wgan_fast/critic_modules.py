@@ -32,9 +32,15 @@ def submodules(critic: nn.Module) -> list[nn.Module]:
 
 
 def check_critic(critic: Callable[..., Any]) -> None:
-    """Refuse compiled critics where their gradient is to be differentiated again, warn of batch statistics."""
+    """Refuse what has no gradient, or none that can be differentiated again where that is needed; warn of BatchNorm."""
     if torch.compiler.is_compiling():
         return
+    if torch.is_inference_mode_enabled():
+        raise RuntimeError(
+            "critic: torch.inference_mode() has no gradients at all; expected torch.no_grad() for the value alone"
+        )
+    if not callable(critic):
+        raise TypeError(f"critic: expected a module or a function, got {type(critic).__name__}")
     twice = torch.is_grad_enabled()
     if not isinstance(critic, nn.Module):
         if twice and hasattr(critic, "_torchdynamo_orig_callable"):

@@ -209,7 +209,8 @@ def gradient_penalty(
 
     Raises:
         TypeError, ValueError: an argument is not as above, or the scores do not depend on the input.
-        RuntimeError: the critic is a compiled module, which has no double backward; under no_grad it may be.
+        RuntimeError: under ``torch.inference_mode()``; the critic is a compiled module, which has no double backward;
+            under no_grad it may be.
     """
     with nullcontext() if method == "exact" else torch.no_grad():
         check_critic(critic)

@@ -21,6 +21,7 @@ from torch import Tensor
 from torch.autograd import Function
 
 from wgan_fast.double_backward.entries import bias_gradient
+from wgan_fast.double_backward.penalised_points import is_of_use
 from wgan_fast.double_backward.shared_pass import SharedPass, with_slopes
 from wgan_fast.double_backward.zero_gradients import wanted
 
@@ -63,6 +64,8 @@ class _Convolution(Function):
             return _input_gradient(grad, weight, ctx.bias, x.detach(), ctx.geometry, ctx.shared), *[None] * 4
         mask = [wanted(node) for node, _ in ctx.next_functions]
         mask += [False] * (3 - len(mask))
+        observed = ctx.shared is not None and ctx.shared.observed
+        mask[0] = mask[0] and is_of_use(ctx.next_functions[0][0], observed)
         grad_x = None
         if torch.is_grad_enabled() and mask[0]:
             grad_x = _input_gradient(grad, weight, None, x.detach(), ctx.geometry, None)

@@ -2,7 +2,7 @@
 
 Each node here has a second one in the input gradients' graph: its forward pass passes the backward signal δ on, and
 its backward pass, which receives the tangent t, computes the parameters' gradients from δ, t and the scores' slopes c.
-Those of convolutions are in `convolution`.
+Those of linear layers and convolutions are in `linear` and `convolution`.
 
 A *side* is a tensor that requires grad and does not depend on the critic's inputs: a parameter, or what was computed
 from parameters (a parametrised weight, an embedding of labels). Its gradient continues in its own graph.
@@ -14,11 +14,9 @@ from collections.abc import Callable
 from typing import Any
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 from torch.autograd import Function
 
-from wgan_fast import onednn
 from wgan_fast.double_backward.shared_pass import SharedPass, with_slopes
 from wgan_fast.double_backward.zero_gradients import wanted
 
@@ -33,75 +31,6 @@ def bias_gradient(shared: SharedPass, signal: Tensor, bias: Tensor, channel_dim:
     if signal.dim() > 2:
         signal = signal.sum([d for d in range(1, signal.dim()) if d != channel_dim % signal.dim()])
     return torch.mv(signal.t(), c.flatten()).to(bias.dtype)
-
-
-# ------------------------------------------------------------------------------------------------- linear layers
-
-
-class _Linear(Function):
-    """x Wᵀ + b, where x is (..., K)."""
-
-    @staticmethod
-    def forward(ctx: Any, x: Tensor, weight: Tensor, bias: Tensor | None, shared: SharedPass) -> Tensor:
-        ctx.set_materialize_grads(False)
-        ctx.shared, ctx.bias = shared, bias
-        ctx.save_for_backward(x, weight)
-        return onednn.product(x, weight, bias)
-
-    @staticmethod
-    def backward(ctx: Any, grad: Tensor | None) -> Any:
-        if grad is None:
-            return None, None, None, None
-        x, weight = ctx.saved_tensors
-        if ctx.shared.capturing:
-            return _signal_through_linear(grad, weight, ctx.bias, x.detach(), ctx.shared), None, None, None
-        mask = [wanted(node) for node, _ in ctx.next_functions]
-        grad_x = grad_weight = None
-        if mask[0]:
-            grad_x = F.linear(grad, weight.t()) if torch.is_grad_enabled() else onednn.product(grad, weight.t())
-        if mask[1]:
-            grad_weight = _outer(grad, x)
-        grad_bias = grad.flatten(0, -2).sum(0) if len(mask) > 2 and mask[2] else None
-        return grad_x, grad_weight, grad_bias, None
-
-
-class _SignalThroughLinear(Function):
-    @staticmethod
-    def forward(ctx: Any, signal: Tensor, weight: Tensor, bias: Tensor | None, x: Tensor, shared: SharedPass) -> Tensor:
-        ctx.set_materialize_grads(False)
-        ctx.shared, ctx.bias = shared, bias
-        ctx.save_for_backward(signal, weight, x)
-        return onednn.product(signal, weight.t())
-
-    @staticmethod
-    def backward(ctx: Any, tangent: Tensor | None) -> Any:
-        signal, weight, x = ctx.saved_tensors
-        mask = [wanted(node) for node, _ in ctx.next_functions]
-        grad_signal = grad_weight = grad_bias = None
-        if mask[0] and tangent is not None:
-            grad_signal = F.linear(tangent, weight) if torch.is_grad_enabled() else onednn.product(tangent, weight)
-        if mask[1] and (rows := with_slopes(ctx.shared, tangent, x)) is not None:
-            grad_weight = _outer(signal, rows)
-        if ctx.bias is not None and mask[2]:
-            grad_bias = bias_gradient(ctx.shared, signal, ctx.bias, -1)
-        return grad_signal, grad_weight, grad_bias, None, None
-
-
-_linear: Callable[..., Tensor] = _Linear.apply
-_signal_through_linear: Callable[..., Tensor] = _SignalThroughLinear.apply
-
-
-def _outer(signal: Tensor, x: Tensor) -> Tensor:
-    """Σ over all rows of signal ⊗ x: the gradient of a linear layer's weight."""
-    signal, x = signal.flatten(0, -2), x.flatten(0, -2)
-    if torch.is_grad_enabled():
-        return signal.t() @ x
-    return onednn.product(signal.t(), x.t())
-
-
-def linear(x: Tensor, weight: Tensor, bias: Tensor | None, shared: SharedPass) -> Tensor:
-    """``F.linear``, for x of at least two dimensions."""
-    return _linear(x, weight, bias, shared)
 
 
 # ------------------------------------------------------------------------------------------------- scales

@@ -19,7 +19,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from wgan_fast.double_backward import activations, convolution, entries, pooling
+from wgan_fast.double_backward import activations, convolution, entries, linear, pooling
 from wgan_fast.double_backward.plain_autograd import plain_autograd
 from wgan_fast.double_backward.shared_pass import PLAIN_TYPES, SharedPass
 
@@ -263,20 +263,15 @@ def _arguments(args: Any, kwargs: Any, *names: str) -> tuple[Any, ...]:
 
 
 def _multiplied(shared: SharedPass, input: Any, weight: Any, bias: Any = None) -> Any:
-    parameters = [weight] if bias is None else [weight, bias]
-    if not shared.is_marked(input) or input.dim() < 2 or any(type(p) not in PLAIN_TYPES for p in parameters):
+    parameters = [p for p in (weight, bias) if p is not None]
+    if not shared.is_marked(input) or any(shared.is_marked(p) for p in parameters) or not plain_autograd():
         return NotImplemented
-    if weight.dim() != 2 or any(shared.is_marked(p) for p in parameters) or not plain_autograd():
+    given = linear.arguments(input, weight, bias)
+    if given is NotImplemented:
         return NotImplemented
-    if bias is not None and bias.shape != weight.shape[:1]:
-        return NotImplemented
+    input, weight, bias = given
     shared.sides += [p for p in parameters if p.requires_grad]
-    if torch.is_autocast_enabled(input.device.type) and input.dtype != torch.float64:
-        dtype = torch.get_autocast_dtype(input.device.type)
-        input, weight, bias = input.to(dtype), weight.to(dtype), None if bias is None else bias.to(dtype)
-    if weight.dtype != input.dtype or weight.device != input.device or input.shape[-1] != weight.shape[1]:
-        return NotImplemented
-    return _finish(shared, entries.linear(input, weight, bias, shared))
+    return _finish(shared, linear.linear(input, weight, bias, shared))
 
 
 def _matmul(shared: SharedPass, call: Any, args: Any, kwargs: Any) -> Any:

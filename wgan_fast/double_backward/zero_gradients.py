@@ -15,6 +15,8 @@ from torch import Tensor, nn
 from torch.autograd import Function
 from torch.nn.modules._functions import BackwardHookFunction
 
+from wgan_fast.double_backward.penalised_points import is_of_use
+
 
 class _ZeroGradients(Function):
     """The identity on its first argument; a gradient of zeros to all others."""
@@ -31,9 +33,9 @@ class _ZeroGradients(Function):
         if grad is None or (ctx.shared is not None and ctx.shared.scores_arrived()):
             return None, grad, *[None] * len(ctx.others)
         nodes = [node for node, _ in ctx.next_functions[1:]]
-        # Parameters are what gradients are taken for; the points can be large, and their gradient is rarely needed.
+        # Parameters are what gradients are taken for; points can be large, and their gradient is rarely needed.
         zeros = (
-            torch.zeros_like(tensor) if isinstance(tensor, nn.Parameter) or wanted(node) else None
+            torch.zeros_like(tensor) if isinstance(tensor, nn.Parameter) or (wanted(node) and is_of_use(node)) else None
             for tensor, node in zip(ctx.others, nodes, strict=True)
         )
         return None, grad, *zeros
