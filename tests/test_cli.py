@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 import os
 import signal
@@ -86,6 +87,24 @@ def test_train_sample_evaluate(elsewhere: Path, capsys: pytest.CaptureFixture[st
     assert _run("evaluate runs/x") == 0
     assert json.loads((run / "evaluation.json").read_text()) == before
     assert "classes among 500" in capsys.readouterr().out
+
+
+@pytest.mark.needs("rich")
+def test_the_summary_has_the_figures_beside_their_names() -> None:
+    from rich.console import Console
+
+    from wgan_fast.cli.console import print_summary
+    from wgan_fast.training.loop.trainer import TrainResult
+    from wgan_fast.training.report.evaluation import Evaluation, Figure
+
+    console = Console(width=90, record=True, file=io.StringIO())
+    evaluation = Evaluation([Figure("distance", 1.5, 0.25), Figure("modes", "7 of 8", "8 of 8")], ["a note"])
+    print_summary(console, TrainResult(10, 2.0, {}, False), evaluation, [Path("a.png")], 3.0)
+    lines = console.export_text().splitlines()
+    rows = [[cell.strip() for cell in line.split("│")[1:-1]] for line in lines if line.startswith("│")]
+    assert rows[0] == ["generator iterations", "10", ""]
+    assert rows[-2:] == [["distance", "1.5", "0.25"], ["modes", "7 of 8", "8 of 8"]]
+    assert lines[-2:] == ["- a note", "a.png"]
 
 
 @trains

@@ -103,10 +103,11 @@ def print_evaluation(console: Console, evaluation: Evaluation | None, facts: Map
     """The table of `evaluate`, or that of `train`, which begins with facts about the training."""
     title = None if facts is None else "summary"
     table = Table("", Column("generated", justify="right"), title=title, show_header=evaluation is not None)
+    if evaluation is not None:
+        table.add_column("held-out real data", justify="right")
     for name, fact in (facts or {}).items():
         table.add_row(name, fact)
     if evaluation is not None:
-        table.add_column("held-out real data", justify="right")
         table.add_section()
         for figure in evaluation.figures:
             table.add_row(figure.name, _shown(figure.generated), _shown(figure.held_out))
