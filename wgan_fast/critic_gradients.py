@@ -20,6 +20,7 @@ from torch import Tensor
 
 from wgan_fast import double_backward
 from wgan_fast.critic_modules import check_critic
+from wgan_fast.critic_modules import first_output as first_output  # where a loop looks for it
 from wgan_fast.double_backward import least_work
 from wgan_fast.double_backward.fused_kernels import plain_attention
 from wgan_fast.double_backward.one_pass import foreign_mode, scores_and_gradients
@@ -122,11 +123,6 @@ def scored_with_gradient(
         context = _critic_context(x, exact_shortcut, one_pass) if recording else nullcontext()
         return _differentiated(critic, x, critic_args, critic_kwargs, scaler, context)
 
-    def seed(scores: Tensor) -> tuple[Tensor, Tensor | None]:
-        scale = None if scaler is None else _seed_scale(scores, scaler)
-        ones = torch.ones_like(scores)
-        return ones if scale is None else ones * scale, scale
-
     def score(points: list[Tensor]) -> Tensor:
         given = list(values)
         for i, point in zip(inputs, points, strict=True):
@@ -138,18 +134,19 @@ def scored_with_gradient(
         return scores
 
     with torch.enable_grad():
-        if recording:
-            points = [
-                v.view_as(v) if v.requires_grad else mark_points(v.detach().requires_grad_()) for v in inputs.values()
-            ]
-            context = _critic_context(points[0], exact_shortcut, one_pass)
-            scores, found = scores_and_gradients(score, points, seed, list(inputs.values()), context, one_pass)
-        else:
-            points = [v.detach().requires_grad_() for v in inputs.values()]
-            scores = score(points)
-            signal, scale = seed(scores)
-            found = list(torch.autograd.grad(scores, points, signal, allow_unused=True))
-            found = [g if g is None or scale is None else g / scale for g in found]
+        points = [
+            v.view_as(v) if recording and v.requires_grad else mark_points(v.detach().requires_grad_())
+            for v in inputs.values()
+        ]
+        scores, found = scores_and_gradients(
+            score,
+            points,
+            list(inputs.values()),
+            _critic_context(points[0], exact_shortcut, one_pass) if recording else nullcontext(),
+            one_pass,
+            scale_of=None if scaler is None else lambda scores: _seed_scale(scores, scaler),
+            create_graph=recording,
+        )
     if all(g is None for g in found):
         raise ValueError(_IGNORES_INPUT)
     gradients: list[Tensor | None] = [None] * len(values)
@@ -217,18 +214,6 @@ def _differentiated(
         if gradients is None:
             raise ValueError(_IGNORES_INPUT)
         return scores if recording else scores.detach(), gradients if scale is None else gradients / scale
-
-
-def first_output(scores: Any) -> Tensor:
-    """The scores in what a critic returns: the tensor itself, or the first entry of a tuple, list or dict."""
-    while not isinstance(scores, Tensor):
-        if isinstance(scores, Mapping) and scores:
-            scores = next(iter(scores.values()))
-        elif isinstance(scores, Sequence) and scores and not isinstance(scores, str):
-            scores = scores[0]
-        else:
-            raise TypeError(f"critic: expected scores as a tensor (or first in a tuple or dict), got {type(scores)}")
-    return scores
 
 
 def _check_scores(scores: Tensor, x: Tensor) -> None:

@@ -1,14 +1,14 @@
-"""What a critic's modules mean for a penalty. They are asked at every step, their classes once."""
+"""What a critic's modules mean for a penalty, and its scores. Modules are asked at every step, their classes once."""
 
 from __future__ import annotations
 
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from functools import cache
 from typing import Any, Literal
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 _COMPILED = (
     "critic: what torch.compile made has no double backward; pass the critic as it was before compilation "
@@ -29,6 +29,18 @@ def submodules(critic: nn.Module) -> list[nn.Module]:
         if module._modules:
             found += [child for child in module._modules.values() if child is not None]
     return found
+
+
+def first_output(scores: Any) -> Tensor:
+    """The scores in what a critic returns: the tensor itself, or the first entry of a tuple, list or dict."""
+    while not isinstance(scores, Tensor):
+        if isinstance(scores, Mapping) and scores:
+            scores = next(iter(scores.values()))
+        elif isinstance(scores, Sequence) and scores and not isinstance(scores, str):
+            scores = scores[0]
+        else:
+            raise TypeError(f"critic: expected scores as a tensor (or first in a tuple or dict), got {type(scores)}")
+    return scores
 
 
 def check_critic(critic: Callable[..., Any]) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 
 import torch
@@ -41,10 +42,7 @@ def norm_results(inputs: Inputs, needed: Sequence[bool]) -> Results:
 def norm_shape(x: Tensor) -> tuple[int, int, int]:
     """(samples, channels, positions)."""
     batch, channels = x.shape[:2]
-    positions = 1
-    for size in x.shape[2:]:
-        positions *= size
-    return batch, channels, positions
+    return batch, channels, math.prod(x.shape[2:])
 
 
 def as_given(results: Results, x: Tensor, weight: Tensor | None) -> Results:

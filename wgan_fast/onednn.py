@@ -13,7 +13,9 @@ from typing import Any
 
 import torch
 import torch.nn.functional as F
-from torch import Tensor, nn
+from torch import Tensor
+
+from wgan_fast.dtypes import PLAIN_TYPES
 
 LEAST_WORK = 1 << 21
 """Multiplications below which the longer call path of oneDNN does not pay."""
@@ -36,7 +38,7 @@ def product(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
     return result
 
 
-def serves(x: Tensor, weight: Tensor, bias: Tensor | None) -> bool:
+def serves(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> bool:
     return (
         x.dim() == weight.dim() == 2
         and x.shape[1] == weight.shape[1]
@@ -45,9 +47,9 @@ def serves(x: Tensor, weight: Tensor, bias: Tensor | None) -> bool:
         and weight.is_cpu
         and weight.shape[0] > NARROW
         and x.numel() * weight.shape[0] >= LEAST_WORK
-        and {type(x), type(weight)} <= {Tensor, nn.Parameter}
-        and (bias is None or (type(bias) in (Tensor, nn.Parameter) and bias.shape == weight.shape[:1]))
-        and (bias is None or (bias.dtype == torch.float32 and bias.is_cpu))
+        and PLAIN_TYPES.issuperset((type(x), type(weight)))
+        and (bias is None or (type(bias) in PLAIN_TYPES and bias.dtype == torch.float32 and bias.is_cpu))
+        and (bias is None or bias.shape == weight.shape[:1])
         and not torch.is_autocast_enabled("cpu")
         and not torch.compiler.is_compiling()
         and operation() is not None

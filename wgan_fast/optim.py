@@ -80,20 +80,22 @@ class _Clipped(torch.optim.Optimizer):
     def _step_group(self, group: dict[str, Any], params: list[Tensor], grads: list[Tensor]) -> None:
         raise NotImplementedError
 
-    def _state_lists(self, params: list[Tensor], names: list[str], capturable: bool) -> list[list[Tensor]]:
-        """The state tensors of all parameters, one list per name, created where missing."""
+    def _state_lists(self, group: dict[str, Any], params: list[Tensor], **used: bool) -> list[list[Tensor]]:
+        """One list per name, empty where that is not used, and the step counts; state is created where missing."""
         states = [self.state[param] for param in params]
+        names = [name for name, wanted in used.items() if wanted]
         for param, state in zip(params, states, strict=True):
             if len(state) <= len(names):
                 if param.grad is not None and param.grad.is_sparse:
                     raise RuntimeError(f"{type(self).__name__} does not support sparse gradients")
                 if "step" not in state:
-                    place = param.device if capturable else "cpu"
+                    place = param.device if group["capturable"] else "cpu"
                     state["step"] = torch.zeros((), dtype=torch.float32, device=place)
                 for name in names:
                     if name not in state:
                         state[name] = torch.zeros_like(param, memory_format=torch.preserve_format)
-        return [[state[name] for state in states] for name in [*names, "step"]]
+        moments = [[state[name] for state in states] if wanted else [] for name, wanted in used.items()]
+        return [*moments, [state["step"] for state in states]]
 
 
 class RMSprop(_Clipped, torch.optim.RMSprop):
@@ -140,29 +142,11 @@ class RMSprop(_Clipped, torch.optim.RMSprop):
         self._set_clip_value(clip_value, backend, differentiable)
 
     def _step_group(self, group: dict[str, Any], params: list[Tensor], grads: list[Tensor]) -> None:
-        names = ["square_avg"]
-        if group["centered"]:
-            names.append("grad_avg")
-        if group["momentum"] > 0:
-            names.append("momentum_buffer")
-        *moments, steps = self._state_lists(params, names, group["capturable"])
-        found = dict(zip(names, moments, strict=True))
-        rmsprop_step_(
-            params,
-            grads,
-            found["square_avg"],
-            found.get("grad_avg", []),
-            found.get("momentum_buffer", []),
-            steps,
-            lr=group["lr"],
-            alpha=group["alpha"],
-            eps=group["eps"],
-            weight_decay=group["weight_decay"],
-            momentum=group["momentum"],
-            maximize=group["maximize"],
-            clip_value=group["clip_value"],
-            backend=self.backend,
+        state = self._state_lists(
+            group, params, square_avg=True, grad_avg=group["centered"], momentum_buffer=group["momentum"] > 0
         )
+        names = ("lr", "alpha", "eps", "weight_decay", "momentum", "maximize", "clip_value")
+        rmsprop_step_(params, grads, *state, **{name: group[name] for name in names}, backend=self.backend)
 
 
 class Adam(_Clipped, torch.optim.Adam):
@@ -219,25 +203,8 @@ class Adam(_Clipped, torch.optim.Adam):
         self._set_clip_value(clip_value, backend, differentiable)
 
     def _step_group(self, group: dict[str, Any], params: list[Tensor], grads: list[Tensor]) -> None:
-        names = ["exp_avg", "exp_avg_sq"]
-        if group["amsgrad"]:
-            names.append("max_exp_avg_sq")
-        exp_avgs, exp_avg_sqs, *rest, steps = self._state_lists(params, names, group["capturable"])
+        state = self._state_lists(group, params, exp_avg=True, exp_avg_sq=True, max_exp_avg_sq=group["amsgrad"])
         beta1, beta2 = group["betas"]
-        adam_step_(
-            params,
-            grads,
-            exp_avgs,
-            exp_avg_sqs,
-            rest[0] if rest else [],
-            steps,
-            lr=group["lr"],
-            beta1=float(beta1),
-            beta2=float(beta2),
-            eps=group["eps"],
-            weight_decay=group["weight_decay"],
-            decoupled_weight_decay=group["decoupled_weight_decay"],
-            maximize=group["maximize"],
-            clip_value=group["clip_value"],
-            backend=self.backend,
-        )
+        names = ("lr", "eps", "weight_decay", "decoupled_weight_decay", "maximize", "clip_value")
+        numbers = {name: group[name] for name in names}
+        adam_step_(params, grads, *state, beta1=float(beta1), beta2=float(beta2), **numbers, backend=self.backend)

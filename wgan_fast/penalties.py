@@ -44,7 +44,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import nullcontext
-from typing import TYPE_CHECKING, Any, Literal, TypeAlias, TypedDict, overload
+from typing import TYPE_CHECKING, Any, Literal, TypeAlias, overload
 
 import torch
 from torch import Tensor
@@ -52,7 +52,7 @@ from torch import Tensor
 from wgan_fast.critic_gradients import Critic, first_output, input_gradient, scored_with_gradient
 from wgan_fast.critic_modules import check_critic
 from wgan_fast.first_order import Method, first_order_penalty, refuse_kinked_modules
-from wgan_fast.functional.gradient_norm_penalty import Norm, Reduction, gradient_norm_penalty
+from wgan_fast.functional.gradient_norm_penalty import Norm, NormPenaltyOptions, Reduction, gradient_norm_penalty
 from wgan_fast.penalty_points import Points, penalty_points
 
 if TYPE_CHECKING:
@@ -80,25 +80,19 @@ Outputs: TypeAlias = Callable[[Any], Tensor]
 """From what a critic returns to its scores."""
 
 
-class PenaltyOptions(TypedDict, total=False):
+class PenaltyOptions(NormPenaltyOptions, total=False):
     """The options of ``gradient_penalty`` that do not change what is returned."""
 
-    weight: float
-    target: float
-    one_sided: bool
     points: Points
     alpha: Tensor | None
-    norm: Norm
     critic_args: Sequence[Any]
     critic_kwargs: Mapping[str, Any] | None
-    reduction: Reduction
     generator: torch.Generator | None
     out: Tensor | None
     outputs: Outputs | None
     scaler: Any
     exact_shortcut: bool
     method: Method
-    backend: str
 
 
 if TYPE_CHECKING:  # The options together with what is asked for, which decides the type of the result.

@@ -24,17 +24,20 @@ third-party operations, and ``report`` explains a critic.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
+from functools import cache
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from torch.overrides import TorchFunctionMode
 
 from wgan_fast.double_backward import activations, convolution, fused_kernels, linear, norms, pooling, smooth
 from wgan_fast.double_backward.plain_autograd import plain_autograd
 from wgan_fast.double_backward.registered import register_piecewise_linear
 from wgan_fast.double_backward.report import explain
+from wgan_fast.dtypes import PLAIN_TYPES
 
 __all__ = ["exact_shortcut", "explain", "register_piecewise_linear", "twice_differentiable"]
 
@@ -87,7 +90,8 @@ def exact_shortcut(
     """
     if torch.compiler.is_compiling():
         return nullcontext()
-    return _DoubleBackward(True, direct_convolution, fast_linear, fused_second_order)
+    replacements = _replacements(direct_convolution is not False, fast_linear, fused_second_order)
+    return _DoubleBackward(replacements, direct_convolution is None)
 
 
 def twice_differentiable() -> AbstractContextManager[Any]:
@@ -98,18 +102,14 @@ def twice_differentiable() -> AbstractContextManager[Any]:
     """
     if torch.compiler.is_compiling():
         return nullcontext()
-    return _DoubleBackward(False, None, False, False)
+    return _DoubleBackward({}, False)
 
 
 class _DoubleBackward(TorchFunctionMode):
-    def __init__(
-        self, shortcut: bool, direct_convolution: bool | None, fast_linear: bool, fused_second_order: bool
-    ) -> None:
+    def __init__(self, replacements: dict[Any, Callable[..., Any]], direct_by_device: bool) -> None:
         super().__init__()
-        self.replacements = _REPLACEMENTS if shortcut else {}
-        self.direct_convolution = direct_convolution
-        self.fast_linear = fast_linear
-        self.fused_second_order = fused_second_order
+        self.replacements = replacements
+        self.direct_by_device = direct_by_device
         self.observed = False
 
     def __enter__(self) -> _DoubleBackward:
@@ -120,7 +120,7 @@ class _DoubleBackward(TorchFunctionMode):
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         kwargs = kwargs or {}
         replacement = self.replacements.get(func)
-        if replacement is not None and not self.observed and self._serves(func, args, kwargs):
+        if replacement is not None and not self.observed and self._serves(func, _first(args, kwargs)):
             try:
                 result = replacement(*args, **kwargs)
             except TypeError:  # invalid arguments: eager raises its own error
@@ -135,20 +135,19 @@ class _DoubleBackward(TorchFunctionMode):
                 return func(*args, **kwargs)
         return func(*args, **kwargs)
 
-    def _serves(self, func: Any, args: Any, kwargs: Any) -> bool:
+    def _serves(self, func: Any, x: Any) -> bool:
         """Whether replacing ``func`` makes a difference here, and works with the modes and subclasses in use."""
-        x = _first(args, kwargs)
-        if type(x) not in (Tensor, nn.Parameter) or not x.requires_grad or not torch.is_grad_enabled():
-            return False
-        if (func in linear.REPLACEMENTS and not self.fast_linear) or (func in _FUSED and not self.fused_second_order):
-            return False
-        if func in convolution.REPLACEMENTS:
-            direct = self.direct_convolution
-            if not (x.device.type in convolution.DIRECT_DEVICES if direct is None else direct):
-                return False
         return (
-            x.layout == torch.strided
+            type(x) in PLAIN_TYPES
+            and x.requires_grad
+            and torch.is_grad_enabled()
+            and x.layout == torch.strided
             and x.is_floating_point()
+            and not (
+                self.direct_by_device
+                and func in convolution.REPLACEMENTS
+                and x.device.type not in convolution.DIRECT_DEVICES
+            )
             and not (func in _CAST_BY_AUTOCAST and torch.is_autocast_enabled(x.device.type))
             and plain_autograd()
         )
@@ -158,10 +157,16 @@ def _first(args: Any, kwargs: Any) -> Any:
     return args[0] if args else kwargs.get("input", kwargs.get("query"))
 
 
-# Operations whose second derivative is not zero: one kernel here, a chain of operations in autograd.
-_FUSED = smooth.REPLACEMENTS | norms.REPLACEMENTS
-_REPLACEMENTS = (
-    activations.REPLACEMENTS | pooling.REPLACEMENTS | convolution.REPLACEMENTS | linear.REPLACEMENTS | _FUSED
-)
+@cache
+def _replacements(direct_convolution: bool, fast_linear: bool, fused: bool) -> dict[Any, Callable[..., Any]]:
+    return {
+        **activations.REPLACEMENTS,
+        **pooling.REPLACEMENTS,
+        **(convolution.REPLACEMENTS if direct_convolution else {}),
+        **(linear.REPLACEMENTS if fast_linear else {}),
+        **(smooth.REPLACEMENTS | norms.REPLACEMENTS if fused else {}),
+    }
+
+
 _CAST_BY_AUTOCAST = activations.CAST_BY_AUTOCAST | pooling.CAST_BY_AUTOCAST
 _OBSERVERS = frozenset({Tensor.register_hook, Tensor.retain_grad})

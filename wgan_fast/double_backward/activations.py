@@ -18,46 +18,41 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from wgan_fast.double_backward.piecewise_linear import Backward, Forward, piecewise_linear
+from wgan_fast.double_backward.piecewise_linear import Backward, piecewise_linear
 from wgan_fast.double_backward.zero_gradients import keep_zero_gradients, wanted
+from wgan_fast.dtypes import PLAIN_TYPES
 
 aten: Any = torch.ops.aten
 
 
 def _relu(input: Tensor, inplace: bool = False) -> Any:
+    if inplace and input.is_leaf:
+        return NotImplemented  # an error, which eager raises
+
     def forward(x: Tensor) -> tuple[Tensor, tuple[Tensor, ...]]:
         y = x.relu_() if inplace else x.relu()
         return y, (y,)
 
-    return _elementwise(input, forward, lambda g, y: aten.threshold_backward.default(g, y, 0), inplace)
+    return piecewise_linear(input, forward, lambda g, y: aten.threshold_backward.default(g, y, 0))
 
 
 def _threshold(input: Tensor, threshold: float, value: float, inplace: bool = False) -> Any:
     if inplace:
         return NotImplemented
-
-    def forward(x: Tensor) -> tuple[Tensor, tuple[Tensor, ...]]:
-        return F.threshold(x, threshold, value), (x,)
-
-    return _elementwise(input, forward, lambda g, x: aten.threshold_backward.default(g, x, threshold), inplace)
+    backward = aten.threshold_backward.default
+    return _elementwise(input, lambda x: F.threshold(x, threshold, value), lambda g, x: backward(g, x, threshold))
 
 
 def _leaky_relu(input: Tensor, negative_slope: float = 0.01, inplace: bool = False) -> Any:
-    def forward(x: Tensor) -> tuple[Tensor, tuple[Tensor, ...]]:
-        y = F.leaky_relu(x, negative_slope, inplace)
-        return y, (y if inplace else x,)
-
-    return _elementwise(
-        input, forward, lambda g, x: aten.leaky_relu_backward.default(g, x, negative_slope, inplace), inplace
-    )
+    args = (negative_slope, inplace)
+    backward = aten.leaky_relu_backward.default
+    return _elementwise(input, lambda x: F.leaky_relu(x, *args), lambda g, x: backward(g, x, *args), inplace)
 
 
 def _hardtanh(input: Tensor, min_val: float = -1.0, max_val: float = 1.0, inplace: bool = False) -> Any:
-    def forward(x: Tensor) -> tuple[Tensor, tuple[Tensor, ...]]:
-        y = F.hardtanh(x, min_val, max_val, inplace)
-        return y, (y if inplace else x,)
-
-    return _elementwise(input, forward, lambda g, x: aten.hardtanh_backward.default(g, x, min_val, max_val), inplace)
+    args = (min_val, max_val)
+    backward = aten.hardtanh_backward.default
+    return _elementwise(input, lambda x: F.hardtanh(x, *args, inplace), lambda g, x: backward(g, x, *args), inplace)
 
 
 def _relu6(input: Tensor, inplace: bool = False) -> Any:
@@ -65,40 +60,46 @@ def _relu6(input: Tensor, inplace: bool = False) -> Any:
 
 
 def _hardshrink(input: Tensor, lambd: float = 0.5) -> Any:
-    def forward(x: Tensor) -> tuple[Tensor, tuple[Tensor, ...]]:
-        return F.hardshrink(x, lambd), (x,)
-
-    return _elementwise(input, forward, lambda g, x: aten.hardshrink_backward.default(g, x, lambd))
+    backward = aten.hardshrink_backward.default
+    return _elementwise(input, lambda x: F.hardshrink(x, lambd), lambda g, x: backward(g, x, lambd))
 
 
 def _softshrink(input: Tensor, lambd: float = 0.5) -> Any:
-    def forward(x: Tensor) -> tuple[Tensor, tuple[Tensor, ...]]:
-        return F.softshrink(x, lambd), (x,)
-
-    return _elementwise(input, forward, lambda g, x: aten.softshrink_backward.default(g, x, lambd))
+    backward = aten.softshrink_backward.default
+    return _elementwise(input, lambda x: F.softshrink(x, lambd), lambda g, x: backward(g, x, lambd))
 
 
 def _abs(input: Tensor) -> Any:
-    return _elementwise(input, lambda x: (x.abs(), (x,)), lambda g, x: g * x.sgn())
+    return _elementwise(input, Tensor.abs, lambda g, x: g * x.sgn())
 
 
 def _rrelu(
     input: Tensor, lower: float = 1 / 8, upper: float = 1 / 3, training: bool = False, inplace: bool = False
 ) -> Any:
-    def forward(x: Tensor) -> tuple[Tensor, tuple[Tensor, ...]]:
-        noise = torch.empty_like(x)
-        operation = aten.rrelu_with_noise_.default if inplace else aten.rrelu_with_noise.default
-        y = operation(x, noise, lower, upper, training)
-        return y, (y if inplace else x, noise)
-
+    args = (lower, upper, training)
+    noise = torch.empty_like(input)
+    operation = aten.rrelu_with_noise_.default if inplace else aten.rrelu_with_noise.default
     backward = aten.rrelu_with_noise_backward.default
-    args = (lower, upper, training, inplace)
-    return _elementwise(input, forward, lambda g, x, noise: backward(g, x, noise, *args), inplace)
+    return _elementwise(
+        input,
+        lambda x: operation(x, noise, *args),
+        lambda g, x, drawn: backward(g, x, drawn, *args, inplace),
+        inplace,
+        noise,
+    )
 
 
-def _elementwise(input: Tensor, forward: Forward, backward: Backward, inplace: bool = False) -> Any:
+def _elementwise(
+    input: Tensor, operation: Callable[[Tensor], Tensor], backward: Backward, inplace: bool = False, *further: Tensor
+) -> Any:
+    """The backward takes the input, or the result that has replaced it, and ``further`` tensors."""
     if inplace and input.is_leaf:
         return NotImplemented  # an error, which eager raises
+
+    def forward(x: Tensor) -> tuple[Tensor, tuple[Tensor, ...]]:
+        y = operation(x)
+        return y, (y if inplace else x, *further)
+
     return piecewise_linear(input, forward, backward)
 
 
@@ -133,7 +134,7 @@ _prelu_kernel: Callable[[Tensor, Tensor], Tensor] = _PReLU.apply
 
 
 def _prelu(input: Tensor, weight: Tensor) -> Any:
-    if type(weight) not in (Tensor, torch.nn.Parameter) or weight.dtype != input.dtype or weight.dim() > 1:
+    if type(weight) not in PLAIN_TYPES or weight.dtype != input.dtype or weight.dim() > 1:
         return NotImplemented
     channels = input.shape[1] if input.dim() > 1 else 1
     if weight.numel() not in (1, channels):

@@ -37,96 +37,62 @@ def bias_gradient(shared: SharedPass, signal: Tensor, bias: Tensor, channel_dim:
 
 
 class _Scale(Function):
-    """x * scale, both broadcast."""
-
     @staticmethod
-    def forward(ctx: Any, x: Tensor, scale: Tensor, shared: SharedPass) -> Tensor:
+    def forward(ctx: Any, x: Tensor, scale: Tensor, shared: SharedPass, kinked: bool) -> Tensor:
         ctx.set_materialize_grads(False)
-        ctx.shared = shared
+        ctx.shared, ctx.kinked = shared, kinked
         ctx.save_for_backward(x, scale)
-        return x * scale
-
-    @staticmethod
-    def backward(ctx: Any, grad: Tensor | None) -> Any:
-        if grad is None:
-            return None, None, None
-        x, scale = ctx.saved_tensors
-        if ctx.shared.capturing:
-            return _signal_through_scale(grad, scale, x.detach(), ctx.shared), None, None
-        mask = [wanted(node) for node, _ in ctx.next_functions]
-        grad_x = (grad * scale).sum_to_size(x.shape) if mask[0] else None
-        return grad_x, (grad * x).sum_to_size(scale.shape) if mask[1] else None, None
-
-
-class _SignalThroughScale(Function):
-    @staticmethod
-    def forward(ctx: Any, signal: Tensor, scale: Tensor, x: Tensor, shared: SharedPass) -> Tensor:
-        ctx.set_materialize_grads(False)
-        ctx.shared = shared
-        ctx.save_for_backward(signal, scale, x)
-        return (signal * scale).sum_to_size(x.shape)
-
-    @staticmethod
-    def backward(ctx: Any, tangent: Tensor | None) -> Any:
-        signal, scale, x = ctx.saved_tensors
-        mask = [wanted(node) for node, _ in ctx.next_functions]
-        rows = with_slopes(ctx.shared, tangent, x) if mask[1] else None
-        return (
-            tangent * scale if mask[0] and tangent is not None else None,
-            None if rows is None else (signal * rows).sum_to_size(scale.shape),
-            None,
-            None,
-        )
-
-
-scale: Callable[[Tensor, Tensor, SharedPass], Tensor] = _Scale.apply
-_signal_through_scale: Callable[..., Tensor] = _SignalThroughScale.apply
-
-
-class _PReLU(Function):
-    """x where x > 0, weight * x elsewhere; the weight broadcasts against x."""
-
-    @staticmethod
-    def forward(ctx: Any, x: Tensor, weight: Tensor, shared: SharedPass) -> Tensor:
-        ctx.set_materialize_grads(False)
-        ctx.shared = shared
-        ctx.save_for_backward(x, weight)
-        y: Tensor = aten._prelu_kernel.default(x, weight)
+        y: Tensor = aten._prelu_kernel.default(x, scale) if kinked else x * scale
         return y
 
     @staticmethod
     def backward(ctx: Any, grad: Tensor | None) -> Any:
         if grad is None:
-            return None, None, None
-        x, weight = ctx.saved_tensors
+            return None, None, None, None
+        x, scale = ctx.saved_tensors
         if ctx.shared.capturing:
-            return _signal_through_prelu(grad, weight, x.detach(), ctx.shared), None, None
-        return *aten._prelu_kernel_backward.default(grad, x, weight), None
+            return _signal_through_scale(grad, scale, x.detach(), ctx.shared, ctx.kinked), None, None, None
+        mask = [wanted(node) for node, _ in ctx.next_functions]
+        grad_x = _scaled(grad, x, scale, ctx.kinked).sum_to_size(x.shape) if mask[0] else None
+        return grad_x, _scale_gradient(grad, x, x, scale, ctx.kinked) if mask[1] else None, None, None
 
 
-class _SignalThroughPReLU(Function):
+class _SignalThroughScale(Function):
     @staticmethod
-    def forward(ctx: Any, signal: Tensor, weight: Tensor, x: Tensor, shared: SharedPass) -> Tensor:
+    def forward(ctx: Any, signal: Tensor, scale: Tensor, x: Tensor, shared: SharedPass, kinked: bool) -> Tensor:
         ctx.set_materialize_grads(False)
-        ctx.shared = shared
-        ctx.save_for_backward(signal, weight, x)
-        return torch.where(x > 0, signal, signal * weight)
+        ctx.shared, ctx.kinked = shared, kinked
+        ctx.save_for_backward(signal, scale, x)
+        return _scaled(signal, x, scale, kinked).sum_to_size(x.shape)
 
     @staticmethod
     def backward(ctx: Any, tangent: Tensor | None) -> Any:
-        signal, weight, x = ctx.saved_tensors
+        signal, scale, x = ctx.saved_tensors
         mask = [wanted(node) for node, _ in ctx.next_functions]
-        rows = with_slopes(ctx.shared, tangent, x) if mask[1] else None
-        return (
-            torch.where(x > 0, tangent, tangent * weight) if mask[0] and tangent is not None else None,
-            None if rows is None else (signal * rows).masked_fill(x > 0, 0).sum_to_size(weight.shape),
-            None,
-            None,
-        )
+        grad_signal = grad_scale = None
+        if mask[0] and tangent is not None:
+            grad_signal = _scaled(tangent, x, scale, ctx.kinked)
+        if mask[1] and (rows := with_slopes(ctx.shared, tangent, x)) is not None:
+            grad_scale = _scale_gradient(signal, rows, x, scale, ctx.kinked)
+        return grad_signal, grad_scale, None, None, None
 
 
-prelu: Callable[[Tensor, Tensor, SharedPass], Tensor] = _PReLU.apply
-_signal_through_prelu: Callable[..., Tensor] = _SignalThroughPReLU.apply
+_scale: Callable[[Tensor, Tensor, SharedPass, bool], Tensor] = _Scale.apply
+_signal_through_scale: Callable[..., Tensor] = _SignalThroughScale.apply
+
+
+def _scaled(values: Tensor, x: Tensor, scale: Tensor, kinked: bool) -> Tensor:
+    return torch.where(x > 0, values, values * scale) if kinked else values * scale
+
+
+def _scale_gradient(signal: Tensor, rows: Tensor, x: Tensor, scale: Tensor, kinked: bool) -> Tensor:
+    products = signal * rows
+    return (products.masked_fill(x > 0, 0) if kinked else products).sum_to_size(scale.shape)
+
+
+def scale(x: Tensor, scale: Tensor, shared: SharedPass, *, kinked: bool = False) -> Tensor:
+    """x * scale, both broadcast; with ``kinked`` only where x is not positive, and x elsewhere: prelu."""
+    return _scale(x, scale, shared, kinked)
 
 
 # ------------------------------------------------------------------------------------------------- anything added

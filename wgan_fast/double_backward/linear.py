@@ -21,8 +21,9 @@ from wgan_fast import onednn
 from wgan_fast.double_backward.entries import bias_gradient
 from wgan_fast.double_backward.penalised_points import is_of_use, starts_at_points
 from wgan_fast.double_backward.plain_autograd import plain_autograd
-from wgan_fast.double_backward.shared_pass import PLAIN_TYPES, SharedPass, with_slopes
+from wgan_fast.double_backward.shared_pass import SharedPass, with_slopes
 from wgan_fast.double_backward.zero_gradients import wanted
+from wgan_fast.dtypes import PLAIN_TYPES
 
 
 def fast_linear(device: torch.device) -> AbstractContextManager[Any]:
@@ -35,10 +36,8 @@ def fast_linear(device: torch.device) -> AbstractContextManager[Any]:
 
 class _FastLinear(TorchFunctionMode):
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        serves = (
-            func is F.linear and not kwargs and plain_autograd() and onednn.serves(*args, *[None] * (3 - len(args)))
-        )
-        return linear(*args) if serves else func(*args, **(kwargs or {}))
+        served = func is F.linear and not kwargs and plain_autograd() and onednn.serves(*args)
+        return linear(*args) if served else func(*args, **(kwargs or {}))
 
 
 class _Linear(Function):

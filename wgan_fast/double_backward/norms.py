@@ -33,22 +33,22 @@ Statistics = tuple[Tensor | None, Tensor]
 
 
 class _Norm(NamedTuple):
-    """A norm of rows. ``normalized_shape`` is () for group norm; ``num_groups`` and ``centered`` as the kernel has."""
+    """A norm of rows. ``normalized_shape``: None for group norm; ``num_groups`` and ``centered``: as the kernel has."""
 
-    normalized_shape: Sequence[int]
+    normalized_shape: tuple[int, ...] | None
     num_groups: int
     centered: bool
     eps: float
 
     def rows(self, x: Tensor) -> Tensor:
         """x as (B, C, ...), in the terms of the kernel."""
-        if not self.normalized_shape or (x.dim() == 2 and len(self.normalized_shape) == 1):
+        if self.normalized_shape is None or (x.dim() == 2 and len(self.normalized_shape) == 1):
             return x
         return x.reshape(-1, math.prod(self.normalized_shape))
 
     def forward(self, x: Tensor, weight: Tensor | None, bias: Tensor | None) -> tuple[Tensor, Tensor | None, Tensor]:
         """(y, mean, rstd)"""
-        if not self.normalized_shape:
+        if self.normalized_shape is None:
             y, mean, rstd = aten.native_group_norm.default(x, weight, bias, *_sizes(x), self.num_groups, self.eps)
         elif self.centered:
             y, mean, rstd = aten.native_layer_norm.default(x, self.normalized_shape, weight, bias, self.eps)
@@ -61,7 +61,7 @@ class _Norm(NamedTuple):
     ) -> tuple[Tensor | None, Tensor | None, Tensor | None]:
         """The gradients with respect to x, weight and bias that the mask selects."""
         mean, rstd = saved
-        if not self.normalized_shape:
+        if self.normalized_shape is None:
             grad = grad if grad.stride() == x.stride() else torch.empty_like(x).copy_(grad)
             sizes = (*_sizes(x), self.num_groups)
             # ATen's kernel needs a weight to compute the gradient of the bias.
@@ -93,19 +93,16 @@ class _Norm(NamedTuple):
 
     def summed(self, values: Tensor, like: Tensor) -> Tensor:
         """The sums of values, shaped as x, over all that one entry of ``like``, a weight or a bias, is used for."""
-        rows = (
-            values.reshape(-1, like.numel())
-            if self.normalized_shape
-            else values.reshape(*values.shape[:2], -1).movedim(1, 2)
-        )
-        return rows.reshape(-1, like.numel()).sum(0).reshape(like.shape).to(like.dtype)
+        if self.normalized_shape is None:
+            values = values.reshape(*values.shape[:2], -1).movedim(1, 2)
+        return values.reshape(-1, like.numel()).sum(0).reshape(like.shape).to(like.dtype)
 
 
 def _sizes(x: Tensor) -> tuple[int, int, int]:
     return x.shape[0], x.shape[1], math.prod(x.shape[2:])
 
 
-def _rms_norm(x: Tensor, normalized_shape: Sequence[int], weight: Tensor | None, eps: float) -> tuple[Tensor, Tensor]:
+def _rms_norm(x: Tensor, normalized_shape: tuple[int, ...], weight: Tensor | None, eps: float) -> tuple[Tensor, Tensor]:
     if x.is_cuda:
         y, rstd = aten._fused_rms_norm.default(x, normalized_shape, weight, eps)
         return y, rstd
@@ -185,17 +182,17 @@ class _NormBackward(Function):
         if torch.is_grad_enabled():
             # A graph is kept: the formulas of the reference, which autograd differentiates to any order.
             backend, (mean, rstd) = "reference", norm.statistics(x)
-        rows = norm.rows(x)
-        flat = weight is None or weight.dim() == 1
-        of_weight = weight if flat else weight.reshape(-1)
-        inputs = (rows, mean, rstd, of_weight, norm.rows(grad), norm.rows(v))
+        flat_weight = weight if weight is None or weight.dim() == 1 else weight.reshape(-1)
+        inputs = (norm.rows(x), mean, rstd, flat_weight, norm.rows(grad), norm.rows(v))
         needed = (to_grad, to_x, to_weight and weight is not None)
-        of_rows = ops.norm_double_backward(inputs, norm.num_groups, needed, backend)
-        if rows is x and flat:
-            return *of_rows, None, None, None
-        likes = (x, x, weight)
-        shaped = (None if t is None else t.reshape(like.shape) for t, like in zip(of_rows, likes, strict=True))
-        return *shaped, None, None, None
+        of_grad, of_x, of_weight = ops.norm_double_backward(inputs, norm.num_groups, needed, backend)
+        return _shaped(of_grad, x), _shaped(of_x, x), _shaped(of_weight, weight), None, None, None
+
+
+def _shaped(values: Tensor | None, like: Tensor | None) -> Tensor | None:
+    if values is None or like is None or values.shape == like.shape:
+        return values
+    return values.reshape(like.shape)
 
 
 _norm_forward: Callable[..., Tensor] = _NormForward.apply
@@ -210,30 +207,15 @@ def _layer_norm(
     eps: float = 1e-5,
     cudnn_enable: bool = True,
 ) -> Any:
-    return _over_last(F.layer_norm, input, normalized_shape, weight, bias, True, eps)
+    return _replaced(F.layer_norm, input, weight, bias, _Norm(tuple(normalized_shape), 1, True, eps))
 
 
 def _rms_norm_of(
     input: Tensor, normalized_shape: Sequence[int], weight: Tensor | None = None, eps: float | None = None
 ) -> Any:
-    if input.is_floating_point() and eps is None:
+    if eps is None:
         eps = torch.finfo(accumulation_dtype(input.dtype)).eps
-    return _over_last(F.rms_norm, input, normalized_shape, weight, None, False, eps)
-
-
-def _over_last(
-    function: Callable[..., Tensor],
-    x: Tensor,
-    normalized_shape: Sequence[int],
-    weight: Tensor | None,
-    bias: Tensor | None,
-    centered: bool,
-    eps: Any,
-) -> Any:
-    shape = tuple(normalized_shape)
-    if not shape or x.shape[-len(shape) :] != shape:
-        return NotImplemented
-    return _replaced(function, x, weight, bias, shape, _Norm(shape, 1, centered, eps))
+    return _replaced(F.rms_norm, input, weight, None, _Norm(tuple(normalized_shape), 1, False, eps))
 
 
 def _group_norm(
@@ -250,7 +232,7 @@ def _group_norm(
     if not x.is_contiguous():
         channels_last = x.is_cpu and x.dim() == 4 and x.is_contiguous(memory_format=torch.channels_last)
         x = x if channels_last else x.contiguous()
-    return _replaced(F.group_norm, x, weight, bias, x.shape[1:2], _Norm((), num_groups, True, eps))
+    return _replaced(F.group_norm, x, weight, bias, _Norm(None, num_groups, True, eps))
 
 
 def _instance_norm(
@@ -268,7 +250,7 @@ def _instance_norm(
     if math.prod(input.shape[2:]) <= 1:
         return NotImplemented
     x = input.contiguous()
-    return _replaced(F.instance_norm, x, weight, bias, x.shape[1:2], _Norm((), x.shape[1], True, eps))
+    return _replaced(F.instance_norm, x, weight, bias, _Norm(None, x.shape[1], True, eps))
 
 
 def _torch_instance_norm(
@@ -286,22 +268,18 @@ def _torch_instance_norm(
 
 
 def _replaced(
-    function: Callable[..., Tensor],
-    x: Tensor,
-    weight: Tensor | None,
-    bias: Tensor | None,
-    shape: Sequence[int],
-    norm: _Norm,
+    function: Callable[..., Tensor], x: Tensor, weight: Tensor | None, bias: Tensor | None, norm: _Norm
 ) -> Any:
-    """The norm, with the casts of autocast; ``shape`` is that of weight and bias."""
-    if x.dtype not in DTYPES or x.numel() == 0:
+    """The norm, with the casts of autocast."""
+    shape = x.shape[1:2] if norm.normalized_shape is None else norm.normalized_shape
+    if x.dtype not in DTYPES or x.numel() == 0 or not shape:
+        return NotImplemented
+    if norm.normalized_shape is not None and x.shape[-len(shape) :] != shape:
         return NotImplemented
     for parameter in (weight, bias):
         if parameter is None:
             continue
-        if type(parameter) not in PLAIN_TYPES or parameter.shape != torch.Size(shape):
-            return NotImplemented
-        if parameter.device != x.device:
+        if type(parameter) not in PLAIN_TYPES or parameter.shape != shape or parameter.device != x.device:
             return NotImplemented
     if torch.is_autocast_enabled(x.device.type):
         autocast = torch.get_autocast_dtype(x.device.type)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager
 from functools import partial
 from typing import Any
@@ -14,7 +14,8 @@ from torch.utils._device import DeviceContext
 
 from wgan_fast.double_backward.plain_autograd import plain_autograd
 from wgan_fast.double_backward.rows import RULES
-from wgan_fast.double_backward.shared_pass import PLAIN_TYPES, SharedPass, current_pass, join
+from wgan_fast.double_backward.shared_pass import SharedPass, current_pass, join
+from wgan_fast.dtypes import PLAIN_TYPES
 
 _T: Any = Tensor
 OBSERVERS = frozenset({_T.register_hook, _T.retain_grad, _T.grad_fn.__get__})
@@ -47,7 +48,7 @@ class Tracking(TorchFunctionMode):
         if rule is not None:
             if torch.is_grad_enabled():
                 try:
-                    result = rule(self.shared, partial(self._call, func, types), args, kwargs)
+                    result = rule(self.shared, partial(self._call, func, types), *args, **kwargs)
                 except TypeError:  # invalid arguments: the function raises its own error
                     result = NotImplemented
                 if result is not NotImplemented:
@@ -81,64 +82,63 @@ def can_track(points: list[Tensor]) -> bool:
 def scores_and_gradients(
     score: Callable[[list[Tensor]], Tensor],
     points: list[Tensor],
-    seed: Callable[[Tensor], tuple[Tensor, Tensor | None]],
     inputs: list[Tensor],
     context: AbstractContextManager[Any],
     track: bool,
+    *,
+    scale_of: Callable[[Tensor], Tensor] | None = None,
+    create_graph: bool = True,
 ) -> tuple[Tensor, list[Tensor | None]]:
-    """Scores, and the gradients of their sum, differentiable together.
+    """Scores, and the gradients of their sum at the points, None where the scores do not depend on one.
 
     Args:
         score: the critic; its result has one number, or several, for each sample.
         points: where to score; each requires grad, and nothing else has been computed from it.
-        seed: from scores to what the gradients are taken with, and the power of two by which that is scaled.
         inputs: what the points were made of, to which gradients continue where it requires grad.
         context: what the forward pass runs in.
         track: whether that is `exact_shortcut`, and the gradients may share a signal.
+        scale_of: from scores to the power of two by which the signal is scaled on its way.
+        create_graph: whether scores and gradients are to be differentiable together.
     """
     if not (track and isinstance(context, TorchFunctionMode) and can_track(points)):
         with context:
             scores = score(points)
-        return scores, _gradients(scores, points, seed)[0]
+        scale = None if scale_of is None else scale_of(scores)
+        return scores, _unscaled(_gradients(scores, points, scale, create_graph), scale)
     shared = SharedPass(len(points[0]), points[0])
     for point in points:
         shared.mark(point)
     with Tracking(shared, context):
         scores = score(points)
-    shared.prove(scores, points)
-    gradients, ticket = _gradients(scores, points, seed, shared)
-    found = [i for i, g in enumerate(gradients) if g is not None]
-    used = [g for g in gradients if g is not None]
-    if not any(g.requires_grad for g in used):
+    shared.seed_scale = scale = None if scale_of is None else scale_of(scores)
+    if not shared.prove(scores, points):
+        shared.ticket = None
+    targets = points if shared.ticket is None else [*points, shared.ticket]
+    shared.capturing = shared.proven
+    try:
+        found = _gradients(scores, targets, scale, create_graph)
+    finally:
+        shared.capturing = False
+    gradients, tickets = _unscaled(found[: len(points)], scale), [t for t in found[len(points) :] if t is not None]
+    if not tickets:
+        shared.ticket = None
+    used = [i for i, g in enumerate(gradients) if g is not None]
+    present = [g for g in gradients if g is not None]
+    if not any(g.requires_grad for g in present):
         return scores, gradients
-    ends = [inputs[i] for i in found] if shared.proven else []
-    scores, *joined = join(shared, len(used), scores, *used, *ends, *([] if ticket is None else [ticket]))
-    for i, g in zip(found, joined, strict=True):
+    ends = [inputs[i] for i in used] if shared.proven else []
+    scores, *joined = join(shared, len(present), scores, *present, *ends, *tickets)
+    for i, g in zip(used, joined, strict=True):
         gradients[i] = g
     return scores, gradients
 
 
 def _gradients(
-    scores: Tensor,
-    points: list[Tensor],
-    seed: Callable[[Tensor], tuple[Tensor, Tensor | None]],
-    shared: SharedPass | None = None,
-) -> tuple[list[Tensor | None], Tensor | None]:
-    """The gradients at the points, None where the scores do not depend on one; the ticket's gradient."""
-    signal, scale = seed(scores)
-    targets = list(points)
-    if shared is not None:
-        shared.seed_scale, shared.capturing = scale, shared.proven
-        if not shared.proven:
-            shared.ticket = None
-        elif shared.ticket is not None:
-            targets.append(shared.ticket)
-    try:
-        gradients = list(torch.autograd.grad(scores, targets, signal, create_graph=True, allow_unused=True))
-    finally:
-        if shared is not None:
-            shared.capturing = False
-    ticket = gradients.pop() if len(gradients) > len(points) else None
-    if shared is not None and ticket is None:
-        shared.ticket = None
-    return [g if g is None or scale is None else g / scale for g in gradients], ticket
+    scores: Tensor, targets: list[Tensor], scale: Tensor | None, create_graph: bool
+) -> Sequence[Tensor | None]:
+    signal = torch.ones_like(scores) if scale is None else torch.ones_like(scores) * scale
+    return torch.autograd.grad(scores, targets, signal, create_graph=create_graph, allow_unused=True)
+
+
+def _unscaled(gradients: Sequence[Tensor | None], scale: Tensor | None) -> list[Tensor | None]:
+    return [g if g is None or scale is None else g / scale for g in gradients]

@@ -21,6 +21,25 @@ aten: Any = torch.ops.aten
 Size: TypeAlias = int | Sequence[int]
 
 
+# By the number of dimensions; a row is pooled as an image of height 1, as ATen does.
+_MAX = {
+    2: (aten.max_pool2d_with_indices.default, aten.max_pool2d_with_indices_backward.default),
+    3: (aten.max_pool3d_with_indices.default, aten.max_pool3d_with_indices_backward.default),
+}
+_ADAPTIVE_MAX = {
+    2: (aten.adaptive_max_pool2d.default, aten.adaptive_max_pool2d_backward.default),
+    3: (aten.adaptive_max_pool3d.default, aten.adaptive_max_pool3d_backward.default),
+}
+_AVG = {
+    2: (aten.avg_pool2d.default, aten.avg_pool2d_backward.default),
+    3: (aten.avg_pool3d.default, aten.avg_pool3d_backward.default),
+}
+_ADAPTIVE_AVG = {
+    2: (aten._adaptive_avg_pool2d.default, aten._adaptive_avg_pool2d_backward.default),
+    3: (aten._adaptive_avg_pool3d.default, aten._adaptive_avg_pool3d_backward.default),
+}
+
+
 def _max_pool(
     d: int,
     input: Tensor,
@@ -33,37 +52,18 @@ def _max_pool(
 ) -> Any:
     if return_indices:
         return NotImplemented
-    args = (_sizes(kernel_size, d), _sizes(stride, d), _sizes(padding, d), _sizes(dilation, d), ceil_mode)
-    if d == 2:
-        operation, backward = (
-            aten.max_pool2d_with_indices.default,
-            aten.max_pool2d_with_indices_backward.default,
-        )
-    else:
-        operation, backward = (
-            aten.max_pool3d_with_indices.default,
-            aten.max_pool3d_with_indices_backward.default,
-        )
-    return _selecting(input, lambda x: operation(x, *args), lambda g, x, i: backward(g, x, *args, i))
+    sizes = (_sizes(kernel_size, d), _sizes(stride, d), _sizes(padding, d, height=0), _sizes(dilation, d))
+    args = (*sizes, ceil_mode)
+    operation, backward = _MAX[max(d, 2)]
+    return _pooled(d, input, lambda x: operation(x, *args), lambda g, x, i: backward(g, x, *args, i))
 
 
 def _adaptive_max_pool(d: int, input: Tensor, output_size: Any, return_indices: bool = False) -> Any:
     if return_indices:
         return NotImplemented
     size = _output_size(output_size, input, d)
-    operation = (aten.adaptive_max_pool2d.default, aten.adaptive_max_pool3d.default)[d - 2]
-    backward = (aten.adaptive_max_pool2d_backward.default, aten.adaptive_max_pool3d_backward.default)[d - 2]
-    return _selecting(input, lambda x: operation(x, size), backward)
-
-
-def _selecting(input: Tensor, operation: Callable[..., Any], backward: Backward) -> Any:
-    """A pooling that takes one value of each window and returns its index."""
-
-    def forward(x: Tensor) -> tuple[Tensor, tuple[Tensor, ...]]:
-        y, indices = operation(x)
-        return y, (x, indices)
-
-    return piecewise_linear(input, forward, backward)
+    operation, backward = _ADAPTIVE_MAX[max(d, 2)]
+    return _pooled(d, input, lambda x: operation(x, size), backward)
 
 
 def _avg_pool(
@@ -76,20 +76,35 @@ def _avg_pool(
     count_include_pad: bool = True,
     divisor_override: int | None = None,
 ) -> Any:
-    sizes = (_sizes(kernel_size, d), _sizes(stride, d), _sizes(padding, d))
+    if d == 1 and divisor_override is not None:
+        return NotImplemented  # an error, which eager raises
+    sizes = (_sizes(kernel_size, d), _sizes(stride, d), _sizes(padding, d, height=0))
     args = (*sizes, ceil_mode, count_include_pad, divisor_override)
-    operation = (aten.avg_pool2d.default, aten.avg_pool3d.default)[d - 2]
-    backward = (aten.avg_pool2d_backward.default, aten.avg_pool3d_backward.default)[d - 2]
-    return _linear(input, lambda x: operation(x, *args), lambda g, x: backward(g, x, *args))
+    operation, backward = _AVG[max(d, 2)]
+    return _pooled(d, input, lambda x: operation(x, *args), lambda g, x: backward(g, x, *args))
 
 
 def _adaptive_avg_pool(d: int, input: Tensor, output_size: Any) -> Any:
     size = _output_size(output_size, input, d)
-    if size == [1] * d:
+    if set(size) == {1}:
         return NotImplemented  # a mean, which carries no zeros
-    operation = (aten._adaptive_avg_pool2d.default, aten._adaptive_avg_pool3d.default)[d - 2]
-    backward = (aten._adaptive_avg_pool2d_backward.default, aten._adaptive_avg_pool3d_backward.default)[d - 2]
-    return _linear(input, lambda x: operation(x, size), backward)
+    operation, backward = _ADAPTIVE_AVG[max(d, 2)]
+    return _pooled(d, input, lambda x: operation(x, size), backward)
+
+
+def _pooled(d: int, input: Tensor, operation: Callable[[Tensor], Any], backward: Backward) -> Any:
+    """``operation`` returns the result, or the result and what else the backward takes: indices of maxima."""
+
+    def forward(x: Tensor) -> tuple[Tensor, tuple[Tensor, ...]]:
+        result = operation(x)
+        y, *further = (result,) if isinstance(result, Tensor) else result
+        return y, (x, *further)
+
+    if d > 1:
+        return piecewise_linear(input, forward, backward)
+    if input.dim() not in (2, 3):
+        return NotImplemented
+    return piecewise_linear(input.unsqueeze(-2), forward, backward).squeeze(-2)
 
 
 _PADDINGS: dict[tuple[str, int], tuple[Callable[..., Tensor], Callable[..., Tensor]]] = {
@@ -107,90 +122,37 @@ def _pad(input: Tensor, pad: Sequence[int], mode: str = "constant", value: float
     if found is None or input.dim() - len(pad) // 2 not in (1, 2):
         return NotImplemented
     operation, backward = found
-    return _linear(input, lambda x: operation(x, pad), lambda g, x: backward(g, x, pad))
+    return piecewise_linear(input, lambda x: (operation(x, pad), (x,)), lambda g, x: backward(g, x, pad))
 
 
-def _linear(input: Tensor, operation: Callable[[Tensor], Tensor], backward: Backward) -> Any:
-    """A linear operation; of what it saves, only the shape and the memory format are read."""
-    return piecewise_linear(input, lambda x: (operation(x), (x,)), backward)
-
-
-def _max_pool1d(
-    input: Tensor,
-    kernel_size: Size | None,
-    stride: Size | None = None,
-    padding: Size | None = 0,
-    dilation: Size | None = 1,
-    ceil_mode: bool = False,
-    return_indices: bool = False,
-) -> Any:
-    if input.dim() not in (2, 3):
-        return NotImplemented
-    sizes = (_row(kernel_size, 1), _row(stride, 1), _row(padding, 0), _row(dilation, 1))
-    return _flat(_max_pool(2, input.unsqueeze(-2), *sizes, ceil_mode=ceil_mode, return_indices=return_indices))
-
-
-def _adaptive_max_pool1d(input: Tensor, output_size: Size, return_indices: bool = False) -> Any:
-    if input.dim() not in (2, 3):
-        return NotImplemented
-    return _flat(_adaptive_max_pool(2, input.unsqueeze(-2), _row(output_size, 1), return_indices))
-
-
-def _avg_pool1d(
-    input: Tensor,
-    kernel_size: Size | None,
-    stride: Size | None = None,
-    padding: Size | None = 0,
-    ceil_mode: bool = False,
-    count_include_pad: bool = True,
-) -> Any:
-    if input.dim() not in (2, 3):
-        return NotImplemented
-    sizes = (_row(kernel_size, 1), _row(stride, 1), _row(padding, 0))
-    return _flat(_avg_pool(2, input.unsqueeze(-2), *sizes, ceil_mode=ceil_mode, count_include_pad=count_include_pad))
-
-
-def _adaptive_avg_pool1d(input: Tensor, output_size: Size) -> Any:
-    if input.dim() not in (2, 3):
-        return NotImplemented
-    return _flat(_adaptive_avg_pool(2, input.unsqueeze(-2), _row(output_size, 1)))
-
-
-def _row(value: Size | None, height: int) -> list[int] | None:
-    """A 1-D size as ATen's 1-D poolings pass it to their 2-D ones."""
-    given = _sizes(value, 1)
-    return [height, *given] if given else None
-
-
-def _flat(y: Any) -> Any:
-    return y if y is NotImplemented else y.squeeze(-2)
-
-
-def _sizes(value: Size | None, d: int) -> list[int]:
+def _sizes(value: Size | None, d: int, height: int = 1) -> list[int]:
+    """A size per dimension, none where absent; for a row that of its height first."""
     if value is None:
         return []
-    return [value] * d if isinstance(value, int) else list(value)
+    sizes = [value] * d if isinstance(value, int) else list(value)
+    return [height, *sizes] if d == 1 and sizes else sizes
 
 
 def _output_size(value: Any, input: Tensor, d: int) -> list[int]:
-    sizes = [value] * d if value is None or isinstance(value, int) else list(value)
-    return [int(n) if s is None else s for s, n in zip(sizes, input.shape[-d:], strict=True)]
+    given = [value] * d if value is None or isinstance(value, int) else list(value)
+    sizes = [int(n) if s is None else int(s) for s, n in zip(given, input.shape[-d:], strict=True)]
+    return [1, *sizes] if d == 1 else sizes
 
 
 REPLACEMENTS: dict[Any, Callable[..., Any]] = {
-    F.max_pool1d: _max_pool1d,
+    F.max_pool1d: partial(_max_pool, 1),
     F.max_pool2d: partial(_max_pool, 2),
     F.max_pool3d: partial(_max_pool, 3),
-    torch.max_pool1d: _max_pool1d,
+    torch.max_pool1d: partial(_max_pool, 1),
     torch.max_pool2d: partial(_max_pool, 2),
     torch.max_pool3d: partial(_max_pool, 3),
-    F.adaptive_max_pool1d: _adaptive_max_pool1d,
+    F.adaptive_max_pool1d: partial(_adaptive_max_pool, 1),
     F.adaptive_max_pool2d: partial(_adaptive_max_pool, 2),
     F.adaptive_max_pool3d: partial(_adaptive_max_pool, 3),
-    F.avg_pool1d: _avg_pool1d,
+    F.avg_pool1d: partial(_avg_pool, 1),
     F.avg_pool2d: partial(_avg_pool, 2),
     F.avg_pool3d: partial(_avg_pool, 3),
-    F.adaptive_avg_pool1d: _adaptive_avg_pool1d,
+    F.adaptive_avg_pool1d: partial(_adaptive_avg_pool, 1),
     F.adaptive_avg_pool2d: partial(_adaptive_avg_pool, 2),
     F.adaptive_avg_pool3d: partial(_adaptive_avg_pool, 3),
     F.pad: _pad,

@@ -5,7 +5,6 @@ from __future__ import annotations
 import functools
 import inspect
 from collections.abc import Callable
-from functools import partial
 from typing import Any, TypeVar
 
 from torch import Tensor
@@ -14,7 +13,8 @@ from torch.overrides import handle_torch_function, has_torch_function
 from wgan_fast.double_backward import entries
 from wgan_fast.double_backward.plain_autograd import plain_autograd
 from wgan_fast.double_backward.rows import RULES
-from wgan_fast.double_backward.shared_pass import PLAIN_TYPES, SharedPass
+from wgan_fast.double_backward.shared_pass import SharedPass
+from wgan_fast.dtypes import PLAIN_TYPES
 
 F = TypeVar("F", bound=Callable[..., Any])
 
@@ -45,29 +45,26 @@ def register_piecewise_linear(function: F, *, bias: str | None = None, bias_dim:
             return handle_torch_function(visible, tensors, *args, **kwargs)
         return function(*args, **kwargs)
 
-    RULES[visible] = partial(_call, function, bias, bias_dim)
-    return visible  # type: ignore[return-value]  # functools.wraps keeps the signature
-
-
-def _call(
-    function: Callable[..., Any], bias: str | None, bias_dim: int, shared: SharedPass, call: Any, args: Any, kwargs: Any
-) -> Any:
-    bound = inspect.signature(function).bind(*args, **kwargs)
-    given = bound.arguments
-    name = next(iter(given))
-    x, vector = given[name], given.get(bias) if bias is not None else None
-    others = [value for key, value in given.items() if key not in (name, bias) and isinstance(value, Tensor)]
-    if not shared.is_marked(x) or any(value.requires_grad or type(value) not in PLAIN_TYPES for value in others):
-        return NotImplemented
-    if bias is not None and isinstance(vector, Tensor) and vector.requires_grad:
-        if type(vector) not in PLAIN_TYPES or shared.is_marked(vector) or vector.dim() != 1 or not plain_autograd():
+    def rule(shared: SharedPass, call: Any, /, *args: Any, **kwargs: Any) -> Any:
+        bound = inspect.signature(function).bind(*args, **kwargs)
+        given = bound.arguments
+        name = next(iter(given))
+        x, vector = given[name], given.get(bias) if bias is not None else None
+        others = [value for key, value in given.items() if key not in (name, bias) and isinstance(value, Tensor)]
+        if not shared.is_marked(x) or any(value.requires_grad or type(value) not in PLAIN_TYPES for value in others):
             return NotImplemented
-        # Nothing is added, but the gradient there is that of the bias.
-        nothing = (vector - vector.detach()).view(-1, *[1] * (x.dim() - 1 - bias_dim % x.dim())).to(x.dtype)
-        shared.sides.append(vector)
-        given[name] = x + entries.enter(nothing, x.shape, shared)
-        given[bias] = vector.detach()
-    result = call(*bound.args, **bound.kwargs)
-    if isinstance(result, Tensor) and result.dim() and len(result) == len(x):
-        shared.mark(result)
-    return result
+        if bias is not None and isinstance(vector, Tensor) and vector.requires_grad:
+            if type(vector) not in PLAIN_TYPES or shared.is_marked(vector) or vector.dim() != 1 or not plain_autograd():
+                return NotImplemented
+            # Nothing is added, but the gradient there is that of the bias.
+            nothing = (vector - vector.detach()).view(-1, *[1] * (x.dim() - 1 - bias_dim % x.dim())).to(x.dtype)
+            shared.sides.append(vector)
+            given[name] = x + entries.enter(nothing, x.shape, shared)
+            given[bias] = vector.detach()
+        result = call(*bound.args, **bound.kwargs)
+        if isinstance(result, Tensor) and result.dim() and len(result) == len(x):
+            shared.mark(result)
+        return result
+
+    RULES[visible] = rule
+    return visible  # type: ignore[return-value]  # functools.wraps keeps the signature

@@ -12,11 +12,12 @@ import torch
 from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
+from wgan_fast.critic_modules import first_output
 from wgan_fast.double_backward import least_work, norms, smooth
 from wgan_fast.double_backward.flops import count_flops
 from wgan_fast.double_backward.one_pass import OBSERVERS, Tracking, can_track, scores_and_gradients
 from wgan_fast.double_backward.rows import RULES
-from wgan_fast.double_backward.shared_pass import SharedPass, reaches
+from wgan_fast.double_backward.shared_pass import SharedPass, nodes_before, reaches
 
 
 @dataclass(frozen=True)
@@ -92,10 +93,7 @@ def explain(
         critic = copy.deepcopy(critic)
 
     def score(points: list[Tensor]) -> Tensor:
-        scores = critic(points[0], *critic_args, **(critic_kwargs or {}))
-        while not isinstance(scores, Tensor):
-            scores = next(iter(scores.values())) if isinstance(scores, Mapping) else scores[0]
-        return scores
+        return first_output(critic(points[0], *critic_args, **(critic_kwargs or {})))
 
     def point() -> Tensor:
         return x.detach().requires_grad_()
@@ -106,11 +104,13 @@ def explain(
     def step(context: AbstractContextManager[Any], own_forward: bool, track: bool = False) -> Callable[[], object]:
         def run() -> None:
             inputs = [point()]
-            scores, (gradient,) = scores_and_gradients(score, inputs, _ones, [x.detach()], context, track)
+            scores, (gradient,) = scores_and_gradients(score, inputs, [x.detach()], context, track)
             assert gradient is not None, "critic: the scores do not depend on x"
             scores = score([x.detach()]) if own_forward else scores
             loss = scores.square().sum() + gradient.square().sum()
-            leaves = [leaf for leaf in _leaves(loss.grad_fn) if leaf is not inputs[0]]
+            # The parameters, of a function as of a module.
+            ends = [node.variable for node in nodes_before([loss]) if hasattr(node, "variable")]
+            leaves = [leaf for leaf in ends if leaf is not inputs[0]]
             if leaves:
                 torch.autograd.grad(loss, leaves, allow_unused=True)
 
@@ -132,23 +132,6 @@ def explain(
         }
         forward = count_flops(lambda: score([point()]))
     return Explanation(proven, tuple(obstacles), flops, forward)
-
-
-def _leaves(root: Any) -> list[Tensor]:
-    """The tensors for which a graph ends in gradients: of a function as of a module, its parameters."""
-    leaves: list[Tensor] = []
-    seen, pending = {root}, [root]
-    while pending:
-        node = pending.pop()
-        leaves += [node.variable] if hasattr(node, "variable") else []
-        new = {other for other, _ in node.next_functions if other is not None} - seen
-        seen |= new
-        pending += new
-    return leaves
-
-
-def _ones(scores: Tensor) -> tuple[Tensor, None]:
-    return torch.ones_like(scores), None
 
 
 def _follow(

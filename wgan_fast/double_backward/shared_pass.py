@@ -17,13 +17,13 @@ every other case it passes both on, and the nodes behave as autograd's own do.
 from __future__ import annotations
 
 import itertools
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Iterator
 from contextvars import ContextVar
 from functools import partial
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from torch.autograd import Function
 
 from wgan_fast.double_backward.zero_gradients import wanted
@@ -32,7 +32,6 @@ current_pass: ContextVar[SharedPass | None] = ContextVar("current_pass", default
 """The forward pass that is running: the default for nodes."""
 
 _numbers = itertools.count()
-PLAIN_TYPES = (Tensor, nn.Parameter)
 
 
 class SharedPass:
@@ -125,22 +124,24 @@ def with_slopes(shared: SharedPass | None, tangent: Tensor | None, value: Tensor
     return value * c if tangent is None else torch.addcmul(tangent, value, c)
 
 
+def nodes_before(roots: Iterable[Tensor]) -> Iterator[Any]:
+    """Every node of the graph that the roots were computed by, once."""
+    pending = [root.grad_fn for root in roots if root.grad_fn is not None]
+    seen = set(pending)
+    while pending:
+        node = pending.pop()
+        yield node
+        new = {other for other, _ in node.next_functions if other is not None} - seen
+        seen |= new
+        pending += new
+
+
 def reaches(sides: list[Tensor], points: list[Tensor]) -> bool:
     """Whether a side depends on one of the points."""
     if any(side is point for side in sides for point in points):
         return True
     targets = {point.grad_fn or torch.autograd.graph.get_gradient_edge(point).node for point in points}
-    pending = [side.grad_fn for side in sides if side.grad_fn is not None]
-    seen = set(pending)
-    while pending:
-        node = pending.pop()
-        if node in targets:
-            return True
-        for other, _ in node.next_functions:
-            if other is not None and other not in seen:
-                seen.add(other)
-                pending.append(other)
-    return False
+    return any(node in targets for node in nodes_before(sides))
 
 
 class _Join(Function):

@@ -92,19 +92,6 @@ def _first_order(activation: str, grad: Tensor, saved: Tensor) -> Tensor:
     return result
 
 
-_SILU = Rule("silu", (), aten.silu_backward.default)
-_MISH = Rule("mish", (), aten.mish_backward.default)
-_HARDSWISH = Rule("hardswish", (), aten.hardswish_backward.default)
-_TANH = Rule("tanh_result", (), aten.tanh_backward.default)
-_SIGMOID = Rule("sigmoid_result", (), aten.sigmoid_backward.default)
-_SOFTSIGN = Rule("softsign", (), partial(_first_order, "softsign"))
-_LOGSIGMOID = Rule("logsigmoid", (), partial(_first_order, "logsigmoid"))
-_GELU = {
-    "none": Rule("gelu", (), aten.gelu_backward.default),
-    "tanh": Rule("gelu_tanh", (), partial(aten.gelu_backward.default, approximate="tanh")),
-}
-
-
 def _replaced(
     input: Tensor, rule: Rule, forward: Callable[[Tensor], Tensor], forward_: Callable[[Tensor], Tensor] | None = None
 ) -> Any:
@@ -124,16 +111,23 @@ def _replaced(
     return _smooth(input, None, forward, rule)
 
 
-def _silu(input: Tensor, inplace: bool = False) -> Any:
-    return _replaced(input, _SILU, F.silu, aten.silu_.default if inplace else None)
+def _plain(
+    rule: Rule,
+    forward: Callable[[Tensor], Tensor],
+    forward_: Callable[[Tensor], Tensor] | None,
+    input: Tensor,
+    inplace: bool = False,
+) -> Any:
+    """An activation without options; ``forward_`` is its form in place, if there is one."""
+    if inplace and forward_ is None:
+        return NotImplemented  # an error, which eager raises
+    return _replaced(input, rule, forward, forward_ if inplace else None)
 
 
-def _mish(input: Tensor, inplace: bool = False) -> Any:
-    return _replaced(input, _MISH, F.mish, aten.mish_.default if inplace else None)
-
-
-def _hardswish(input: Tensor, inplace: bool = False) -> Any:
-    return _replaced(input, _HARDSWISH, F.hardswish, aten.hardswish_.default if inplace else None)
+_GELU = {
+    "none": Rule("gelu", (), aten.gelu_backward.default),
+    "tanh": Rule("gelu_tanh", (), partial(aten.gelu_backward.default, approximate="tanh")),
+}
 
 
 def _gelu(input: Tensor, *, approximate: str = "none") -> Any:
@@ -142,36 +136,14 @@ def _gelu(input: Tensor, *, approximate: str = "none") -> Any:
 
 
 def _softplus(input: Tensor, beta: float = 1, threshold: float = 20) -> Any:
-    def backward(grad: Tensor, saved: Tensor) -> Tensor:
-        result: Tensor = aten.softplus_backward.default(grad, saved, beta, threshold)
-        return result
-
-    rule = Rule("softplus", (beta, threshold), backward)
+    rule = Rule("softplus", (beta, threshold), lambda g, s: aten.softplus_backward.default(g, s, beta, threshold))
     return _replaced(input, rule, lambda x: F.softplus(x, beta, threshold))
 
 
-def _tanh(input: Tensor, inplace: bool = False) -> Any:
-    return _replaced(input, _TANH, torch.tanh, torch.tanh_ if inplace else None)
-
-
-def _sigmoid(input: Tensor, inplace: bool = False) -> Any:
-    return _replaced(input, _SIGMOID, torch.sigmoid, torch.sigmoid_ if inplace else None)
-
-
-def _softsign(input: Tensor) -> Any:
-    return _replaced(input, _SOFTSIGN, F.softsign)
-
-
-def _logsigmoid(input: Tensor) -> Any:
-    return _replaced(input, _LOGSIGMOID, F.logsigmoid)
-
-
 def _elu_rule(alpha: float, scale: float, input_scale: float, inplace: bool) -> Rule:
-    def backward(grad: Tensor, saved: Tensor) -> Tensor:
-        result: Tensor = aten.elu_backward.default(grad, alpha, scale, input_scale, inplace, saved)
-        return result
-
-    return Rule("elu_result" if inplace else "elu", (alpha, scale, input_scale), backward)
+    options = (alpha, scale, input_scale)
+    name = "elu_result" if inplace else "elu"
+    return Rule(name, options, lambda g, s: aten.elu_backward.default(g, *options, inplace, s))
 
 
 def _elu(input: Tensor, alpha: float = 1.0, inplace: bool = False) -> Any:
@@ -197,6 +169,16 @@ def _selu(input: Tensor, inplace: bool = False) -> Any:
     rule = _elu_rule(_SELU_ALPHA, _SELU_SCALE, 1.0, inplace)
     return _replaced(input, rule, torch.selu, torch.selu_ if inplace else None)
 
+
+_silu = partial(_plain, Rule("silu", (), aten.silu_backward.default), F.silu, aten.silu_.default)
+_mish = partial(_plain, Rule("mish", (), aten.mish_backward.default), F.mish, aten.mish_.default)
+_hardswish = partial(
+    _plain, Rule("hardswish", (), aten.hardswish_backward.default), F.hardswish, aten.hardswish_.default
+)
+_tanh = partial(_plain, Rule("tanh_result", (), aten.tanh_backward.default), torch.tanh, torch.tanh_)
+_sigmoid = partial(_plain, Rule("sigmoid_result", (), aten.sigmoid_backward.default), torch.sigmoid, torch.sigmoid_)
+_softsign = partial(_plain, Rule("softsign", (), partial(_first_order, "softsign")), F.softsign, None)
+_logsigmoid = partial(_plain, Rule("logsigmoid", (), partial(_first_order, "logsigmoid")), F.logsigmoid, None)
 
 REPLACEMENTS: dict[Any, Callable[..., Any]] = {
     F.silu: _silu,

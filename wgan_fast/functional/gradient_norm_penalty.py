@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from typing import Any, Literal, overload
+from typing import TYPE_CHECKING, Any, Literal, TypedDict, overload
 
 import torch
 from torch import Tensor
@@ -11,33 +11,31 @@ from torch import Tensor
 from wgan_fast import ops
 from wgan_fast.functional.arguments import check_dtype
 
+if TYPE_CHECKING:
+    from typing_extensions import Unpack
+
 Reduction = Literal["mean", "sum", "none"]
 Norm = Literal["sample", "channel"]
 
 
+class NormPenaltyOptions(TypedDict, total=False):
+    """The options of ``gradient_norm_penalty`` that do not change what is returned."""
+
+    target: float
+    one_sided: bool
+    norm: Norm
+    reduction: Reduction
+    weight: float
+    backend: str
+
+
 @overload
 def gradient_norm_penalty(
-    gradients: Tensor,
-    *,
-    target: float = 1.0,
-    one_sided: bool = False,
-    norm: Norm = "sample",
-    reduction: Reduction = "mean",
-    weight: float = 1.0,
-    return_norms: Literal[False] = False,
-    backend: str = "auto",
+    gradients: Tensor, *, return_norms: Literal[False] = False, **options: Unpack[NormPenaltyOptions]
 ) -> Tensor: ...
 @overload
 def gradient_norm_penalty(
-    gradients: Tensor,
-    *,
-    target: float = 1.0,
-    one_sided: bool = False,
-    norm: Norm = "sample",
-    reduction: Reduction = "mean",
-    weight: float = 1.0,
-    return_norms: Literal[True],
-    backend: str = "auto",
+    gradients: Tensor, *, return_norms: Literal[True], **options: Unpack[NormPenaltyOptions]
 ) -> tuple[Tensor, Tensor]: ...
 def gradient_norm_penalty(
     gradients: Tensor,
