@@ -17,7 +17,8 @@ PYTHON ?= python3
 VENV ?= .venv
 WORKERS ?= auto
 BIN := $(VENV)/bin
-INSTALL := $(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt
+# Python compiles what it imports: all modules of all packages, one after another, would take most of a minute.
+INSTALL := $(BIN)/python -m pip install --quiet --disable-pip-version-check --no-compile -c constraints.txt
 # For make compat: the tests' own needs, and the trainer's least; what needs more is skipped.
 TORCH ?= 2.9.1
 TESTS ?=
@@ -87,16 +88,31 @@ $(COMPAT)/.installed:
 	$(COMPAT)/bin/python -m pip install -q --no-cache-dir torch==$(TORCH) $(COMPAT_PACKAGES)
 	touch $@
 
-# The example trains with the extras alone; everything else wants the tools of development as well.
-$(VENV)/.train: $(SOURCES)
-	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
-	$(INSTALL) -e ".[train]"
+# The example trains with the extras alone; everything else wants the tools of development as well. With --jobs 2 the
+# kernels are compiled while pip fetches and unpacks the packages.
+$(VENV)/.train: $(VENV)/.compiled $(VENV)/.train-packages
 	touch $@
 
-$(VENV)/.dev: $(SOURCES)
+$(VENV)/.dev: $(VENV)/.compiled $(VENV)/.dev-packages
+	touch $@
+
+$(VENV)/.build-tools:
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
-	$(INSTALL) -e ".[dev]"
-	touch $@ $(VENV)/.train
+	$(INSTALL) "setuptools>=77" "pybind11>=2.13"
+	touch $@
+
+$(VENV)/.compiled: $(SOURCES) | $(VENV)/.build-tools
+	$(BIN)/python setup.py -q build_ext --inplace
+	touch $@
+
+PACKAGE := WGAN_FAST_CPU=0 WGAN_FAST_CUDA=0 $(INSTALL) -e
+$(VENV)/.train-packages: setup.py pyproject.toml constraints.txt | $(VENV)/.build-tools
+	$(PACKAGE) ".[train]"
+	touch $@
+
+$(VENV)/.dev-packages: setup.py pyproject.toml constraints.txt | $(VENV)/.build-tools
+	$(PACKAGE) ".[dev]"
+	touch $@ $(VENV)/.train-packages
 
 clean:
 	rm -rf build dist *.egg-info .coverage .mypy_cache .pytest_cache .ruff_cache .hypothesis

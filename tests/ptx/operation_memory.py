@@ -45,6 +45,11 @@ class OperationMemory(TorchDispatchMode):
         super().__init__()
         self.tensors = [(name, tensor) for key, value in arguments.items() for name, tensor in _tensors_in(key, value)]
 
+    @classmethod
+    def _should_skip_dynamo(cls) -> bool:
+        """Nothing is compiled under it; for a yes torch imports Dynamo, which takes seconds."""
+        return False
+
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         result = func(*args, **(kwargs or {}))
         if func in _EMPTY and result.is_floating_point() and result.numel():

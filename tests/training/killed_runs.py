@@ -27,7 +27,7 @@ from wgan_fast.training.run import checkpoint
 from wgan_fast.training.run.checkpoint import iterations, load_checkpoint
 from wgan_fast.training.run.folder import Run, read_config
 
-ITERATIONS = 6
+ITERATIONS = 4  # an old checkpoint is deleted after the second and each later one
 OPERATIONS = ("fsync", "replace", "mkdir", "unlink", "rmdir")
 
 
@@ -148,7 +148,8 @@ def main(folder: Path, kills: int) -> dict[str, Any]:
     for number in range(kills):
         run = folder / f"run-{number}"
         if number % 2:
-            fatal, late = chance.randint(1, operations), chance.random() < 0.5
+            # Spread over all operations, before and after them by turns.
+            fatal, late = 1 + number * operations // kills, number % 4 == 3
 
             def sabotaged(run: Path = run, fatal: int = fatal, late: bool = late) -> None:
                 Saboteur(fatal, late)

@@ -1,4 +1,4 @@
-"""What a user's file may look like: it type-checks under ``mypy --strict`` against the package as it is installed."""
+"""What a user's file may look like: checked by ``make typecheck``, and by ``make wheel`` against the built package."""
 
 from __future__ import annotations
 
