@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from typing import Any
 
 import pytest
@@ -18,7 +19,7 @@ HOST = torch.device("cpu")
 
 @pytest.fixture(autouse=True)
 def _nothing_kept(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(multi_tensor, "_tables", type(multi_tensor._tables)())
+    multi_tensor._tables.cache_clear()
     monkeypatch.setattr(multi_tensor, "_captured", [])
     monkeypatch.setattr(multi_tensor, "_reserve", multi_tensor.PinnedReserve())
     monkeypatch.setattr(launching, "_compiled", {})
@@ -58,15 +59,36 @@ def test_a_table_is_built_once_for_the_same_tensors_and_anew_for_others(builds: 
     assert moved[1].abs().max() <= 0.1
 
 
+def test_a_tensor_that_has_changed_under_its_name_is_seen(builds: list[int]) -> None:
+    """Other memory, then at one address another dtype, another size, and a layout that a kernel cannot walk over."""
+    weight, moved = torch.full((64,), 3.0), torch.full((64,), 3.0)
+    first = weight.data_ptr()
+    assert clip_weights_([weight], -0.5, 0.5) == []
+    weight.data = moved
+    assert clip_weights_([weight], -0.5, 0.5) == []
+    assert (moved == 0.5).all()
+    assert weight.data_ptr() != first
+    weight.data = moved.fill_(3.0).view(torch.bfloat16)
+    assert clip_weights_([weight], -0.25, 0.25) == []
+    assert (weight == torch.full((64,), 3.0).view(torch.bfloat16).clamp(-0.25, 0.25)).all()
+    weight.data = moved.fill_(3.0)[:32]
+    assert clip_weights_([weight], -0.5, 0.5) == []
+    assert moved.tolist() == [0.5] * 32 + [3.0] * 32
+    assert len(builds) == 4
+    weight.data = moved[::2]
+    assert clip_weights_([weight], -0.1, 0.1) == [0]
+    assert moved.tolist() == [0.5] * 32 + [3.0] * 32
+
+
 def test_the_oldest_table_goes_when_there_are_too_many(monkeypatch: pytest.MonkeyPatch, builds: list[int]) -> None:
-    monkeypatch.setattr(multi_tensor, "KEPT_TABLES", 2)
+    monkeypatch.setattr(multi_tensor, "_tables", functools.lru_cache(maxsize=2)(multi_tensor._tables.__wrapped__))
     first, second, third = (torch.randn(9) for _ in range(3))
     for tensor in (first, second, first, third, first):
         clip_weights_([tensor], -0.1, 0.1)
     assert len(builds) == 3
     clip_weights_([second], -0.1, 0.1)
     assert len(builds) == 4
-    assert len(multi_tensor._tables) == 2
+    assert multi_tensor._tables.cache_info().currsize == 2
 
 
 def test_the_rows_cover_every_element_once_and_promise_only_what_is_aligned() -> None:
@@ -157,7 +179,6 @@ class FakeKernel:
 
     def __init__(self, error: str = "") -> None:
         self.__name__ = "fake_kernel"
-        self.compilations: list[dict[str, Any]] = []
         self.runs: list[tuple[Any, ...]] = []
         self.error = error
 
@@ -165,9 +186,7 @@ class FakeKernel:
         def start(*arguments: Any, **options: Any) -> FakeKernel:
             if self.error:
                 raise ValueError(self.error)
-            if options:
-                self.compilations.append(options)
-            self.runs.append((grid, arguments))
+            self.runs.append((grid, arguments, options))
             return self
 
         return start
@@ -177,9 +196,12 @@ def test_a_kernel_is_compiled_once_for_its_constants_and_then_held() -> None:
     kernel = FakeKernel()
     for programs, constants in ((3, (1, 16)), (5, (1, 16)), (3, (2, 16)), (0, (9, 9))):
         launching.launch(kernel, programs, HOST, 4, ("pointer", 0.5), constants)
-    assert kernel.compilations == [{"num_warps": 4, "enable_fp_fusion": False}] * 2
-    arguments = [(3, (1, 16)), (5, (1, 16)), (3, (2, 16))]
-    assert [(run[0][0], run[1][2:]) for run in kernel.runs] == arguments
+    compile_options, held_options = {"num_warps": 4, "enable_fp_fusion": False}, {"stream": 0}
+    assert [(grid[0], arguments[2:], options) for grid, arguments, options in kernel.runs] == [
+        (3, (1, 16), compile_options),
+        (5, (1, 16), held_options),
+        (3, (2, 16), compile_options),
+    ]
 
 
 def test_a_failing_launch_is_a_sentence_with_the_kernels_name() -> None:

@@ -10,16 +10,17 @@ from torch import Tensor
 
 from wgan_fast.backends.triton.launching import kernel, launch
 from wgan_fast.backends.triton.multi_tensor import (
+    Lists,
     all_lie_alike,
     chunk_of,
-    chunk_table,
-    lie_alike,
+    chunks_of,
+    kind_of,
     load,
-    piece_of,
     row_of,
+    split,
     store,
 )
-from wgan_fast.backends.triton.rules import DTYPES, WIDE, block_of, clamp
+from wgan_fast.backends.triton.rules import block_of, clamp
 
 # Elements per program: the 2.8 M parameters of a DCGAN critic make 680 programs, five per multiprocessor of an
 # H100.
@@ -61,21 +62,11 @@ def _clip_chunk(
 
 
 def clip_weights_(tensors: Sequence[Tensor], lo: float, hi: float) -> list[int]:
+    groups: list[Lists] = [[tensors]]
     rest: list[int] = []
-    groups = [list(tensors)]
-    if not all_lie_alike(groups):
-        by_kind: dict[tuple[object, ...], list[Tensor]] = {}
-        for i, tensor in enumerate(tensors):
-            if lie_alike([tensor]):
-                by_kind.setdefault((tensor.device, tensor.dtype), []).append(tensor)
-            else:
-                rest.append(i)
-        groups = list(by_kind.values())
-    for group in groups:
-        dtype = group[0].dtype
-        block = block_of(BLOCK, dtype)
-        piece = piece_of(block, WARPS)
-        table = chunk_table([group], block, piece)
-        constants = (DTYPES[dtype], WIDE[dtype], piece, block)
-        launch(clip_kernel, len(table), group[0].device, WARPS, (table, lo, hi), constants)
+    if not all_lie_alike([tensors]):
+        groups, rest = split([tensors], [kind_of([tensor]) for tensor in tensors])
+    for lists in groups:
+        table, constants = chunks_of(lists, block_of(BLOCK, lists[0][0].dtype), WARPS)
+        launch(clip_kernel, table.shape[0], table.device, WARPS, (table, lo, hi), constants)
     return rest

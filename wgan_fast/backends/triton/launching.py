@@ -48,7 +48,7 @@ def launch(
     """Run ``programs`` programs of ``kernel(*arguments, *constants)`` on the current stream of ``device``."""
     if programs == 0:
         return
-    if device.type == "cuda" and device.index != torch.cuda.current_device():
+    if device.index is not None and device.index != torch.cuda.current_device():
         with torch.cuda.device(device):
             launch(kernel, programs, device, warps, arguments, constants)
         return
@@ -56,7 +56,8 @@ def launch(
     held = _compiled.get(key)
     try:
         if held is not None:
-            held[(programs, 1, 1)](*arguments, *constants)
+            # Without a stream, Triton asks its driver for the current device and then for its stream.
+            held[(programs, 1, 1)](*arguments, *constants, stream=current_stream(device))
             return
         options = {"num_warps": warps, "enable_fp_fusion": ENABLE_FP_FUSION}
         held = kernel[(programs,)](*arguments, *constants, **options)
@@ -67,10 +68,10 @@ def launch(
 
 
 def is_capturing(device: torch.device) -> bool:
-    """True while a CUDA graph is being recorded on the current stream."""
-    return device.type == "cuda" and torch.cuda.is_current_stream_capturing()
+    """True while a CUDA graph is being recorded on the current stream. A device without an index is the host."""
+    return device.index is not None and torch.cuda.is_current_stream_capturing()
 
 
 def current_stream(device: torch.device) -> int:
     """The handle of the current stream. torch.cuda.current_stream() would build an object for it first."""
-    return int(torch._C._cuda_getCurrentRawStream(device.index)) if device.type == "cuda" else 0
+    return 0 if device.index is None else int(torch._C._cuda_getCurrentRawStream(device.index))

@@ -14,9 +14,10 @@ is the first to see is copied by the graph itself, at every replay, from pinned 
 
 from __future__ import annotations
 
+import functools
 import itertools
-from collections import OrderedDict
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Hashable, Sequence
+from typing import Any
 
 import torch
 import triton
@@ -24,54 +25,62 @@ import triton.language as tl
 from torch import Tensor
 
 from wgan_fast.backends.triton.launching import ALIGNMENT, current_stream, is_capturing
-from wgan_fast.backends.triton.rules import DTYPES
+from wgan_fast.backends.triton.rules import DTYPES, WIDE
 from wgan_fast.dtypes import PLAIN_TYPES
 from wgan_fast.memory_layout import is_dense
 
-KEPT_TABLES = 64
+Lists = Sequence[Sequence[Tensor]]
 
-# By contents, then by stream: on one stream the order of the work protects a table from being read before it
-# is written, and its memory from being reused too early.
-_tables: OrderedDict[tuple[object, ...], dict[int, Tensor]] = OrderedDict()
 _captured: list[Tensor] = []
 
 
 # ------------------------------------------------------------------------------------------------ on the host
 
 
-def all_lie_alike(lists: Sequence[Sequence[Tensor]]) -> bool:
-    """True in the usual case: contiguous tensors of one dtype on one device; asks less than `lie_alike`."""
+def all_lie_alike(lists: Lists) -> bool:
+    """True in the usual case: contiguous tensors of one dtype on one device; asks less than `kind_of`."""
     tensors = list(itertools.chain.from_iterable(lists))
-    dtypes = {tensor.dtype for tensor in tensors}
+    dtypes = [tensor.dtype for tensor in tensors]
     return (
-        len(dtypes) == 1
-        and dtypes <= DTYPES.keys()
+        bool(tensors)
+        and dtypes[0] in DTYPES
+        and dtypes.count(dtypes[0]) == len(dtypes)
         and PLAIN_TYPES.issuperset(map(type, tensors))
         and all(map(Tensor.is_contiguous, tensors))
         and len(set(map(Tensor.get_device, tensors))) == 1
     )
 
 
-def lie_alike(tensors: Sequence[Tensor]) -> bool:
-    """True where a kernel can walk over all as over flat blocks: one dtype, dense, in the same order."""
+def kind_of(tensors: Sequence[Tensor]) -> tuple[torch.device, torch.dtype] | None:
+    """What one launch has in common; None where a kernel cannot walk over all as over flat blocks."""
     first = tensors[0]
+    kind = (first.device, first.dtype)
     if first.dtype not in DTYPES or type(first) not in PLAIN_TYPES:
-        return False
-    if any(other.dtype != first.dtype or other.device != first.device for other in tensors):
-        return False
+        return None
+    if any((other.device, other.dtype) != kind for other in tensors):
+        return None
     if first.is_contiguous():
-        return all(other.is_contiguous() for other in tensors)
-    return is_dense(first) and all(other.stride() == first.stride() for other in tensors)
+        return kind if all(other.is_contiguous() for other in tensors) else None
+    return kind if is_dense(first) and all(other.stride() == first.stride() for other in tensors) else None
 
 
-def piece_of(block: int, warps: int) -> int:
-    """Elements of a program that is not full: one for each thread."""
-    return min(block, 32 * warps)
+def split(lists: Lists, kinds: Sequence[Hashable]) -> tuple[list[Lists], list[int]]:
+    """The lists once per kind, with the tensors of that kind; and the positions of those whose kind is None."""
+    parts: list[Lists] = []
+    for kind in dict.fromkeys(kinds):
+        if kind is not None:
+            members = [other == kind for other in kinds]
+            parts.append([list(itertools.compress(column, members)) for column in lists])
+    return parts, [i for i, kind in enumerate(kinds) if kind is None]
 
 
-def chunk_table(lists: Sequence[Sequence[Tensor]], block: int, piece: int) -> Tensor:
-    """The table of these tensors, (programs, 2 + lists), on their device; of one dtype, lying alike."""
+def chunks_of(lists: Lists, block: int, warps: int) -> tuple[Tensor, tuple[Any, ...]]:
+    """The table of these tensors, (programs, 2 + lists), on their device; of one dtype, lying alike.
+
+    With it the constants that follow from it, which a kernel has last: DTYPE, WIDE, PIECE and BLOCK.
+    """
     first = lists[0][0]
+    dtype, piece = first.dtype, min(block, 32 * warps)
     sizes = tuple(map(Tensor.numel, lists[0]))
     addresses = tuple(map(Tensor.data_ptr, itertools.chain.from_iterable(lists)))
 
@@ -79,7 +88,8 @@ def chunk_table(lists: Sequence[Sequence[Tensor]], block: int, piece: int) -> Te
         columns = torch.tensor(addresses).view(len(lists), -1).T
         return chunk_rows(columns, torch.tensor(sizes), first.element_size(), block, piece)
 
-    return _kept((first.dtype, block, piece, sizes, addresses), first.device, build)
+    table = _kept((dtype, block, piece, sizes, addresses), first.device, build)
+    return table, (DTYPES[dtype], WIDE[dtype], piece, block)
 
 
 def address_table(tensors: Sequence[Tensor]) -> Tensor:
@@ -144,28 +154,31 @@ class PinnedReserve:
 _reserve = PinnedReserve()
 
 
+@functools.lru_cache(maxsize=64)
+def _tables(device: torch.device, contents: tuple[object, ...]) -> dict[int, Tensor]:
+    """The tables of these contents, by stream, empty at first.
+
+    On one stream the order of the work protects a table from being read before it is written, and its memory from
+    being reused too early.
+    """
+    return {}
+
+
 def _kept(contents: tuple[object, ...], device: torch.device, build: Callable[[], Tensor]) -> Tensor:
     """The table of these contents on ``device``, built only where there is none for the current stream."""
-    key = (device, contents)
-    by_stream = _tables.get(key)
+    by_stream = _tables(device, contents)
     if is_capturing(device):
         return _captured_table(by_stream, device, build)
     stream = current_stream(device)
-    if by_stream is not None and stream in by_stream:
-        _tables.move_to_end(key)
-        return by_stream[stream]
-    rows = build()
-    on_gpu = device.type == "cuda"
-    _reserve.refill(rows.numel(), on_gpu)
-    table = rows.pin_memory().to(device, non_blocking=True) if on_gpu else rows
-    _tables.setdefault(key, {})[stream] = table
-    _tables.move_to_end(key)
-    if len(_tables) > KEPT_TABLES:
-        _tables.popitem(last=False)
-    return table
+    if stream not in by_stream:
+        rows = build()
+        on_gpu = device.index is not None
+        _reserve.refill(rows.numel(), on_gpu)
+        by_stream[stream] = rows.pin_memory().to(device, non_blocking=True) if on_gpu else rows
+    return by_stream[stream]
 
 
-def _captured_table(by_stream: dict[int, Tensor] | None, device: torch.device, build: Callable[[], Tensor]) -> Tensor:
+def _captured_table(by_stream: dict[int, Tensor], device: torch.device, build: Callable[[], Tensor]) -> Tensor:
     if by_stream:
         table = next(reversed(by_stream.values()))
         if not any(table is held for held in _captured):
