@@ -174,7 +174,7 @@ def test_cost_table_counts_time_and_memory_of_every_constraint(written: Callable
 def test_processes_give_the_numbers_of_one_process() -> None:
     settings = point_mass.Settings(3, 2, width=4, batch=2)
     sizes = {"smoke": settings, "default": settings}
-    study: Any = SimpleNamespace(SIZES=sizes, cases=point_mass.cases, measure=point_mass.measure)
+    study: Any = SimpleNamespace(SIZES=sizes, CASES=point_mass.CASES, measure=point_mass.measure)
     apart, together = (collect(study, size, 5).measurements for size in ("default", "smoke"))
     assert [(m.case, m.seed) for m in apart] == [(case, seed) for case in ("gp", "lp") for seed in (5, 6, 7)]
     by_name = {(m.case, m.seed): m.numbers for m in apart}

@@ -17,36 +17,38 @@ from typing import Any
 import numpy as np
 import torch
 
-from wgan_fast.studies.study import Results, draw_bar, figure, spread
-from wgan_fast.studies.toy_runs import CONSTRAINTS, ToyRun, diverges, estimate_beside_w1, make_trainer, wide_modes
+from wgan_fast.studies.study import Array, Results, by_mean, draw_bars, panels, spread
+from wgan_fast.studies.toy_runs import (
+    CONSTRAINTS,
+    ToyRun,
+    diverges,
+    estimate_beside_w1,
+    make_trainer,
+    modes_reached,
+    wide_modes,
+)
 from wgan_fast.training.config import Config
-from wgan_fast.training.report.metrics import mode_coverage
 from wgan_fast.training.step.feedforward import written_out
 from wgan_fast.training.step.steps import critic_step
 
 VARIANTS = ("none", *CONSTRAINTS)
 COST = "cost of a critic step"
+CASES = (*VARIANTS, COST)
 LOGIT_LOSSES = ("none", "r1", "r2", "dragan")
 
 
 @dataclass(frozen=True)
-class Settings:
-    run: ToyRun
-    rounds: int
-    width: int = 384
-    samples: int = 1000
+class Settings(ToyRun):
     mode_samples: int = 5000
+    digits_width: int = 384
+    rounds: int = 25
 
 
 SIZES = {
-    "smoke": Settings(ToyRun(2, width=8, batch=16), 2, width=16, samples=30, mode_samples=50),
-    "default": Settings(ToyRun(400, lambda_gp=1.0), 25),
-    "full": Settings(ToyRun(20_000, width=256, batch=256, learning_rate=2e-4, lambda_gp=1.0), 200, samples=2000),
+    "smoke": Settings(2, width=8, batch=16, samples=30, mode_samples=50, digits_width=16, rounds=2),
+    "default": Settings(400, lambda_gp=1.0),
+    "full": Settings(20_000, width=256, batch=256, learning_rate=2e-4, lambda_gp=1.0, samples=2000, rounds=200),
 }
-
-
-def cases(settings: Settings) -> list[str]:
-    return [*VARIANTS, COST]
 
 
 def measure(case: str, seed: int, settings: Settings) -> dict[str, Any]:
@@ -54,17 +56,15 @@ def measure(case: str, seed: int, settings: Settings) -> dict[str, Any]:
 
 
 def trained(variant: str, seed: int, settings: Settings) -> dict[str, Any]:
-    data = wide_modes("8gaussians")
-    assert data.modes is not None
-    trainer = make_trainer(settings.run.config(variant, data.name, seed), settings.run.width, data)
+    trainer = settings.trainer(variant, wide_modes("8gaussians"), seed)
     diverged = diverges(trainer)
     trainer.critic.eval()
-    coverage = mode_coverage(trainer.sample(settings.mode_samples, seed=seed), data.modes)
+    reached = modes_reached(trainer, settings.mode_samples, seed)
     return {
         "diverged": diverged,
         "loss": trainer.config.loss,
-        "modes": coverage.covered,
-        "high_quality": coverage.high_quality,
+        "modes": reached["covered"],
+        "high_quality": reached["high_quality"],
         **estimate_beside_w1(trainer, settings.samples, seed),
     }
 
@@ -90,7 +90,7 @@ def costs(seed: int, settings: Settings) -> dict[str, Any]:
 def digits_step(variant: str, seed: int, settings: Settings) -> Callable[[], object]:
     """A critic step without making its batch; it leaves no gradients behind."""
     config = Config(data="digits", constraint=variant, loss="wgan", seed=seed)  # type: ignore[arg-type]
-    trainer = make_trainer(config, settings.width)
+    trainer = make_trainer(config, settings.digits_width)
     real = trainer.data.batch(config.batch_size, torch.Generator().manual_seed(seed))
     latent = torch.randn(config.batch_size, config.latent_dim)
     optimizer, layers = trainer.critic_optimizer, written_out(trainer.critic, trainer.constraint)
@@ -124,36 +124,28 @@ PANELS = (
 )
 
 
-def table(results: Results) -> dict[str, dict[str, Any]]:
-    """For each constraint and panel the values of all seeds; no ratio for scores that are logits."""
-    rows: dict[str, dict[str, Any]] = {}
-    for place, variant in enumerate(VARIANTS):
-        row = {name: results.values(variant, name) for name, _ in PANELS[:4]}
-        row |= {name: results.values(COST, name)[:, place] for name, _ in PANELS[4:]}
-        if variant in LOGIT_LOSSES:
-            row["ratio"] = np.full_like(row["ratio"], np.nan)
-        rows[variant] = row
-    return rows
+def column(results: Results, name: str) -> dict[str, Array]:
+    """The values of all seeds by constraint; no ratio for scores that are logits."""
+    if name in ("milliseconds", "mebibytes"):
+        return dict(zip(VARIANTS, results.values(COST, name).T, strict=True))
+    values = {variant: results.values(variant, name) for variant in VARIANTS}
+    if name == "ratio":
+        values |= {variant: np.full_like(values[variant], np.nan) for variant in LOGIT_LOSSES}
+    return values
 
 
 def draw(results: Results) -> Any:
-    canvas = figure(13, 4.8)
-    rows = table(results)
-    for axes, (name, title) in zip(canvas.subplots(1, len(PANELS), sharey=True), PANELS, strict=True):
+    canvas, grid = panels(13, 4.8, 1, len(PANELS), sharey=True)
+    for axes, (name, title) in zip(grid, PANELS, strict=True):
+        values = column(results, name)
+        draw_bars(axes, values, ["C1" if variant in LOGIT_LOSSES else "C0" for variant in VARIANTS])
         for place, variant in enumerate(VARIANTS):
-            values = rows[variant][name]
-            color = "C1" if variant in LOGIT_LOSSES else "C0"
-            if np.isfinite(values).all():
-                draw_bar(axes, place, values, color)
-            else:
+            if not np.isfinite(values[variant]).all():
                 axes.text(0.02, place, "logits", transform=axes.get_yaxis_transform(), va="center", fontsize=8)
         if name in ("ratio", "lipschitz_constant"):
             axes.set_xscale("log")
             axes.axvline(1, color="black", linestyle="dotted", linewidth=1)
         axes.set_title(title, fontsize=10)
-        axes.set_yticks(range(len(VARIANTS)), VARIANTS)
-        axes.grid(axis="x", alpha=0.3)
-    axes.invert_yaxis()
     canvas.supxlabel(
         "dots: single seeds; blue: Wasserstein loss, orange: the standard GAN's loss, as in the constraint's paper",
         fontsize=9,
@@ -162,19 +154,19 @@ def draw(results: Results) -> Any:
 
 
 def conclude(results: Results) -> str:
-    rows = table(results)
-    best = min(rows, key=lambda variant: np.nan_to_num(rows[variant]["w1_exact"].mean(), nan=np.inf))
+    w1, ratio, lipschitz, time_of = (
+        column(results, name) for name in ("w1_exact", "ratio", "lipschitz_constant", "milliseconds")
+    )
+    best = by_mean(w1)[0]
     estimating = [variant for variant in VARIANTS if variant not in LOGIT_LOSSES]
-    nearest = min(estimating, key=lambda variant: abs(np.log(np.abs(rows[variant]["ratio"].mean()))))
-    kept = [variant for variant in VARIANTS if rows[variant]["lipschitz_constant"].max() <= 1.001]
-    plain = rows["none"]["milliseconds"]
-    cost = {variant: rows[variant]["milliseconds"] / plain for variant in VARIANTS}
-    dearest = max(cost, key=lambda variant: cost[variant].mean())
+    nearest = min(estimating, key=lambda variant: abs(np.log(np.abs(ratio[variant].mean()))))
+    kept = [variant for variant in VARIANTS if lipschitz[variant].max() <= 1.001]
+    cost = {variant: time_of[variant] / time_of["none"] for variant in VARIANTS}
+    dearest = by_mean(cost)[-1]
     return (
-        f"The samples of {best} are nearest to the data (W1 {spread(rows[best]['w1_exact'])}; gp "
-        f"{spread(rows['gp']['w1_exact'])}, clip {spread(rows['clip']['w1_exact'])}, no constraint "
-        f"{spread(rows['none']['w1_exact'])}), the estimate of {nearest} is nearest to W1 "
-        f"({spread(rows[nearest]['ratio'])} times), and no Lipschitz constant above 1.001 was found for "
+        f"The samples of {best} are nearest to the data (W1 {spread(w1[best])}; gp {spread(w1['gp'])}, clip "
+        f"{spread(w1['clip'])}, no constraint {spread(w1['none'])}), the estimate of {nearest} is nearest to W1 "
+        f"({spread(ratio[nearest])} times), and no Lipschitz constant above 1.001 was found for "
         f"{', '.join(kept) or 'none of them'}. "
         f"A critic step takes {spread(cost['gp'])} times as long with gp as without a constraint, with clip "
         f"{spread(cost['clip'])}, spectral {spread(cost['spectral'])}, orthogonal {spread(cost['orthogonal'])}, and "

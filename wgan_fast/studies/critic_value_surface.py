@@ -12,7 +12,6 @@ keeps the critic of a thousand steps from bending. Surfaces are compared up to s
 from __future__ import annotations
 
 from dataclasses import dataclass
-from functools import partial
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -20,7 +19,7 @@ import torch
 from torch import Tensor
 
 from wgan_fast.studies.probes import dual_estimate, input_gradient_norms, lipschitz_constant, train_against_fixed
-from wgan_fast.studies.study import Results, figure, spread
+from wgan_fast.studies.study import Array, Results, panels, spread
 from wgan_fast.studies.toy_runs import ToyRun
 from wgan_fast.training.data.sets import load_data
 from wgan_fast.training.errors import require
@@ -28,26 +27,27 @@ from wgan_fast.training.models.pairs import build_models
 
 KINDS = ("clip", "gp", "exact")
 DATA = ("8gaussians", "25gaussians", "swissroll")
+CASES = [f"{kind} {data}" for kind in KINDS for data in DATA]
 PLANE = 2.5
 
 
 @dataclass(frozen=True)
-class Settings:
-    run: ToyRun
+class Settings(ToyRun):
+    width: int = 128
+    batch: int = 256
+    learning_rate: float = 1e-3
+    clip_learning_rate: float = 5e-4
+    clip_value: float = 0.01
+    lambda_gp: float = 1.0
     samples: int = 1200
     resolution: int = 60
 
 
-_run = partial(ToyRun, lambda_gp=1.0, learning_rate=1e-3, clip_value=0.01, clip_learning_rate=5e-4)
 SIZES = {
-    "smoke": Settings(_run(20, width=16, batch=32), samples=50, resolution=8),
-    "default": Settings(_run(1000, width=128, batch=256)),
-    "full": Settings(_run(20_000, width=512, batch=256), samples=2000, resolution=128),
+    "smoke": Settings(20, width=16, batch=32, samples=50, resolution=8),
+    "default": Settings(1000),
+    "full": Settings(20_000, width=512, samples=2000, resolution=128),
 }
-
-
-def cases(settings: Settings) -> list[str]:
-    return [f"{kind} {data}" for kind in KINDS for data in DATA]
 
 
 class ExactCritic(NamedTuple):
@@ -74,7 +74,7 @@ def measure(case: str, seed: int, settings: Settings) -> dict[str, Any]:
     data = load_data(name)
     random = torch.Generator().manual_seed(seed)
 
-    def samples(count: int = settings.run.batch) -> tuple[Tensor, Tensor]:
+    def samples(count: int = settings.batch) -> tuple[Tensor, Tensor]:
         noise = torch.randn(count, 2, generator=random)
         return data.batch(count, random), data.batch(count, random) + noise
 
@@ -87,8 +87,8 @@ def measure(case: str, seed: int, settings: Settings) -> dict[str, Any]:
         surface, values = exact(plane), exact(points)
         gap, lipschitz, norms = float(values[: len(real)].mean() - values[len(real) :].mean()), 1.0, torch.ones(1)
     else:
-        critic = build_models("mlp", (2,), 2, settings.run.width).critic
-        train_against_fixed(critic, settings.run.config(kind, name, seed), samples, settings.run.iterations)
+        critic = build_models("mlp", (2,), 2, settings.width).critic
+        train_against_fixed(critic, settings.config(kind, name, seed), samples, settings.iterations)
         gap, lipschitz = dual_estimate(critic, real, fake), lipschitz_constant(critic, real, fake)
         with torch.no_grad():
             surface, values = critic(plane), critic(points)
@@ -107,11 +107,17 @@ def measure(case: str, seed: int, settings: Settings) -> dict[str, Any]:
 
 
 def draw(results: Results) -> Any:
-    canvas = figure(9, 9.6)
-    rows = canvas.subplots(3, 3, sharex=True, sharey=True)
-    axis = np.linspace(-PLANE, PLANE, results.settings.resolution)
-    for panels, kind in zip(rows, KINDS, strict=True):
-        for axes, name in zip(panels, DATA, strict=True):
+    canvas, grid = panels(9, 9.6, 3, 3, lines=False, sharex=True, sharey=True)
+    settings = results.settings
+    titles = {
+        "clip": f"weight clipping, c = {settings.clip_value:g}",
+        "gp": f"gradient penalty, λ = {settings.lambda_gp:g}",
+        "exact": "exact (Kantorovich)",
+    }
+    axis = np.linspace(-PLANE, PLANE, settings.resolution)
+    for row, kind in zip(grid, KINDS, strict=True):
+        row[0].set_ylabel(titles[kind])
+        for axes, name in zip(row, DATA, strict=True):
             case = f"{kind} {name}"
             surface = results.values(case, "surface")[0].T
             axes.contourf(axis, axis, surface, levels=20, cmap="viridis")
@@ -122,13 +128,8 @@ def draw(results: Results) -> Any:
                 share, match = (results.values(case, n) for n in ("share_of_w1", "correlation_with_exact"))
                 text = f"{share.mean():.0%} of L·W1, r = {match.mean():.2f}"
                 axes.text(0.5, 0.02, text, transform=axes.transAxes, ha="center", color="white", fontsize=9)
-    for axes, name in zip(rows[0], DATA, strict=True):
+    for axes, name in zip(grid[0], DATA, strict=True):
         axes.set_title(name)
-    run = results.settings.run
-    clipped = f"weight clipping, c = {run.clip_value:g}"
-    names = (clipped, f"gradient penalty, λ = {run.lambda_gp:g}", "exact (Kantorovich)")
-    for axes, name in zip(rows[:, 0], names, strict=True):
-        axes.set_ylabel(name)
     canvas.supxlabel(
         "contours of the critic, bright = high; real points orange; L: measured Lipschitz constant; "
         "r: correlation with the exact critic",
@@ -138,8 +139,9 @@ def draw(results: Results) -> Any:
 
 
 def conclude(results: Results) -> str:
-    def over_data(kind: str, name: str) -> Any:
-        return np.mean([results.values(f"{kind} {data}", name) for data in DATA], axis=0)
+    def over_data(kind: str, name: str) -> Array:
+        mean: Array = np.mean([results.values(f"{kind} {data}", name) for data in DATA], axis=0)
+        return mean
 
     sentences = []
     for kind, full in (("gp", "the gradient penalty"), ("clip", "weight clipping")):

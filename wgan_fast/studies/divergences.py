@@ -11,15 +11,16 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
 from torch import Tensor
 
 from wgan_fast.studies.ensemble import EnsembleRun, best_estimate, train_and_read
-from wgan_fast.studies.study import Results, draw_points, figure, legend_below, spread
+from wgan_fast.studies.study import Results, draw_points, legend_below, panels, spread
 
+CASES = ("normal", "uniform", "lines")
 SIGMA = 0.5
 LOG_2 = math.log(2)
 GRID = 20_001
@@ -29,19 +30,12 @@ GRID = 20_001
 class Settings(EnsembleRun):
     test_samples: int = 500
 
-    def theta(self) -> list[float]:
-        return torch.linspace(0, self.furthest, self.positions).tolist()
-
 
 SIZES = {
     "smoke": Settings(4, 30, test_samples=50),
     "default": Settings(13, 500),
     "full": Settings(31, 5000, width=64, batch=512, test_samples=2000),
 }
-
-
-def cases(settings: Settings) -> list[str]:
-    return ["normal", "uniform", "lines"]
 
 
 def measure(case: str, seed: int, settings: Settings) -> dict[str, Any]:
@@ -57,10 +51,10 @@ def measure(case: str, seed: int, settings: Settings) -> dict[str, Any]:
     def test_samples() -> tuple[Tensor, Tensor]:
         return samples(settings.test_samples)
 
-    names = ("js_exact", "js_gradient_exact", "kl_exact", "kl_gradient_exact", "w1_exact", "w1_gradient_exact")
+    exact_values = zip(*(exact(case, t) for t in theta), strict=True)
     return {
         "theta": theta,
-        **dict(zip(names, zip(*(exact(case, t) for t in theta), strict=True), strict=True)),
+        **{f"{name}_exact": values for name, values in zip(Exact._fields, exact_values, strict=True)},
         **train_and_read(settings, samples, test_samples, features=features, one_sided=True),
     }
 
@@ -74,17 +68,29 @@ def _draw(case: str, members: int, count: int) -> Tensor:
     return torch.stack([torch.zeros(members, count), torch.rand(members, count)], dim=-1)
 
 
-def exact(case: str, theta: float) -> tuple[float, float, float, float, float, float]:
-    """JS, dJS/dθ, KL(real, generated), dKL/dθ, W1, dW1/dθ for θ >= 0; NaN where a derivative does not exist."""
-    slope = 1.0 if theta > 0 else math.nan
+class Exact(NamedTuple):
+    """Divergences of the generated distribution from the real one, and their derivatives in θ; NaN where there is
+    none."""
+
+    js: float
+    js_gradient: float
+    kl: float
+    kl_gradient: float
+    w1: float
+    w1_gradient: float
+
+
+def exact(case: str, theta: float) -> Exact:
+    """For θ >= 0."""
+    kl, kl_gradient = math.inf if theta > 0 else 0.0, math.nan
     if case == "normal":
-        js, js_slope = _normal_jensen_shannon(theta)
-        return js, js_slope, theta**2 / (2 * SIGMA**2), theta / SIGMA**2, theta, slope
-    kl = math.inf if theta > 0 else 0.0
-    if case == "lines":
-        return (LOG_2 if theta > 0 else 0.0), (0.0 if theta > 0 else math.nan), kl, math.nan, theta, slope
-    inside = LOG_2 if 0 < theta < 1 else math.nan
-    return LOG_2 * min(theta, 1.0), (0.0 if theta > 1 else inside), kl, math.nan, theta, slope
+        js, js_gradient = _normal_jensen_shannon(theta)
+        kl, kl_gradient = theta**2 / (2 * SIGMA**2), theta / SIGMA**2
+    elif case == "lines":
+        js, js_gradient = (LOG_2, 0.0) if theta > 0 else (0.0, math.nan)
+    else:
+        js, js_gradient = LOG_2 * min(theta, 1.0), LOG_2 if 0 < theta < 1 else 0.0 if theta > 1 else math.nan
+    return Exact(js, js_gradient, kl, kl_gradient, theta, 1.0 if theta > 0 else math.nan)
 
 
 def _normal_jensen_shannon(theta: float) -> tuple[float, float]:
@@ -105,43 +111,50 @@ TITLES = {
     "uniform": "uniform: supports part at θ = 1",
     "lines": "parallel lines: never overlap",
 }
+MEASURED = (
+    {
+        "w1_pot": ("C0", "+", "W1 of samples (POT)"),
+        "kl_discriminator": ("C2", "s", "KL by discriminator"),
+        "w1_critic": ("C0", "o", "W1 by critic"),
+        "js_discriminator": ("C3", "s", "JS by discriminator"),
+    },
+    {
+        "w1_gradient_critic": ("C0", "o", "W1 by critic"),
+        "js_gradient_discriminator": ("C3", "s", "JS by discriminator"),
+    },
+)
+"""The measurements in the upper and the lower panels: colour, marker and label."""
 
 
 def draw(results: Results) -> Any:
-    canvas = figure(11, 6.4)
-    rows = canvas.subplots(2, 3, sharex=True, sharey="row")
+    canvas, grid = panels(11, 6.4, 2, 3, sharex=True, sharey="row")
     lambda_gp = results.settings.lambda_gp
-    for column, case in enumerate(results.cases()):
-        dense = np.linspace(0, results.settings.furthest, 301)
-        curves = np.array([exact(case, float(t)) for t in dense]).T
-        steeper = best_estimate(dense, lambda_gp), 1 + dense / lambda_gp / 2
-        for row, (axes, kind) in enumerate(zip(rows[:, column], ("", "gradient_"), strict=True)):
-            axes.plot(dense, steeper[row], color="C0", linestyle="dotted", label="W1 (1 + θ / 2λ), penalty's optimum")
-            for place, name, color in ((4, "W1", "C0"), (0, "JS", "C3"), (2, "KL", "C2")):
-                curve = np.where(np.isfinite(curves[place + row]), curves[place + row], np.nan)
-                axes.plot(dense, curve, color=color, label=f"{name} exact")
-            measured = [("w1_pot", "C0", "+", "W1 of samples (POT)")] if row == 0 else []
-            if row == 0 and case == "normal":
-                measured.append(("kl_discriminator", "C2", "s", "KL by discriminator"))
-            elif row == 0:
-                axes.text(0.97, 0.93, "KL = ∞ for θ > 0", transform=axes.transAxes, ha="right", color="C2")
-            measured.append((f"w1_{kind}critic", "C0", "o", "W1 by critic"))
-            measured.append((f"js_{kind}discriminator", "C3", "s", "JS by discriminator"))
-            theta = results.values(case, "theta")[0]
-            for name, color, marker, label in measured:
-                style = {"color": color, "marker": marker, "label": label, "markerfacecolor": "white"}
-                draw_points(axes, theta, results.values(case, name), **style)
-            axes.grid(alpha=0.3)
-        rows[0, column].set(title=TITLES[case], ylim=(-0.2, 4))
-        rows[1, column].set(xlabel="distance θ", ylim=(-0.2, 2.2))
-    rows[0, 0].set_ylabel("divergence")
-    rows[1, 0].set_ylabel("derivative in θ")
-    legend_below(canvas, rows[0, 0], columns=4)
+    dense = np.linspace(0, results.settings.furthest, 301)
+    steeper = best_estimate(dense, lambda_gp), 1 + dense / lambda_gp / 2
+    for rows, case in zip(grid.T, CASES, strict=True):
+        curves = Exact(*np.array([exact(case, float(t)) for t in dense]).T)
+        theta = results.values(case, "theta")[0]
+        for axes, kind, best, measured in zip(rows, ("", "_gradient"), steeper, MEASURED, strict=True):
+            axes.plot(dense, best, color="C0", linestyle="dotted", label="W1 (1 + θ / 2λ), penalty's optimum")
+            for name, color in (("W1", "C0"), ("JS", "C3"), ("KL", "C2")):
+                curve = getattr(curves, name.lower() + kind)
+                axes.plot(dense, np.where(np.isfinite(curve), curve, np.nan), color=color, label=f"{name} exact")
+            for name, (color, marker, label) in measured.items():
+                if case == "normal" or name != "kl_discriminator":
+                    style = {"color": color, "marker": marker, "label": label, "markerfacecolor": "white"}
+                    draw_points(axes, theta, results.values(case, name), **style)
+        rows[0].set(title=TITLES[case], ylim=(-0.2, 4))
+        rows[1].set(xlabel="distance θ", ylim=(-0.2, 2.2))
+        if case != "normal":
+            rows[0].text(0.97, 0.93, "KL = ∞ for θ > 0", transform=rows[0].transAxes, ha="right", color="C2")
+    grid[0, 0].set_ylabel("divergence")
+    grid[1, 0].set_ylabel("derivative in θ")
+    legend_below(canvas, grid[0, 0], columns=4)
     return canvas
 
 
 def conclude(results: Results) -> str:
-    apart = {c: results.values(c, "js_gradient_exact")[0] == 0 for c in results.cases() if c != "normal"}
+    apart = {c: results.values(c, "js_gradient_exact")[0] == 0 for c in CASES if c != "normal"}
     js_pull = max(np.abs(results.values(c, "js_gradient_discriminator")[:, where]).max() for c, where in apart.items())
     js_error = max(np.abs(results.values(c, "js_discriminator")[:, where] - LOG_2).max() for c, where in apart.items())
     w1_slope = np.mean(
@@ -149,7 +162,7 @@ def conclude(results: Results) -> str:
     )
     far = results.values("normal", "js_gradient_discriminator")[:, -1]
     near = results.values("normal", "js_gradient_discriminator").max(1)
-    pot = np.concatenate([np.abs(results.values(c, "w1_pot") - results.values(c, "w1_exact")) for c in results.cases()])
+    pot = np.concatenate([np.abs(results.values(c, "w1_pot") - results.values(c, "w1_exact")) for c in CASES])
     return (
         f"Where the supports are apart, discriminators measure JS within {js_error:.2g} of log 2 and their derivative "
         f"is at most {js_pull:.2g}, while the critics' is {spread(w1_slope)} (theory: 0 and 1). "

@@ -29,9 +29,14 @@ class EnsembleRun:
     steps: int
     width: int = 32
     batch: int = 128
+    nearest: float = 0.0
     furthest: float = 3.0
     lambda_gp: float = 10.0
     learning_rate: float = 1e-2
+
+    def theta(self) -> list[float]:
+        """The positions."""
+        return torch.linspace(self.nearest, self.furthest, self.positions).tolist()
 
 
 class CriticEnsemble(nn.Module):
@@ -55,44 +60,38 @@ class CriticEnsemble(nn.Module):
         return x.squeeze(-1)
 
 
-def train_critics(
-    critics: CriticEnsemble, draw: Draw, steps: int, *, lambda_gp: float, one_sided: bool, lr: float
-) -> None:
-    """WGAN-GP (or, ``one_sided``, WGAN-LP) critics against fixed distributions, towards convergence."""
-
-    def loss() -> Tensor:
-        real, fake = draw()
-        members, batch, features = real.shape
-        points = interpolate(real.reshape(-1, features), fake.reshape(-1, features)).requires_grad_(True)
-        scores = critics(points.view(members, batch, features)).sum()
-        (gradients,) = torch.autograd.grad(scores, points, create_graph=True)
-        penalty: Tensor = gradient_norm_penalty(gradients, one_sided=one_sided, weight=lambda_gp * members)
-        gap: Tensor = critics(fake).mean(dim=1) - critics(real).mean(dim=1)
-        return gap.sum() + penalty
-
-    _descend(critics, loss, steps, lr)
+Divergence = Callable[[CriticEnsemble, Tensor, Tensor], Tensor]
+"""From critics, real and generated samples to what they measure between them, which is greatest for optimal ones."""
 
 
-def train_discriminators(critics: CriticEnsemble, draw: Draw, steps: int, *, lr: float) -> None:
-    """The standard GAN's discriminators (Goodfellow et al. 2014, equation 1); scores are their logits."""
-
-    def loss() -> Tensor:
-        real, fake = draw()
-        softplus = nn.functional.softplus
-        cross_entropy: Tensor = softplus(-critics(real)).mean(dim=1) + softplus(critics(fake)).mean(dim=1)
-        return cross_entropy.sum()
-
-    _descend(critics, loss, steps, lr)
+def wasserstein(critics: CriticEnsemble, real: Tensor, fake: Tensor) -> Tensor:
+    """``(members,)`` E[D(real)] - E[D(fake)]: W1 for the optimal critic."""
+    gap: Tensor = critics(real).mean(dim=1) - critics(fake).mean(dim=1)
+    return gap
 
 
-def _descend(critics: CriticEnsemble, loss: Callable[[], Tensor], steps: int, lr: float) -> None:
-    optimizer = torch.optim.Adam(critics.parameters(), lr=lr, betas=(0.5, 0.9))
-    decay = torch.optim.lr_scheduler.LinearLR(optimizer, 1.0, 0.01, total_iters=steps)
-    for _ in range(steps):
-        optimizer.zero_grad()
-        torch.autograd.backward(loss())
-        optimizer.step()
-        decay.step()
+def jensen_shannon(discriminators: CriticEnsemble, real: Tensor, fake: Tensor) -> Tensor:
+    """``(members,)`` log 2 + (E[log D(real)] + E[log(1 - D(fake))]) / 2: JS for the optimal D, of which the scores are
+    the logits (Goodfellow et al. 2014, theorem 1)."""
+    softplus = nn.functional.softplus
+    cross_entropy = softplus(-discriminators(real)).mean(dim=1) + softplus(discriminators(fake)).mean(dim=1)
+    return math.log(2) - cross_entropy / 2
+
+
+def kullback_leibler(discriminators: CriticEnsemble, real: Tensor) -> Tensor:
+    """``(members,)`` E[log p_real - log p_fake] over real samples: the mean logit of the optimal discriminator."""
+    with torch.no_grad():
+        scores: Tensor = discriminators(real)
+        return scores.mean(dim=1)
+
+
+def penalty(critics: CriticEnsemble, real: Tensor, fake: Tensor, *, lambda_gp: float, one_sided: bool) -> Tensor:
+    """The penalty of WGAN-GP (or, ``one_sided``, WGAN-LP), summed over the members."""
+    members, batch, features = real.shape
+    points = interpolate(real.reshape(-1, features), fake.reshape(-1, features)).requires_grad_(True)
+    scores = critics(points.view(members, batch, features)).sum()
+    (gradients,) = torch.autograd.grad(scores, points, create_graph=True)
+    return gradient_norm_penalty(gradients, one_sided=one_sided, weight=lambda_gp * members)
 
 
 class Reading(NamedTuple):
@@ -103,30 +102,10 @@ class Reading(NamedTuple):
     gradient: Tensor
 
 
-def wasserstein_reading(critics: CriticEnsemble, real: Tensor, fake: Tensor) -> Reading:
-    """E[D(real)] - E[D(fake)], and minus the mean slope of D at the generated points."""
+def read(divergence: Divergence, critics: CriticEnsemble, real: Tensor, fake: Tensor) -> Reading:
+    """For `wasserstein` the derivative is minus the mean slope of D at the generated points."""
     moved = fake.clone().requires_grad_(True)
-    value = critics(real).mean(dim=1) - critics(moved).mean(dim=1)
-    return _read(value, moved)
-
-
-def jensen_shannon_reading(critics: CriticEnsemble, real: Tensor, fake: Tensor) -> Reading:
-    """log 2 + (E[log D(real)] + E[log(1 - D(fake))]) / 2, JS itself for the optimal D (Goodfellow et al. 2014,
-    theorem 1)."""
-    moved = fake.clone().requires_grad_(True)
-    softplus = nn.functional.softplus
-    cross_entropy = softplus(-critics(real)).mean(dim=1) + softplus(critics(moved)).mean(dim=1)
-    return _read(math.log(2) - cross_entropy / 2, moved)
-
-
-def kullback_leibler_reading(critics: CriticEnsemble, real: Tensor) -> Tensor:
-    """``(members,)`` E[log p_real - log p_fake] over real samples: the mean logit of the optimal discriminator."""
-    with torch.no_grad():
-        scores: Tensor = critics(real)
-        return scores.mean(dim=1)
-
-
-def _read(value: Tensor, moved: Tensor) -> Reading:
+    value = divergence(critics, real, moved)
     (slope,) = torch.autograd.grad(value.sum(), moved)
     return Reading(value.detach(), slope[..., 0].sum(dim=1))
 
@@ -134,18 +113,37 @@ def _read(value: Tensor, moved: Tensor) -> Reading:
 def train_and_read(run: EnsembleRun, draw: Draw, draw_test: Draw, *, features: int, one_sided: bool) -> dict[str, Any]:
     """Train critics and discriminators, and read the divergences that they find in other samples."""
     critics, discriminators = (CriticEnsemble(run.positions, features, run.width) for _ in range(2))
-    train_critics(critics, draw, run.steps, lambda_gp=run.lambda_gp, one_sided=one_sided, lr=run.learning_rate)
-    train_discriminators(discriminators, draw, run.steps, lr=run.learning_rate)
+
+    def critic_loss() -> Tensor:
+        samples = draw()
+        penalised = penalty(critics, *samples, lambda_gp=run.lambda_gp, one_sided=one_sided)
+        return penalised - wasserstein(critics, *samples).sum()
+
+    def discriminator_loss() -> Tensor:
+        return -2 * jensen_shannon(discriminators, *draw()).sum()  # the cross-entropy is 2 log 2 - 2 JS
+
+    _descend(critics, critic_loss, run)
+    _descend(discriminators, discriminator_loss, run)
     real, fake = draw_test()
-    w1, js = wasserstein_reading(critics, real, fake), jensen_shannon_reading(discriminators, real, fake)
+    w1, js = read(wasserstein, critics, real, fake), read(jensen_shannon, discriminators, real, fake)
     return {
         "w1_pot": [wasserstein_1(x, y) for x, y in zip(real, fake, strict=True)],
         "w1_critic": w1.value,
         "w1_gradient_critic": w1.gradient,
         "js_discriminator": js.value,
         "js_gradient_discriminator": js.gradient,
-        "kl_discriminator": kullback_leibler_reading(discriminators, real),
+        "kl_discriminator": kullback_leibler(discriminators, real),
     }
+
+
+def _descend(critics: CriticEnsemble, loss: Callable[[], Tensor], run: EnsembleRun) -> None:
+    optimizer = torch.optim.Adam(critics.parameters(), lr=run.learning_rate, betas=(0.5, 0.9))
+    decay = torch.optim.lr_scheduler.LinearLR(optimizer, 1.0, 0.01, total_iters=run.steps)
+    for _ in range(run.steps):
+        optimizer.zero_grad()
+        torch.autograd.backward(loss())
+        optimizer.step()
+        decay.step()
 
 
 def best_estimate(distance: Any, lambda_gp: float) -> Any:

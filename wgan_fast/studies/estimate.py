@@ -7,48 +7,28 @@ optimum. All variants have the Wasserstein loss here; ``none`` has no constraint
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import Any
 
-from wgan_fast.studies.study import Results, draw_band, figure, legend_below, spread
-from wgan_fast.studies.toy_runs import CONSTRAINTS, LEAST_W1, Numbers, ToyRun, estimate_beside_w1, make_trainer, watch
-from wgan_fast.training.loop.trainer import Trainer
+from wgan_fast.studies.study import Array, Results, draw_band, legend_below, panels, spread
+from wgan_fast.studies.toy_runs import CONSTRAINTS, ToyRun, estimate_beside_w1, watch
+from wgan_fast.training.data.sets import load_data
 
-VARIANTS = ("none", *CONSTRAINTS)
-
-
-@dataclass(frozen=True)
-class Settings:
-    run: ToyRun
-    samples: int = 500
-
-
+CASES = ("none", *CONSTRAINTS)
 SIZES = {
-    "smoke": Settings(ToyRun(2, looks=1, width=8, batch=16), samples=30),
-    "default": Settings(ToyRun(250, looks=12, learning_rate=1e-3, lambda_gp=1.0)),
-    "full": Settings(ToyRun(10_000, looks=50, width=256, batch=256, learning_rate=2e-4, lambda_gp=1.0), samples=2000),
+    "smoke": ToyRun(2, looks=1, width=8, batch=16, samples=30),
+    "default": ToyRun(250, looks=12, learning_rate=1e-3, lambda_gp=1.0, samples=500),
+    "full": ToyRun(10_000, looks=50, width=256, batch=256, learning_rate=2e-4, lambda_gp=1.0, samples=2000),
 }
 
 
-def cases(settings: Settings) -> list[str]:
-    return list(VARIANTS)
-
-
-def measure(case: str, seed: int, settings: Settings) -> dict[str, Any]:
-    trainer = make_trainer(settings.run.config(case, "8gaussians", seed, loss="wgan"), settings.run.width)
-
-    def look(trainer: Trainer) -> Numbers:
-        seen = estimate_beside_w1(trainer, settings.samples, seed)
-        bound = seen["lipschitz_constant"] * seen["w1_exact"]
-        return {**seen, "share_of_bound": seen["estimate"] / max(bound, LEAST_W1)}
-
-    return watch(trainer, look)
+def measure(case: str, seed: int, settings: ToyRun) -> dict[str, Any]:
+    trainer = settings.trainer(case, load_data("8gaussians"), seed, loss="wgan")
+    return watch(trainer, lambda trainer: estimate_beside_w1(trainer, settings.samples, seed))
 
 
 def draw(results: Results) -> Any:
-    canvas = figure(12, 6.2)
-    panels = canvas.subplots(2, 5, sharex=True, sharey=True).flat
-    for axes, case in zip(panels, results.cases(), strict=True):
+    canvas, grid = panels(12, 6.2, 2, 5, sharex=True, sharey=True)
+    for axes, case in zip(grid.flat, CASES, strict=True):
         iteration = results.values(case, "iteration")[0][1:]
         for name, label, color in (
             ("lipschitz_constant", "measured Lipschitz constant L", "C1"),
@@ -58,23 +38,21 @@ def draw(results: Results) -> Any:
             draw_band(axes, iteration, results.values(case, name)[:, 1:].clip(1e-3), color=color, label=label)
         axes.axhline(1, color="black", linewidth=0.8, linestyle="dotted")
         axes.set(title=case, yscale="log", ylim=(1e-2, 1e3))
-        axes.grid(alpha=0.3)
-        axes.set_xlabel("generator iteration" if case in VARIANTS[5:] else "")
-    legend_below(canvas, axes, columns=3)
+    for axes in grid[1]:
+        axes.set_xlabel("generator iteration")
+    legend_below(canvas, grid[0, 0], columns=3)
     return canvas
 
 
 def conclude(results: Results) -> str:
-    ratios, shares, constants, worst = {}, {}, {}, 0.0
-    for case in results.cases():
-        half = results.values(case, "ratio").shape[1] // 2
-        ratios[case] = results.values(case, "ratio")[:, half:].mean(1)
-        shares[case] = results.values(case, "share_of_bound")[:, half:].mean(1)
-        constants[case] = results.values(case, "lipschitz_constant")[:, -1]
-        worst = max(worst, results.values(case, "share_of_bound").max())
+    def over_second_half(name: str) -> dict[str, Array]:
+        return {case: values[:, values.shape[1] // 2 :].mean(1) for case, values in results.each(name).items()}
+
+    ratios, shares = over_second_half("ratio"), over_second_half("share_of_bound")
     nearest = min(ratios, key=lambda case: abs(ratios[case].mean() - 1))
     tightest = max(shares, key=lambda case: shares[case].mean())
-    kept = [case for case in VARIANTS if constants[case].max() <= 1.001]
+    kept = [case for case in CASES if results.last(case, "lipschitz_constant").max() <= 1.001]
+    worst = max(0.0, *(values.max() for values in results.each("share_of_bound").values()))
     bound = "never exceeded" if worst <= 1 + 1e-6 else f"exceeded (by a factor of up to {worst:.3g})"
     return (
         f"Over the second half of training the estimate is {spread(ratios['gp'])} times the exact W1 under gp, "

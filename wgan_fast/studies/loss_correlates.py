@@ -16,14 +16,14 @@ import numpy as np
 import torch
 
 from wgan_fast.penalties import first_output
-from wgan_fast.studies.study import Array, Results, figure
-from wgan_fast.studies.toy_runs import Numbers, make_trainer, watch
+from wgan_fast.studies.study import Array, Results, panels
+from wgan_fast.studies.toy_runs import make_trainer, named, watch
 from wgan_fast.training.config import Config
 from wgan_fast.training.data.sets import TensorData
 from wgan_fast.training.loop.trainer import Trainer
 from wgan_fast.training.report.features import feature_network
 from wgan_fast.training.report.metrics import frechet_distance, sliced_wasserstein
-from wgan_fast.training.step.losses import LossName, critic_loss, generator_loss
+from wgan_fast.training.step.losses import critic_loss, generator_loss
 
 RESAMPLES = 2000
 BLOCK = 4
@@ -33,6 +33,7 @@ LOSSES = {
     "gan": {"jensen_shannon_estimate": "GAN: Jensen-Shannon estimate", "generator_loss": "GAN: generator's loss"},
     "r1": {"jensen_shannon_estimate": "GAN, R1: Jensen-Shannon estimate"},
 }
+CASES = tuple(LOSSES)
 
 
 @dataclass(frozen=True)
@@ -50,16 +51,10 @@ SIZES = {
 }
 
 
-def cases(settings: Settings) -> list[str]:
-    return list(LOSSES)
-
-
 def measure(case: str, seed: int, settings: Settings) -> dict[str, Any]:
-    loss: LossName = "gan" if case in ("gan", "r1") else "wgan"
     config = Config(
         data="digits",
-        constraint="none" if case == "gan" else case,  # type: ignore[arg-type]
-        loss=loss,
+        **named(case),
         iterations=settings.iterations,
         seed=seed,
         n_critic=1 if case == "gan" else 5,
@@ -73,14 +68,14 @@ def measure(case: str, seed: int, settings: Settings) -> dict[str, Any]:
     network = feature_network(data)
     real = data.training(settings.samples, torch.Generator().manual_seed(seed))
 
-    def look(trainer: Trainer) -> Numbers:
+    def look(trainer: Trainer) -> dict[str, float]:
         fake = trainer.sample(settings.samples, seed=seed)
         with torch.no_grad():
             on_real, on_fake = first_output(trainer.critic(real)), first_output(trainer.critic(fake))
         return {
             "wasserstein_estimate": float(on_real.mean() - on_fake.mean()),
             "jensen_shannon_estimate": float(np.log(2) - critic_loss("gan", on_real, on_fake) / 2),
-            "generator_loss": float(generator_loss(loss, on_fake)),
+            "generator_loss": float(generator_loss(config.loss, on_fake)),
             "frechet_distance": frechet_distance(network, fake, real),
             "sliced_wasserstein": sliced_wasserstein(fake, real, projections=128),
         }
@@ -122,12 +117,10 @@ def _shown(results: Results, case: str, loss: str, quality: str, *, of_ranks: bo
 
 def draw(results: Results) -> Any:
     pairs = [(case, loss) for case, losses in LOSSES.items() for loss in losses]
-    canvas = figure(14, 6.4)
-    grid = canvas.subplots(2, len(pairs))
-    for column, (case, loss) in enumerate(pairs):
+    canvas, grid = panels(14, 6.4, 2, len(pairs), lines=False)
+    for (top, bottom), (case, loss) in zip(grid.T, pairs, strict=True):
         iteration = results.values(case, "iteration")[0][1:]
         values, quality = results.values(case, loss)[:, 1:], results.values(case, "frechet_distance")[:, 1:]
-        top, bottom = grid[:, column]
         other = top.twinx()
         for row, distance in zip(values, quality, strict=True):
             top.plot(iteration, row, color="C0", linewidth=1)

@@ -6,71 +6,43 @@ Each constraint has the loss of its paper: r1, r2 and dragan the standard GAN's,
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import Any
 
-from wgan_fast.studies.study import Results, draw_bar, figure, spread
-from wgan_fast.studies.toy_runs import CONSTRAINTS, Numbers, ToyRun, make_trainer, watch, wide_modes
-from wgan_fast.training.loop.trainer import Trainer
-from wgan_fast.training.report.metrics import mode_coverage
+from wgan_fast.studies.study import Results, draw_bars, panels, spread
+from wgan_fast.studies.toy_runs import CONSTRAINTS, ToyRun, modes_reached, watch, wide_modes
 
-VARIANTS = ("gan", "gan-minimax", *CONSTRAINTS)
+STANDARD = ("gan", "gan-minimax")
+VARIANTS = (*STANDARD, *CONSTRAINTS)
+COLORS = (*(f"C{place}" for place in range(10)), "black")
 TOTALS = {"25gaussians": 25, "8gaussians": 8}
 TITLES = {"25gaussians": "25 Gaussians on a grid", "8gaussians": "8 Gaussians on a ring"}
-
-
-@dataclass(frozen=True)
-class Settings:
-    run: ToyRun
-    samples: int = 2500
-
-
+CASES = [f"{variant} {data}" for data in TOTALS for variant in VARIANTS]
 SIZES = {
-    "smoke": Settings(ToyRun(2, looks=1, width=8, batch=16), samples=100),
-    "default": Settings(ToyRun(300)),
-    "full": Settings(ToyRun(20_000, looks=40, width=256, batch=256, learning_rate=2e-4), samples=10_000),
+    "smoke": ToyRun(2, looks=1, width=8, batch=16, samples=100),
+    "default": ToyRun(300, samples=2500),
+    "full": ToyRun(20_000, looks=40, width=256, batch=256, learning_rate=2e-4, samples=10_000),
 }
 
 
-def cases(settings: Settings) -> list[str]:
-    return [f"{variant} {data}" for data in TOTALS for variant in VARIANTS]
-
-
-def measure(case: str, seed: int, settings: Settings) -> dict[str, Any]:
-    variant, name = case.split()
-    data = wide_modes(name)
-    trainer = make_trainer(settings.run.config(variant, name, seed), settings.run.width, data)
-
-    def look(trainer: Trainer) -> Numbers:
-        assert data.modes is not None
-        coverage = mode_coverage(trainer.sample(settings.samples, seed=seed), data.modes)
-        return {"covered": coverage.covered, "high_quality": coverage.high_quality}
-
-    return watch(trainer, look)
+def measure(case: str, seed: int, settings: ToyRun) -> dict[str, Any]:
+    variant, data = case.split()
+    trainer = settings.trainer(variant, wide_modes(data), seed)
+    return watch(trainer, lambda trainer: modes_reached(trainer, settings.samples, seed))
 
 
 def draw(results: Results) -> Any:
-    canvas = figure(11, 8)
-    grid = canvas.subplots(2, 3, width_ratios=(2, 1, 1))
-    colors = {variant: f"C{place}" for place, variant in enumerate(VARIANTS[:10])} | {VARIANTS[-1]: "black"}
-    for (curves, modes, quality), name in zip(grid, TOTALS, strict=True):
-        total = TOTALS[name]
-        for variant in VARIANTS:
-            case = f"{variant} {name}"
-            style = {"color": colors[variant], "linestyle": "dashed" if variant.startswith("gan") else "solid"}
-            curves.plot(results.values(case, "iteration")[0], results.values(case, "covered").mean(0), **style)
+    canvas, grid = panels(11, 8, 2, 3, width_ratios=(2, 1, 1))
+    for (curves, modes, quality), (name, total) in zip(grid, TOTALS.items(), strict=True):
+        for variant, color in zip(VARIANTS, COLORS, strict=True):
+            iterations, covered = (results.values(f"{variant} {name}", n) for n in ("iteration", "covered"))
+            style = "dashed" if variant in STANDARD else "solid"
+            curves.plot(iterations[0], covered.mean(0), color=color, linestyle=style)
         curves.set(title=TITLES[name], xlabel="generator iteration", ylabel=f"modes covered, of {total}")
         curves.set_ylim(0, total * 1.02)
-        curves.grid(alpha=0.3)
-        for axes, number, label in ((modes, "covered", "modes covered"), (quality, "high_quality", "high quality")):
-            for place, variant in enumerate(VARIANTS):
-                last = results.values(f"{variant} {name}", number)[:, -1]
-                draw_bar(axes, place, last, colors[variant])
-            axes.set(title=f"{label}, at the end", yticks=range(len(VARIANTS)), xlim=(0, total if axes is modes else 1))
-            axes.invert_yaxis()
-            axes.grid(axis="x", alpha=0.3)
-        modes.set_yticklabels(VARIANTS)
-        quality.set_yticklabels([])
+        draw_bars(modes, {variant: results.last(f"{variant} {name}", "covered") for variant in VARIANTS}, COLORS)
+        modes.set(title="modes covered, at the end", xlim=(0, total))
+        draw_bars(quality, {variant: results.last(f"{variant} {name}", "high_quality") for variant in VARIANTS}, COLORS)
+        quality.set(title="high quality, at the end", xlim=(0, 1), yticklabels=[])
     canvas.supxlabel("dots: single seeds; colours of the curves as in the bars; dashed: the standard GAN", fontsize=9)
     return canvas
 
@@ -78,13 +50,13 @@ def draw(results: Results) -> Any:
 def conclude(results: Results) -> str:
     sentences = []
     for name, total in TOTALS.items():
-        covered = {variant: results.values(f"{variant} {name}", "covered")[:, -1] for variant in VARIANTS}
-        standard = max(covered["gan"].max(), covered["gan-minimax"].max())
+        covered = {variant: results.last(f"{variant} {name}", "covered") for variant in VARIANTS}
+        standard = max(covered[variant].max() for variant in STANDARD)
         better = [variant for variant in CONSTRAINTS if covered[variant].min() > standard]
-        named = ", ".join(f"{variant} {spread(covered[variant])}" for variant in ("gan", "gan-minimax", "gp", "clip"))
+        named = ", ".join(f"{variant} {spread(covered[variant])}" for variant in (*STANDARD, "gp", "clip"))
         best = max(CONSTRAINTS, key=lambda variant: covered[variant].mean())
         sentences.append(
-            f"Of {total} modes were covered after {results.settings.run.iterations} iterations: {named}, most among "
+            f"Of {total} modes were covered after {results.settings.iterations} iterations: {named}, most among "
             f"the constraints by {best} {spread(covered[best])}; with every seed more than by either standard GAN: "
             f"{', '.join(better) or 'none'}."
         )

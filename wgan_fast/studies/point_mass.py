@@ -9,6 +9,7 @@ is 1 + |θ| / (2 λ), and the estimate |θ| (1 + |θ| / (2 λ)). The two-sided p
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -17,24 +18,20 @@ import torch
 from torch import Tensor
 
 from wgan_fast.studies.ensemble import EnsembleRun, best_estimate, train_and_read
-from wgan_fast.studies.study import Array, Results, figure, legend_below, spread
+from wgan_fast.studies.study import Array, Results, legend_below, panels, spread
+
+CASES = ("gp", "lp")
 
 
 @dataclass(frozen=True)
 class Settings(EnsembleRun):
     batch: int = 32
+    nearest: float = -2.0
     furthest: float = 2.0
 
-    def theta(self) -> list[float]:
-        """An odd number of positions of the second point mass: 0 is among them."""
-        return torch.linspace(-self.furthest, self.furthest, self.positions).tolist()
 
-
+# An odd number of positions of the second point mass, so that 0 is among them.
 SIZES = {"smoke": Settings(5, 60), "default": Settings(17, 500), "full": Settings(65, 8000, width=64)}
-
-
-def cases(settings: Settings) -> list[str]:
-    return ["gp", "lp"]
 
 
 def measure(case: str, seed: int, settings: Settings) -> dict[str, Any]:
@@ -50,8 +47,8 @@ def measure(case: str, seed: int, settings: Settings) -> dict[str, Any]:
         "js_exact": [jensen_shannon(t) for t in theta],
         "js_gradient_exact": [central_difference(jensen_shannon, t) for t in theta],
         "kl_exact": [0.0 if t == 0 else math.inf for t in theta],
-        "w1_primal": [product_coupling_cost(t) for t in theta],
-        "w1_gradient_exact": [central_difference(product_coupling_cost, t) for t in theta],
+        "w1_primal": [abs(t) for t in theta],  # two point masses have one coupling, which moves mass 1 from 0 to θ
+        "w1_gradient_exact": [central_difference(abs, t) for t in theta],
         "w1_critic_expected": [best_estimate(abs(t), settings.lambda_gp) for t in theta],
         **train_and_read(settings, samples, samples, features=1, one_sided=case == "lp"),
     }
@@ -70,22 +67,15 @@ def _entropy(p: Array) -> float:
     return -float(sum(x * math.log(x) for x in p if x > 0))
 
 
-def product_coupling_cost(theta: float) -> float:
-    """The primal: two point masses have one coupling, their product, and it moves mass 1 from 0 to θ."""
-    p, q, cost = np.array([1.0]), np.array([1.0]), np.abs(np.array([[0.0 - theta]]))
-    return float((np.outer(p, q) * cost).sum())
-
-
-def central_difference(function: Any, theta: float, step: float = 1e-3) -> float:
-    return float((function(theta + step) - function(theta - step)) / (2 * step))
+def central_difference(function: Callable[[float], float], theta: float, step: float = 1e-3) -> float:
+    return (function(theta + step) - function(theta - step)) / (2 * step)
 
 
 def draw(results: Results) -> Any:
     theta = results.values("lp", "theta")[0]
     dense = np.linspace(theta[0], theta[-1], 400)
     expected = best_estimate(np.abs(dense), results.settings.lambda_gp)
-    canvas = figure(10, 5)
-    left, right = canvas.subplots(1, 2)
+    canvas, (left, right) = panels(10, 5, 1, 2)
     left.plot(dense, np.abs(dense), color="C0", label="W1 = |θ| (primal, POT)")
     left.plot(dense, expected, color="C0", linestyle="dotted", label="|θ| (1 + |θ| / 2λ), the penalty's optimum")
     left.axhline(math.log(2), color="C3", label="JS = log 2 for θ ≠ 0")
@@ -96,20 +86,19 @@ def draw(results: Results) -> Any:
     right.set(title="derivative in θ: the generator's gradient", xlabel="θ", ylabel="derivative")
     for axes, kind in ((left, ""), (right, "gradient_")):
         for case, color, marker in (("lp", "C0", "o"), ("gp", "C1", "x")):
-            values = results.values(case, f"w1_{kind}critic")
-            _points(axes, theta, values, color, marker, f"critic trained with {case}, each seed")
-        values = results.values("lp", f"js_{kind}discriminator")
-        _points(axes, theta, values, "C3", "s", "discriminator, each seed")
-        axes.grid(alpha=0.3)
+            style = {"marker": marker, "color": color, "markersize": 7 if marker == "o" else 4}
+            seeds = results.values(case, f"w1_{kind}critic")
+            _draw_seeds(axes, theta, seeds, label=f"critic trained with {case}, each seed", **style)
+        seeds = results.values("lp", f"js_{kind}discriminator")
+        style = {"marker": "s", "color": "C3", "markersize": 4}
+        _draw_seeds(axes, theta, seeds, label="discriminator, each seed", **style)
     legend_below(canvas, left, right, columns=3)
     return canvas
 
 
-def _points(axes: Any, x: Array, values: Array, color: str, marker: str, label: str) -> None:
-    style = {"markerfacecolor": "white", "markersize": 7 if marker == "o" else 4}
-    for row in values:
-        axes.plot(x, row, linestyle="none", marker=marker, color=color, label=label, **style)
-        label = ""
+def _draw_seeds(axes: Any, x: Array, seeds: Array, *, label: str, **style: Any) -> None:
+    lines = axes.plot(x, seeds.T, linestyle="none", markerfacecolor="white", **style)
+    lines[0].set_label(label)
 
 
 def conclude(results: Results) -> str:

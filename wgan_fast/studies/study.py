@@ -12,7 +12,7 @@ import os
 import platform
 import signal
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
 from typing import Any, Literal, NamedTuple, Protocol
@@ -48,13 +48,17 @@ class Results:
     settings: Any
     measurements: Sequence[Measurement]
 
-    def cases(self) -> list[str]:
-        """The cases, in the order in which the study names them."""
-        return list(dict.fromkeys(m.case for m in self.measurements))
-
     def values(self, case: str, name: str) -> Array:
         """``(seeds, ...)`` float64: the number or list of that name, one row per seed."""
         return np.array([m.numbers[name] for m in self.measurements if m.case == case], dtype=np.float64)
+
+    def last(self, case: str, name: str) -> Array:
+        """``(seeds, ...)``: the last entry of the list of that name, its value at the end of training."""
+        return self.values(case, name)[:, -1]
+
+    def each(self, name: str) -> dict[str, Array]:
+        """The values of that name by case, in the order in which the study names the cases."""
+        return {case: self.values(case, name) for case in dict.fromkeys(m.case for m in self.measurements)}
 
 
 class Study(Protocol):
@@ -62,8 +66,8 @@ class Study(Protocol):
 
     SIZES: dict[Size, Any]
     """The settings (a dataclass) of each size."""
-    cases: Callable[[Any], list[str]]
-    """From the settings to the names of what is compared."""
+    CASES: Sequence[str]
+    """The names of what is compared."""
     measure: Callable[[str, int, Any], dict[str, Any]]
     """From case, seed and settings to numbers (or tensors of them); runs in a process of its own, on one thread."""
     draw: Callable[[Results], Any]
@@ -126,7 +130,7 @@ def collect(study: Study, size: Size, seed: int) -> Results:
     """Measure every case with every seed, in as many processes as there are cores (smoke: in this one)."""
     settings = study.SIZES[size]
     seeds = range(seed, seed + SEEDS[size])
-    tasks = [(study.measure, case, each, settings) for case in study.cases(settings) for each in seeds]
+    tasks = [(study.measure, case, each, settings) for case in study.CASES for each in seeds]
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     workers = min(cores, len(tasks))
     if size == "smoke" or workers == 1:
@@ -193,9 +197,13 @@ def _plain(value: Any) -> Any:
     return value
 
 
-def figure(width: float, height: float) -> Any:
-    """An empty figure, ``width`` x ``height`` hundreds of pixels."""
-    return require("matplotlib.figure", "drawing a study").Figure((width, height), dpi=100, layout="constrained")
+def panels(width: float, height: float, rows: int, columns: int, *, lines: bool = True, **options: Any) -> Any:
+    """A figure, ``width`` x ``height`` hundreds of pixels, and its empty panels, by default with grid lines."""
+    figure = require("matplotlib.figure", "drawing a study").Figure((width, height), dpi=100, layout="constrained")
+    grid = figure.subplots(rows, columns, **options)
+    for axes in grid.flat if lines else ():
+        axes.grid(alpha=0.3)
+    return figure, grid
 
 
 def draw_band(axes: Any, x: Any, values: Array, **style: Any) -> None:
@@ -210,10 +218,14 @@ def draw_points(axes: Any, x: Any, values: Array, **style: Any) -> None:
     axes.errorbar(x, values.mean(0), error, **{"linestyle": "none", "markersize": 4, "capsize": 2} | style)
 
 
-def draw_bar(axes: Any, place: int, values: Array, color: str) -> None:
-    """A horizontal bar to the mean over seeds, and a dot for each seed."""
-    axes.barh(place, values.mean(), color=color, alpha=0.6)
-    axes.plot(values, [place] * len(values), "k.", markersize=4)
+def draw_bars(axes: Any, values: Mapping[str, Array], colors: Sequence[str]) -> None:
+    """Named horizontal bars from the top down, each to the mean over seeds, with a dot for each seed."""
+    for place, (seeds, color) in enumerate(zip(values.values(), colors, strict=True)):
+        axes.barh(place, seeds.mean(), color=color, alpha=0.6)
+        axes.plot(seeds, [place] * len(seeds), "k.", markersize=4)
+    axes.set_yticks(range(len(values)), values)
+    axes.yaxis.set_inverted(True)
+    axes.grid(visible=False, axis="y")
 
 
 def legend_below(canvas: Any, *panels: Any, columns: int) -> None:
@@ -223,6 +235,11 @@ def legend_below(canvas: Any, *panels: Any, columns: int) -> None:
         handles, labels = axes.get_legend_handles_labels()
         entries = dict(zip(labels, handles, strict=True)) | entries
     canvas.legend(entries.values(), entries.keys(), loc="outside lower center", ncols=columns, fontsize=9)
+
+
+def by_mean(values: Mapping[str, Array]) -> list[str]:
+    """The cases from the lowest to the highest mean over seeds; NaN counts as infinite."""
+    return sorted(values, key=lambda case: np.nan_to_num(values[case].mean(), nan=np.inf))
 
 
 def spread(values: Array, digits: int = 2) -> str:

@@ -17,7 +17,8 @@ import torch
 from torch import Tensor, nn
 
 from wgan_fast.studies.probes import train_against_fixed
-from wgan_fast.studies.study import Results, draw_band, figure, legend_below, spread
+from wgan_fast.studies.study import Array, Results, draw_band, legend_below, panels, spread
+from wgan_fast.studies.toy_runs import named
 from wgan_fast.training.config import Config
 from wgan_fast.training.data.sets import load_data
 from wgan_fast.training.loop.trainer import Trainer
@@ -26,6 +27,7 @@ from wgan_fast.training.step.losses import LossName, generator_loss
 
 LATENT = 32
 READINGS: dict[str, tuple[LossName, ...]] = {"gan": ("gan-minimax", "gan"), "gp": ("wgan",), "clip": ("wgan",)}
+CASES = tuple(READINGS)
 
 
 @dataclass(frozen=True)
@@ -48,10 +50,6 @@ SIZES = {
 }
 
 
-def cases(settings: Settings) -> list[str]:
-    return list(READINGS)
-
-
 def measure(case: str, seed: int, settings: Settings) -> dict[str, Any]:
     data = load_data("digits")
 
@@ -66,7 +64,7 @@ def measure(case: str, seed: int, settings: Settings) -> dict[str, Any]:
     critic, random = pair().critic, torch.Generator().manual_seed(seed)
     config = Config(
         data="digits",
-        constraint="none" if case == "gan" else case,  # type: ignore[arg-type]
+        **named(case),
         learning_rate=settings.learning_rate,
         lambda_gp=settings.lambda_gp,
         clip_value=settings.clip_value,
@@ -115,28 +113,26 @@ LABELS = {
 
 
 def draw(results: Results) -> Any:
-    canvas = figure(10, 5)
-    left, right = canvas.subplots(1, 2)
+    canvas, (gradient, ranking) = panels(10, 5, 1, 2)
     for place, ((case, loss), label) in enumerate(LABELS.items()):
         norms = results.values(case, f"gradient_norm_{loss}")
         steps = results.values(case, "step")[0]
-        draw_band(left, steps, norms, label=label, color=f"C{place}", marker="o", markersize=3)
+        draw_band(gradient, steps, norms, label=label, color=f"C{place}", marker="o", markersize=3)
         if loss != "gan":
-            draw_band(right, steps, results.values(case, "separation"), color=f"C{place}")
-    left.set(xscale="log", yscale="log", xlabel="critic steps", ylabel="‖∇ generator's loss‖")
-    left.set_title("gradient that the generator gets")
-    right.set(xscale="log", xlabel="critic steps", ylabel="share of pairs ranked correctly", ylim=(0.45, 1.02))
-    right.set_title("how well the critic tells real from generated")
-    for axes in (left, right):
-        axes.grid(alpha=0.3)
-    legend_below(canvas, left, columns=2)
+            draw_band(ranking, steps, results.values(case, "separation"), color=f"C{place}")
+    gradient.set(xscale="log", yscale="log", xlabel="critic steps", ylabel="‖∇ generator's loss‖")
+    gradient.set_title("gradient that the generator gets")
+    ranking.set(xscale="log", xlabel="critic steps", ylabel="share of pairs ranked correctly", ylim=(0.45, 1.02))
+    ranking.set_title("how well the critic tells real from generated")
+    legend_below(canvas, gradient, columns=2)
     return canvas
 
 
 def conclude(results: Results) -> str:
-    def change(case: str, loss: str) -> Any:
+    def change(case: str, loss: str) -> Array:
         norms = results.values(case, f"gradient_norm_{loss}")
-        return norms[:, -1] / norms.max(axis=1)
+        left: Array = norms[:, -1] / norms.max(axis=1)
+        return left
 
     saturating = change("gan", "gan-minimax")
     kept = {case: change(case, "wgan") for case in ("gp", "clip")}
@@ -148,5 +144,5 @@ def conclude(results: Results) -> str:
         f"{spread(saturating)} of its largest value, under gp it is at {spread(kept['gp'])} and under clip at "
         f"{spread(kept['clip'])} of theirs: the claim {'holds' if holds else 'does not hold'} here. "
         f"The gradient of -log D goes from {spread(non_saturating[:, 0])} to {spread(non_saturating[:, -1])}, with the "
-        f"discriminator ranking {spread(100 * results.values('gan', 'separation')[:, -1], 3)} % of the pairs correctly."
+        f"discriminator ranking {spread(100 * results.last('gan', 'separation'), 3)} % of the pairs correctly."
     )

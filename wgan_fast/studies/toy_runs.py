@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
@@ -15,17 +17,20 @@ from wgan_fast.training.data.sets import Data, load_data
 from wgan_fast.training.errors import UserError
 from wgan_fast.training.loop.trainer import Record, Trainer
 from wgan_fast.training.models.pairs import build_models
-from wgan_fast.training.report.metrics import wasserstein_1
+from wgan_fast.training.report.metrics import mode_coverage, wasserstein_1
 
 CONSTRAINTS = ("clip", "gp", "lp", "r1", "r2", "dragan", "spectral", "orthogonal", "lipschitz")
 LEAST_W1 = 1e-6
-Numbers = dict[str, float]
-Look = Callable[[Trainer], Numbers]
+Look = Callable[[Trainer], dict[str, Any]]
 
 
 @dataclass(frozen=True)
 class ToyRun:
-    """The budget of a run, the same for every variant, but weight clipping uses RMSprop with its own learning rate."""
+    """Settings of a study that trains one pair per variant, with the same budget for each, but weight clipping uses
+    RMSprop with its own learning rate.
+
+    ``samples`` are compared with as many real ones at each of the ``looks``.
+    """
 
     iterations: int
     looks: int = 12
@@ -35,11 +40,16 @@ class ToyRun:
     clip_learning_rate: float = 1e-3
     clip_value: float = 0.1
     lambda_gp: float = 0.1
+    samples: int = 1000
+
+    @property
+    def log_every(self) -> int:
+        """Iterations between two looks."""
+        return max(1, self.iterations // self.looks)
 
     def config(self, variant: str, data: str, seed: int, **options: Any) -> Config:
-        """``variant``: a constraint, "clip 0.01" with the clip value, or gan or gan-minimax for the standard GAN."""
+        """``variant``: as in `named`, or "clip 0.01" with the clip value."""
         name, _, bound = variant.partition(" ")
-        named = {"constraint": "none", "loss": name} if name.startswith("gan") else {"constraint": name}
         ours: dict[str, Any] = {
             "data": data,
             "iterations": self.iterations,
@@ -49,9 +59,18 @@ class ToyRun:
             "clip_value": float(bound) if bound else self.clip_value,
             "lambda_gp": self.lambda_gp,
             "critic_burst": False,
-            "log_every": max(1, self.iterations // self.looks),
+            "log_every": self.log_every,
         }
-        return Config(**named | ours | options)
+        return Config(**named(name) | ours | options)
+
+    def trainer(self, variant: str, data: Data, seed: int, **options: Any) -> Trainer:
+        """A pair of the budget's width, ready to train; ``variant`` and ``options`` as in `config`."""
+        return make_trainer(self.config(variant, data.name, seed, **options), self.width, data)
+
+
+def named(variant: str) -> dict[str, Any]:
+    """The options of a constraint with the loss of its paper, or of the standard GAN: gan or gan-minimax."""
+    return {"constraint": "none", "loss": variant} if variant.startswith("gan") else {"constraint": variant}
 
 
 def make_trainer(config: Config, width: int, data: Data | None = None) -> Trainer:
@@ -79,37 +98,50 @@ def wide_modes(name: str) -> PointStream:
 
 
 def watch(trainer: Trainer, look: Look) -> dict[str, Any]:
-    """Train to the end; returns the results of ``look``, one list per name, and the iterations of the calls.
+    """Train to the end; returns the results of ``look``, one list per name, the iterations of the calls, and the
+    ``seconds`` of training, without the looks.
 
     A run whose losses are no longer finite ends early, and its last look is repeated, so that seeds stay comparable;
     ``diverged`` is then 1.
     """
+    looking = 0.0
 
-    def looked() -> Numbers:
+    def looked() -> dict[str, Any]:
+        nonlocal looking
+        start = time.perf_counter()
         trainer.critic.eval()  # spectral normalisation iterates in training mode, and ``look`` must change nothing
         numbers = look(trainer)
         trainer.critic.train()
+        looking += time.perf_counter() - start
         return numbers
 
+    start = time.perf_counter()
     seen = [looked()]
     every, total = trainer.config.log_every, trainer.config.iterations
     iterations = [0, *[i for i in range(1, total + 1) if i % every == 0 or i == total]]
     diverged = diverges(trainer, lambda record: seen.append(looked()))
+    seconds = time.perf_counter() - start - looking
     seen += [seen[-1]] * (len(iterations) - len(seen))
     looks = {name: [numbers[name] for numbers in seen] for name in seen[0]}
-    return {"iteration": iterations, **looks, "diverged": diverged}
+    return {"iteration": iterations, **looks, "diverged": diverged, "seconds": seconds}
 
 
-def sample_pair(trainer: Trainer, count: int, seed: int) -> tuple[torch.Tensor, torch.Tensor]:
-    """``count`` real points that training never saw, and as many generated ones."""
-    return trainer.data.held_out(count, torch.Generator().manual_seed(seed)), trainer.sample(count, seed=seed)
+def modes_reached(trainer: Trainer, count: int, seed: int) -> dict[str, float]:
+    """The modes covered by ``count`` generated points, and the share of these that are close to one."""
+    data = trainer.data
+    assert isinstance(data, PointStream)
+    assert data.modes is not None
+    coverage = mode_coverage(trainer.sample(count, seed=seed), data.modes)
+    return {"covered": coverage.covered, "high_quality": coverage.high_quality}
 
 
-def estimate_beside_w1(trainer: Trainer, count: int, seed: int) -> Numbers:
-    """The critic's estimate and the exact W1 on ``count`` points of both sides, and its measured Lipschitz constant."""
-    real, fake = sample_pair(trainer, count, seed)
+def estimate_beside_w1(trainer: Trainer, count: int, seed: int) -> dict[str, float]:
+    """The critic's estimate and the exact W1 on ``count`` points that training never saw and as many generated ones,
+    the critic's measured Lipschitz constant L, and the estimate's share of its bound L · W1."""
+    real, fake = trainer.data.held_out(count, torch.Generator().manual_seed(seed)), trainer.sample(count, seed=seed)
     if not fake.isfinite().all():
-        return dict.fromkeys(("w1_exact", "estimate", "ratio", "lipschitz_constant"), float("nan"))
+        names = ("w1_exact", "estimate", "ratio", "lipschitz_constant", "share_of_bound")
+        return dict.fromkeys(names, math.nan)
     w1, estimate = wasserstein_1(real, fake), dual_estimate(trainer.critic, real, fake)
     lipschitz = lipschitz_constant(trainer.critic, real, fake)
     return {
@@ -117,4 +149,5 @@ def estimate_beside_w1(trainer: Trainer, count: int, seed: int) -> Numbers:
         "estimate": estimate,
         "ratio": estimate / max(w1, LEAST_W1),
         "lipschitz_constant": lipschitz,
+        "share_of_bound": estimate / max(lipschitz * w1, LEAST_W1),
     }
