@@ -14,11 +14,12 @@ where the order of operations is the same.
 ``zero_gradients`` gives parameters the zero gradients that eager gives them, ``convolution`` has the weight
 gradient in its direct form, ``linear`` the products of linear layers, ``fused_kernels`` the kernels that cannot
 be differentiated twice. ``smooth`` has the activations and ``norms`` the norms whose second derivative is not
-zero: nothing can be left out there, but one kernel computes it.
+zero: one kernel computes it, and the only product that can be left out is the gradient at the points
+(``penalised_points``).
 
 Where the scores at the penalised samples are part of the loss, their backward pass and the penalty's are one
-(``shared_pass`` has the mathematics): ``rows`` lists the calls that treat samples independently, ``entries`` and
-``convolution`` have the nodes where parameters enter, ``one_pass`` combines them, ``registered`` takes
+(``shared_pass`` has the mathematics): ``rows`` lists the calls that treat samples independently, ``entries``,
+``linear`` and ``convolution`` have the nodes where parameters enter, ``one_pass`` combines them, ``registered`` takes
 third-party operations, and ``report`` explains a critic.
 """
 
