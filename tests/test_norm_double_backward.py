@@ -232,6 +232,22 @@ def test_compiled_equals_eager(norm: Norm, weighted: bool) -> None:
     assert (actual[2] is None) == (weight is None)
 
 
+def test_compiled_is_differentiable_as_eager_is() -> None:
+    norm = Norm("group", (3, 4, 5), 2)
+    x, weight, g, v = inputs(norm, torch.float32, True)
+    leaves = [tensor.requires_grad_() for tensor in (x, weight, g, v)]
+
+    def compute(x: Tensor, weight: Tensor, g: Tensor, v: Tensor) -> tuple[Tensor, Tensor, Tensor | None]:
+        return norm_double_backward(x, mean, rstd, weight, g, v, norm.groups)
+
+    mean, rstd = norm.statistics(x.detach())
+    torch._dynamo.reset()
+    both = torch.compile(compute, fullgraph=True)(*leaves), compute(*leaves)
+    torch.testing.assert_close(*both, rtol=1e-5, atol=1e-5)
+    gradients = [torch.autograd.grad(sum(t.sum() for t in results if t is not None), leaves) for results in both]
+    torch.testing.assert_close(*gradients, rtol=1e-5, atol=1e-5)
+
+
 def test_the_reference_agrees_with_the_formula_of_the_derivation() -> None:
     """One row in numbers: with x̂ of mean 0 and k as derived, by hand."""
     x = torch.tensor([[1.0, 3.0]], dtype=torch.float64)

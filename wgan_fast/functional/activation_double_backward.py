@@ -9,7 +9,7 @@ from typing import cast
 import torch
 from torch import Tensor
 
-from wgan_fast import ops
+from wgan_fast import ops, reference
 from wgan_fast.activation_table import ACTIVATIONS
 from wgan_fast.functional.arguments import check_alike, check_dtype
 
@@ -66,10 +66,13 @@ def activation_double_backward(
     tensors = (saved, grad_output, grad_grad_input)
     numbers = [float(number) for number in options]
     recorded = torch.is_grad_enabled() and any(tensor.requires_grad for tensor in tensors)
-    if torch.compiler.is_compiling() and not recorded:
+    if recorded:
+        both = reference.activation_double_backward(
+            *tensors, activation=activation, options=numbers, needed=(True, True)
+        )
+    elif torch.compiler.is_compiling():
         both = torch.ops.wgan_fast.activation_double_backward(*tensors, activation, numbers, backend)
     else:
-        backend = "reference" if recorded else backend
         both = ops.activation_double_backward(*tensors, activation, numbers, (True, True), backend)
     return cast(tuple[Tensor, Tensor], both)
 

@@ -7,8 +7,9 @@ from typing import cast
 import torch
 from torch import Tensor
 
-from wgan_fast import ops
+from wgan_fast import ops, reference
 from wgan_fast.functional.arguments import check_alike, check_dtype, describe
+from wgan_fast.norm_arguments import Results
 
 
 def norm_double_backward(
@@ -64,11 +65,15 @@ def norm_double_backward(
     _check_rows(x, num_groups, mean, rstd, weight)
     tensors = (x, mean, rstd, weight, grad_output, grad_grad_input)
     recorded = torch.is_grad_enabled() and any(tensor.requires_grad for tensor in tensors if tensor is not None)
-    if torch.compiler.is_compiling() and not recorded:
-        to_output, to_x, to_weight = torch.ops.wgan_fast.norm_double_backward(*tensors, num_groups, backend)
-        return to_output, to_x, to_weight if weight is not None else None
     needed = (True, True, weight is not None)
-    results = ops.norm_double_backward(tensors, num_groups, needed, "reference" if recorded else backend)
+    results: Results
+    if recorded:
+        results = reference.norm_double_backward(*tensors, num_groups=num_groups, needed=needed)
+    elif torch.compiler.is_compiling():
+        to_output, to_x, to_weight = torch.ops.wgan_fast.norm_double_backward(*tensors, num_groups, backend)
+        results = (to_output, to_x, to_weight if weight is not None else None)
+    else:
+        results = ops.norm_double_backward(tensors, num_groups, needed, backend)
     return cast(tuple[Tensor, Tensor, Tensor | None], results)
 
 
