@@ -1,7 +1,4 @@
-"""The double backward of smooth activations alone: one kernel against autograd's chain.
-
-The yardstick beside the chain is a copy of the same bytes, three tensors read and two written.
-"""
+"""The double backward of smooth activations alone: one kernel against autograd's chain and a copy of the same bytes."""
 
 from __future__ import annotations
 
@@ -12,11 +9,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from benchmarks.common import Case, Provider, compiled, copy_of, main
-from benchmarks.schema import LIMIT, OURS
+from benchmarks.common import DEVICE, Case, Provider, compiled, double_backward_case, main
 from wgan_fast.functional import activation_double_backward
 
-DEVICE = torch.device("cuda" if torch.cuda.is_available() else "cpu")
 SIZE = 1 << 22
 
 ALONE: dict[str, tuple[Callable[[Tensor], Tensor], str]] = {
@@ -38,24 +33,9 @@ def alone(
     def fused() -> tuple[Tensor, ...]:
         return activation_double_backward(x, g, v, activation, backend=backend)
 
-    def chain() -> tuple[Tensor, ...]:
-        return torch.autograd.grad(dx, leaves, v, retain_graph=True)
-
-    num_bytes = 5 * x.numel() * x.element_size()
-    return Case(
-        op="double backward of an activation",
-        workload=f"{name}, {size >> 20} M values",
-        bytes=num_bytes,
-        providers={
-            OURS: Provider(timed=fused, result=fused),
-            "autograd's chain": Provider(timed=chain, result=chain),
-            "torch.compile of the formula": _compiled_formula(x, g, v, activation),
-            LIMIT: copy_of(num_bytes, DEVICE),
-        },
-        rtol=1e-3,
-        atol=1e-5,
-        device=DEVICE,
-    )
+    others = {"torch.compile of the formula": _compiled_formula(x, g, v, activation)}
+    workload = f"{name}, {size >> 20} M values"
+    return double_backward_case("double backward of an activation", workload, fused, dx, leaves, v, others)
 
 
 def _compiled_formula(x: Tensor, g: Tensor, v: Tensor, activation: str) -> Provider:

@@ -18,9 +18,9 @@ import torch
 from torch import Tensor, nn
 from torch.nn.utils import parametrizations
 
-from benchmarks.bench_gradient_penalty import DEVICE, dcgan, mlp
+from benchmarks.bench_gradient_penalty import dcgan, mlp
 from benchmarks.bench_orthogonal import penalty as orthogonal_penalty
-from benchmarks.common import Case, Provider, main
+from benchmarks.common import DEVICE, STEP_TOLERANCE, Case, Provider, main
 from benchmarks.schema import OURS
 from wgan_fast.constraints import (
     Constraint,
@@ -72,7 +72,7 @@ def cases() -> Iterator[Case]:
                 if name == "spectral":
                     plain.load_state_dict(ours.state_dict())
                 providers[PLAIN] = _plain(plain, name, real, fake, comparable)
-            yield Case(f"critic step, {name}", workload, 0, providers, rtol=2e-3, atol=2e-4, device=DEVICE)
+            yield Case(f"critic step, {name}", workload, 0, providers, tolerance=STEP_TOLERANCE, device=DEVICE)
 
 
 def _ours(critic: nn.Module, constraint: Constraint, real: Tensor, fake: Tensor) -> Provider:

@@ -7,17 +7,13 @@ of the limit is the parallel efficiency. That the results agree is what tests/tr
 
 from __future__ import annotations
 
-import argparse
 import copy
-import datetime
 import math
 import os
-import random
 import socket
 import statistics
 import subprocess
 import sys
-import time
 from collections.abc import Callable
 from pathlib import Path
 
@@ -25,12 +21,11 @@ import torch
 import torch.distributed as dist
 from torch import nn
 
-from benchmarks.common import device_name, keep_freed_memory, versions
+from benchmarks.common import arguments, device_name, interleaved, keep_freed_memory, rows_of, seconds
 from benchmarks.report import print_table
-from benchmarks.schema import OF_THIS_PROCESSOR, OURS, Row, write_csv
-from benchmarks.training_workloads import DCGAN, MNIST, N_CRITIC, NEVER, OPTIONS, SAMPLES, TOY, Workload
-from wgan_fast.training import Config, Trainer
-from wgan_fast.training.data.sets import split
+from benchmarks.schema import OURS, Row, write_csv
+from benchmarks.training_workloads import DCGAN, MNIST, N_CRITIC, TOY, Workload
+from benchmarks.training_workloads import ours as trainer
 from wgan_fast.training.loop.distributed import Processes, launched
 
 PROCESSES = 2
@@ -40,40 +35,23 @@ THREADED = f"1 process, {PROCESSES} threads"
 Block = Callable[[], object]
 
 
-def make_trainer(load: Workload, processes: Processes) -> Trainer:
-    torch.manual_seed(0)
-    generator, critic = load.make()
-    data = split(load.name, torch.randn(SAMPLES, *load.sample_shape).tanh())
-    config = Config(
-        sample_shape=load.sample_shape,
-        constraint="gp",
-        batch_size=load.batch_size,
-        latent_dim=load.latent_dim,
-        n_critic=N_CRITIC,
-        ema_decay=0.0,
-        log_every=NEVER,
-        **OPTIONS,
-    )
-    return Trainer(generator, critic, data, config, processes=processes)
-
-
 def bytes_of(module: nn.Module) -> int:
     return sum(p.numel() * p.element_size() for p in module.parameters())
 
 
 def iteration_rows(load: Workload, processes: Processes, rounds: int) -> list[Row]:
     """Bytes: what each process contributes to the all-reduces of one iteration."""
-    together, alone = make_trainer(load, processes), make_trainer(load, Processes())
+    together, alone = trainer(load, processes=processes), trainer(load)
     first = processes.first
     blocks: dict[str, Block] = {
         OURS: together.iterate,
         ONE: alone.iterate if first else _nothing,
         THREADED: _threaded(alone.iterate) if first else _nothing,
     }
-    times = interleaved(blocks, rounds)
+    times = together_timed(blocks, rounds)
     num_bytes = N_CRITIC * bytes_of(together.critic) + bytes_of(together.generator)
     limit = statistics.median(times[ONE]) / PROCESSES
-    return rows("distributed_iteration", load.name, num_bytes, times, limit)
+    return rows_of("distributed_iteration", load.name, num_bytes, times, dict.fromkeys(times, limit), device())
 
 
 def gradient_rows(load: Workload, processes: Processes, rounds: int) -> list[Row]:
@@ -98,48 +76,27 @@ def gradient_rows(load: Workload, processes: Processes, rounds: int) -> list[Row
     ddp()
     for mine, other in zip(parameters, theirs, strict=True):
         torch.testing.assert_close(mine.grad, other.grad)
-    times = interleaved({OURS: ours, "DistributedDataParallel": ddp}, rounds)
-    return rows("distributed_gradient", load.name, bytes_of(critic), times, math.nan)
+    times = together_timed({OURS: ours, "DistributedDataParallel": ddp}, rounds)
+    return rows_of("distributed_gradient", load.name, bytes_of(critic), times, dict.fromkeys(times, math.nan), device())
 
 
-def interleaved(blocks: dict[str, Block], rounds: int) -> dict[str, list[float]]:
-    """Microseconds of every block, from a common start to this process's end; the same order in every process."""
-    times: dict[str, list[float]] = {name: [] for name in blocks}
-    order, shuffle = list(blocks), random.Random(0)
-    for number in range(-2, rounds):
-        shuffle.shuffle(order)
-        for name in order:
+def together_timed(blocks: dict[str, Block], rounds: int) -> dict[str, list[float]]:
+    """Seconds of every block, from a common start to this process's end, after two rounds to warm up."""
+
+    def timed(block: Block) -> Callable[[], float]:
+        def after_the_barrier() -> float:
             dist.barrier()
-            start = time.perf_counter()
-            blocks[name]()
-            if number >= 0:
-                times[name].append((time.perf_counter() - start) * 1e6)
-    return times
+            return seconds(block)
+
+        return after_the_barrier
+
+    after_barriers = {name: timed(block) for name, block in blocks.items()}
+    interleaved(after_barriers, 2)
+    return interleaved(after_barriers, rounds)
 
 
-def rows(op: str, workload: str, num_bytes: int, times: dict[str, list[float]], limit: float) -> list[Row]:
-    ours = statistics.median(times[OURS])
-    found = []
-    for name, samples in times.items():
-        p20, *_, p80 = statistics.quantiles(samples, n=5)
-        median = statistics.median(samples)
-        found.append(
-            Row(
-                op=op,
-                provider=name,
-                workload=workload,
-                bytes=num_bytes,
-                median=median,
-                p20=p20,
-                p80=p80,
-                ratio=median / ours,
-                fraction_of_limit=limit / median,
-                device=f"{device_name(torch.device('cpu'))}, {PROCESSES} processes",
-                versions=versions(),
-                date=datetime.date.today().isoformat(),
-            )
-        )
-    return found
+def device() -> str:
+    return f"{device_name(torch.device('cpu'))}, {PROCESSES} processes"
 
 
 def _nothing() -> None:
@@ -169,10 +126,7 @@ def work(rounds: int, out: Path) -> None:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--rounds", type=int, default=51, help="interleaved rounds, fewer for long iterations")
-    parser.add_argument("--out", type=Path, default=OF_THIS_PROCESSOR, help="folder of the CSV file")
-    options = parser.parse_args()
+    options = arguments(__doc__, 51, "interleaved rounds, fewer for long iterations").parse_args()
     if "RANK" in os.environ:
         work(options.rounds, options.out)
         return

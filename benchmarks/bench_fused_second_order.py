@@ -17,11 +17,9 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from benchmarks.bench_gradient_penalty import ours, textbook
-from benchmarks.common import Case, Provider, compiled, main
+from benchmarks.common import DEVICE, STEP_TOLERANCE, Case, Provider, compiled, main
 from benchmarks.schema import OURS
 from wgan_fast.double_backward import exact_shortcut
-
-DEVICE = torch.device("cuda" if torch.cuda.is_available() else "cpu")
 
 
 def perceptron(
@@ -104,8 +102,7 @@ def whole(
         workload=workload,
         bytes=0,  # bound by arithmetic: there is no copy to compare with
         providers={name: Provider(timed=run, result=run) for name, run in runs.items()},
-        rtol=1e-2,
-        atol=1e-4,
+        tolerance=STEP_TOLERANCE,
         device=DEVICE,
     )
 

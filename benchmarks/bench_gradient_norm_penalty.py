@@ -57,8 +57,7 @@ def cases() -> Iterator[Case]:
             op="penalty forward + backward",
             workload="x".join(map(str, shape)),
             bytes=num_bytes,
-            rtol=1e-4,
-            atol=1e-6,
+            tolerance=1e-5,
             providers={
                 OURS: provider(ours),
                 "textbook": provider(textbook),

@@ -17,12 +17,11 @@ import torch
 from torch import Tensor, nn
 
 import wgan_fast
-from benchmarks.common import Case, Provider, compiled, main
+from benchmarks.common import DEVICE, STEP_TOLERANCE, Case, Provider, compiled, main
 from benchmarks.schema import OURS
 from wgan_fast.double_backward import exact_shortcut
 from wgan_fast.double_backward.convolution import DIRECT_DEVICES
 
-DEVICE = torch.device("cuda" if torch.cuda.is_available() else "cpu")
 Penalty = Callable[[nn.Module, Tensor], Tensor]
 
 
@@ -139,8 +138,7 @@ def cases() -> Iterator[Case]:
             workload=workload,
             bytes=0,  # bound by arithmetic: there is no copy to compare with
             providers=providers(make().to(DEVICE), torch.randn(shape, device=DEVICE)),
-            rtol=1e-3,
-            atol=1e-5,
+            tolerance=STEP_TOLERANCE,
             device=DEVICE,
         )
 

@@ -41,8 +41,7 @@ def cases() -> Iterator[Case]:
             op="interpolate",
             workload="x".join(map(str, shape)),
             bytes=num_bytes,
-            rtol=1e-5,
-            atol=1e-6,
+            tolerance=1e-6,
             providers={
                 OURS: provider(wgan_fast.interpolate, alpha),
                 "textbook": provider(textbook, column),

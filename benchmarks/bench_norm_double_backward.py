@@ -1,7 +1,4 @@
-"""The double backward of norms alone: one kernel against autograd's chain.
-
-The yardstick beside the chain is a copy of the same bytes, three tensors read and two written.
-"""
+"""The double backward of norms alone: one kernel against autograd's chain and a copy of the same bytes."""
 
 from __future__ import annotations
 
@@ -11,11 +8,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from benchmarks.common import Case, Provider, copy_of, main
-from benchmarks.schema import LIMIT, OURS
+from benchmarks.common import DEVICE, Case, double_backward_case, main
 from wgan_fast.functional import norm_double_backward
-
-DEVICE = torch.device("cuda" if torch.cuda.is_available() else "cpu")
 
 
 def alone(
@@ -37,23 +31,7 @@ def alone(
         assert to_weight is not None
         return to_output, to_x, to_weight
 
-    def chain() -> tuple[Tensor, ...]:
-        return torch.autograd.grad(dx, leaves, v, retain_graph=True)
-
-    size = 5 * x.numel() * x.element_size()
-    return Case(
-        op="double backward of a norm",
-        workload=name,
-        bytes=size,
-        providers={
-            OURS: Provider(timed=ours, result=ours),
-            "autograd's chain": Provider(timed=chain, result=chain),
-            LIMIT: copy_of(size, DEVICE),
-        },
-        rtol=1e-3,
-        atol=1e-3,
-        device=DEVICE,
-    )
+    return double_backward_case("double backward of a norm", name, ours, dx, leaves, v)
 
 
 def cases() -> Iterator[Case]:

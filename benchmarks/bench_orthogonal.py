@@ -13,8 +13,8 @@ from functools import partial
 import torch
 from torch import Tensor, nn
 
-from benchmarks.bench_gradient_penalty import CRITICS, DEVICE
-from benchmarks.common import Case, Provider, compiled, main
+from benchmarks.bench_gradient_penalty import CRITICS
+from benchmarks.common import DEVICE, Case, Provider, compiled, main
 from benchmarks.schema import OURS
 from wgan_fast.nn import add_orthogonal_gradients_
 from wgan_fast.nn.matrices import matrix_layers
@@ -42,7 +42,7 @@ def cases() -> Iterator[Case]:
         }
         providers = {name: _provider(copy.deepcopy(critic), function) for name, function in functions.items()}
         num_bytes = 4 * 4 * sum(layer.weight.numel() for _, layer in matrix_layers(critic))
-        yield Case("orthogonal", workload, num_bytes, providers, rtol=1e-4, atol=1e-5, device=DEVICE)
+        yield Case("orthogonal", workload, num_bytes, providers, tolerance=1e-4, device=DEVICE)
 
 
 def through_autograd(penalty: Callable[[Sequence[Tensor]], Tensor], critic: nn.Module) -> Tensor:

@@ -15,8 +15,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn.utils import parametrizations
 
-from benchmarks.bench_gradient_penalty import CRITICS, DEVICE
-from benchmarks.common import Case, Provider, main
+from benchmarks.bench_gradient_penalty import CRITICS
+from benchmarks.common import DEVICE, Case, Provider, main
 from benchmarks.schema import OURS
 from wgan_fast.nn import spectral_norm
 from wgan_fast.nn.matrices import matrix_layers
@@ -35,7 +35,7 @@ def cases() -> Iterator[Case]:
         hook = PowerIteration([layer for _, layer in matrix_layers(ours)], 1)
         providers = {OURS: _provider(ours, hook), "torch parametrization": _provider(theirs, None)}
         num_bytes = 4 * 7 * sum(layer.weight.numel() for _, layer in matrix_layers(ours))
-        yield Case("spectral_norm", workload, num_bytes, providers, rtol=1e-3, atol=1e-5, device=DEVICE)
+        yield Case("spectral_norm", workload, num_bytes, providers, tolerance=1e-3, device=DEVICE)
 
 
 def _provider(critic: nn.Module, hook: PowerIteration | None) -> Provider:

@@ -8,21 +8,19 @@ the samples is given: their sliced Wasserstein distance to held-out data after s
 
 from __future__ import annotations
 
-import argparse
-import datetime
 import json
-import random
+import math
 import statistics
-import time
 from collections.abc import Callable
-from pathlib import Path
+from dataclasses import replace
+from functools import partial
 from typing import Any
 
 import torch
 
-from benchmarks.common import device_name, keep_freed_memory, versions
+from benchmarks.common import arguments, device_name, interleaved, keep_freed_memory, rows_of, seconds
 from benchmarks.report import print_table
-from benchmarks.schema import OF_THIS_PROCESSOR, OURS, Row, write_csv
+from benchmarks.schema import OURS, Row, write_csv
 from benchmarks.training_workloads import DCGAN, MNIST, TOY, Workload, flops, ours, textbook, verify
 from wgan_fast.onednn import product
 from wgan_fast.training import Config
@@ -37,12 +35,6 @@ QUALITY: dict[str, dict[str, Any]] = {
     "8gaussians": {"width": 128, "iterations": 200},
     "digits": {"width": 128, "iterations": 300},
 }
-
-
-def seconds(call: Callable[[], object]) -> float:
-    start = time.perf_counter()
-    call()
-    return time.perf_counter() - start
 
 
 def square_product(dtype: torch.dtype) -> Callable[[], object]:
@@ -67,38 +59,14 @@ def measure(load: Workload, rounds: int) -> list[Row]:
     everything = loops | {str(dtype): square for dtype, square in squares.items()}
     everything["data"] = lambda: [mine.draws.batch() for _ in range(mine.config.n_critic)]
     warm = sum(seconds(call) for call in everything.values())
-    times: dict[str, list[float]] = {name: [] for name in everything}
-    shuffle = random.Random(0)
-    for _ in range(max(3, min(rounds, int(SECONDS / warm)))):
-        order = list(everything)
-        shuffle.shuffle(order)
-        for name in order:
-            times[name].append(seconds(everything[name]))
+    timed = {name: partial(seconds, call) for name, call in everything.items()}
+    times = interleaved(timed, max(3, min(rounds, int(SECONDS / warm))))
     medians = {name: statistics.median(samples) for name, samples in times.items()}
     rates = {dtype: 2 * SQUARE**3 / medians[str(dtype)] for dtype in squares}
-
-    def row(op: str, provider: str, samples: list[float], fraction: float) -> Row:
-        p20, *_, p80 = statistics.quantiles(samples, n=5)
-        return Row(
-            op=op,
-            provider=provider,
-            workload=load.name,
-            bytes=0,
-            median=statistics.median(samples) * 1e6,
-            p20=p20 * 1e6,
-            p80=p80 * 1e6,
-            ratio=statistics.median(samples) / medians[OURS],
-            fraction_of_limit=fraction,
-            device=device_name(CPU),
-            versions=versions(),
-            date=datetime.date.today().isoformat(),
-        )
-
-    rows = []
-    for name in loops:
-        rate = rates[torch.bfloat16 if name == lowered else torch.float32]
-        rows.append(row("training iteration", name, times[name], operations[name] / medians[name] / rate))
-    rows.append(row("training iteration, its data alone", OURS, times["data"], float("nan")))
+    limits = {name: operations[name] / rates[torch.bfloat16 if name == lowered else torch.float32] for name in loops}
+    rows = rows_of("training iteration", load.name, 0, times, limits, device_name(CPU))
+    (data,) = rows_of("training iteration, its data alone", load.name, 0, times, {"data": math.nan}, device_name(CPU))
+    rows.append(replace(data, provider=OURS))
     print(
         f"{load.name}: {medians['textbook'] / medians[OURS]:.2f}x the textbook's speed in fp32, "
         f"{medians['textbook'] / medians[lowered]:.2f}x in bf16; "
@@ -127,10 +95,7 @@ def quality() -> list[dict[str, Any]]:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--rounds", type=int, default=31, help="interleaved rounds, fewer for long iterations")
-    parser.add_argument("--out", type=Path, default=OF_THIS_PROCESSOR, help="folder of the CSV file")
-    options = parser.parse_args()
+    options = arguments(__doc__, 31, "interleaved rounds, fewer for long iterations").parse_args()
     keep_freed_memory()
     rows = [row for load in (TOY, MNIST, DCGAN) for row in measure(load, options.rounds)]
     path = options.out / "training_iteration.csv"

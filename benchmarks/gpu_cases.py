@@ -68,6 +68,14 @@ def eager(work: Work, result: Result | None) -> Provider:
     return Provider(work, result)
 
 
+def on_gpu(
+    op: str, workload: str, num_bytes: int, prepare: Prepare, providers: dict[str, Provider], tolerance: float = 0.0
+) -> Case:
+    """A case with a copy of the same bytes, prepared as the others are."""
+    limit = prepare(copy_of(num_bytes, DEVICE).timed, None)
+    return Case(op, workload, num_bytes, {**providers, LIMIT: limit}, tolerance, DEVICE)
+
+
 def on_device(shapes: Shapes) -> list[Tensor]:
     return [tensor.detach().to(DEVICE) for tensor in weights(shapes)]
 
@@ -97,18 +105,12 @@ def clip_case(backend: str, op: str, workload: str, shapes: Shapes, prepare: Pre
 
         return prepare(lambda: clip(tensors), result)
 
-    return Case(
-        op=op,
-        workload=workload,
-        bytes=num_bytes,
-        providers={
-            OURS: provider(partial(wgan_fast.clip_weights_, clip_value=CLIP_VALUE, backend=backend)),
-            "foreach pair": provider(foreach_pair),
-            "loop": provider(loop),
-            LIMIT: prepare(copy_of(num_bytes, DEVICE).timed, None),
-        },
-        device=DEVICE,
-    )
+    providers = {
+        OURS: provider(partial(wgan_fast.clip_weights_, clip_value=CLIP_VALUE, backend=backend)),
+        "foreach pair": provider(foreach_pair),
+        "loop": provider(loop),
+    }
+    return on_gpu(op, workload, num_bytes, prepare, providers)
 
 
 # ------------------------------------------------------------------------------------------------- interpolate
@@ -129,20 +131,12 @@ def interpolate_case(backend: str, op: str, workload: str, shape: tuple[int, ...
 
         return prepare(mix, result)
 
-    return Case(
-        op=op,
-        workload=workload,
-        bytes=num_bytes,
-        rtol=1e-5,
-        atol=1e-6,
-        providers={
-            OURS: provider(lambda: wgan_fast.interpolate(real, fake, alpha, out=out, backend=backend)),
-            "torch.lerp": provider(lambda: torch.lerp(fake, real, column, out=out)),
-            "textbook": provider(lambda: torch.add(column * real, (1 - column) * fake, out=out)),
-            LIMIT: prepare(copy_of(num_bytes, DEVICE).timed, None),
-        },
-        device=DEVICE,
-    )
+    providers = {
+        OURS: provider(lambda: wgan_fast.interpolate(real, fake, alpha, out=out, backend=backend)),
+        "torch.lerp": provider(lambda: torch.lerp(fake, real, column, out=out)),
+        "textbook": provider(lambda: torch.add(column * real, (1 - column) * fake, out=out)),
+    }
+    return on_gpu(op, workload, num_bytes, prepare, providers, tolerance=1e-6)
 
 
 # --------------------------------------------------------------------------------------- gradient_norm_penalty
@@ -166,19 +160,11 @@ def penalty_case(backend: str, op: str, workload: str, shape: tuple[int, ...], p
         value = penalty()
         return [value.detach(), *torch.autograd.grad(value, gradients)]
 
-    return Case(
-        op=op,
-        workload=workload,
-        bytes=num_bytes,
-        rtol=1e-3,
-        atol=1e-6,
-        providers={
-            OURS: prepare(ours, lambda: both(ours)),
-            "textbook": prepare(lambda: both(textbook), lambda: both(textbook)),
-            LIMIT: prepare(copy_of(num_bytes, DEVICE).timed, None),
-        },
-        device=DEVICE,
-    )
+    providers = {
+        OURS: prepare(ours, lambda: both(ours)),
+        "textbook": prepare(lambda: both(textbook), lambda: both(textbook)),
+    }
+    return on_gpu(op, workload, num_bytes, prepare, providers, tolerance=1e-3)
 
 
 # ---------------------------------------------------------------------------------------------- optimizer_step
@@ -221,11 +207,10 @@ def step_case(backend: str, op: str, workload: str, name: str, shapes: Shapes, p
     providers = {
         OURS: provider(ours),
         "foreach + foreach pair": provider(partial(theirs, foreach=True)),
-        LIMIT: prepare(copy_of(num_bytes, DEVICE).timed, None),
     }
     if name == "Adam":
         providers["fused + foreach pair"] = provider(partial(theirs, fused=True))
-    return Case(op=op, workload=workload, bytes=num_bytes, rtol=1e-4, atol=1e-7, providers=providers, device=DEVICE)
+    return on_gpu(op, workload, num_bytes, prepare, providers, tolerance=1e-5)
 
 
 # ----------------------------------------------------------------------------- norms and smooth activations
@@ -258,32 +243,28 @@ def second_order_cases(backend: str) -> Iterator[tuple[str, Callable[[], Case]]]
 
 def cases(backend: str) -> Iterator[tuple[str, Callable[[], Case]]]:
     """A name and a function that makes the case, so that memory is taken when its turn comes."""
+
+    def planned(make: Callable[..., Case], op: str, *rest: Any) -> tuple[str, Callable[[], Case]]:
+        return op, partial(make, backend, op, *rest)
+
     size = "64 M fp32"
-    op = "clip_weights, bandwidth"
-    yield op, partial(clip_case, backend, op, size, LARGE, eager)
-    op = "interpolate, bandwidth"
-    yield op, partial(interpolate_case, backend, op, size, LARGE_BATCH, eager)
-    op = "gradient_norm_penalty, bandwidth"
-    yield op, partial(penalty_case, backend, op, size, LARGE_BATCH, eager)
+    yield planned(clip_case, "clip_weights, bandwidth", size, LARGE, eager)
+    yield planned(interpolate_case, "interpolate, bandwidth", size, LARGE_BATCH, eager)
+    yield planned(penalty_case, "gradient_norm_penalty, bandwidth", size, LARGE_BATCH, eager)
     for name in ("RMSprop", "Adam"):
-        op = f"{name} step + clip, bandwidth"
-        yield op, partial(step_case, backend, op, size, name, LARGE, eager)
+        yield planned(step_case, f"{name} step + clip, bandwidth", size, name, LARGE, eager)
     yield from second_order_cases(backend)
 
     for how, prepare in (("in a graph", in_graph), ("eager", eager)):
         for workload, shapes in CRITICS.items():
-            op = f"clip_weights, {how}"
-            yield op, partial(clip_case, backend, op, workload, shapes, prepare)
-            op = f"RMSprop step + clip, {how}"
-            yield op, partial(step_case, backend, op, workload, "RMSprop", shapes, prepare)
-        op, workload = f"Adam step + clip, {how}", "DCGAN-64 critic, 2.76 M in 9"
-        yield op, partial(step_case, backend, op, workload, "Adam", DCGAN_64, prepare)
+            yield planned(clip_case, f"clip_weights, {how}", workload, shapes, prepare)
+            yield planned(step_case, f"RMSprop step + clip, {how}", workload, "RMSprop", shapes, prepare)
+        workload = "DCGAN-64 critic, 2.76 M in 9"
+        yield planned(step_case, f"Adam step + clip, {how}", workload, "Adam", DCGAN_64, prepare)
         for shape in BATCHES:
             workload = "x".join(map(str, shape))
-            op = f"interpolate, {how}"
-            yield op, partial(interpolate_case, backend, op, workload, shape, prepare)
-            op = f"gradient_norm_penalty, {how}"
-            yield op, partial(penalty_case, backend, op, workload, shape, prepare)
+            yield planned(interpolate_case, f"interpolate, {how}", workload, shape, prepare)
+            yield planned(penalty_case, f"gradient_norm_penalty, {how}", workload, shape, prepare)
 
     def on_cpu(make: Callable[[], Case]) -> Case:
         """The same work by the CPU's clock, which does not wait for the device: what a call costs its caller."""
@@ -291,16 +272,15 @@ def cases(backend: str) -> Iterator[tuple[str, Callable[[], Case]]]:
         providers = {name: provider for name, provider in case.providers.items() if name != LIMIT}
         return replace(case, device=torch.device("cpu"), providers=providers, bytes=0)
 
-    workload = "MNIST MLP critic, 0.53 M in 6"
-    op = "clip_weights, CPU cost of a call"
-    yield op, partial(on_cpu, partial(clip_case, backend, op, workload, MNIST_MLP, eager))
-    for name in ("RMSprop", "Adam"):
-        op = f"{name} step + clip, CPU cost of a call"
-        yield op, partial(on_cpu, partial(step_case, backend, op, workload, name, MNIST_MLP, eager))
-    op = "interpolate, CPU cost of a call"
-    yield op, partial(on_cpu, partial(interpolate_case, backend, op, "256x2", (256, 2), eager))
-    op = "gradient_norm_penalty, CPU cost of a call"
-    yield op, partial(on_cpu, partial(penalty_case, backend, op, "256x2", (256, 2), eager))
+    cost, workload = "CPU cost of a call", "MNIST MLP critic, 0.53 M in 6"
+    for op, make in (
+        planned(clip_case, f"clip_weights, {cost}", workload, MNIST_MLP, eager),
+        planned(step_case, f"RMSprop step + clip, {cost}", workload, "RMSprop", MNIST_MLP, eager),
+        planned(step_case, f"Adam step + clip, {cost}", workload, "Adam", MNIST_MLP, eager),
+        planned(interpolate_case, f"interpolate, {cost}", "256x2", (256, 2), eager),
+        planned(penalty_case, f"gradient_norm_penalty, {cost}", "256x2", (256, 2), eager),
+    ):
+        yield op, partial(on_cpu, make)
 
 
 def jobs(backend: str) -> Jobs:

@@ -14,6 +14,7 @@ from torch.utils.flop_counter import flop_registry
 from benchmarks.textbook import Textbook
 from wgan_fast.training import Config, Trainer, build_models
 from wgan_fast.training.data.sets import TensorData, split
+from wgan_fast.training.loop.distributed import Processes
 
 N_CRITIC = 5
 SAMPLES = 1024
@@ -64,7 +65,13 @@ def _start(load: Workload, device: torch.device) -> tuple[nn.Module, nn.Module, 
     return generator.to(device), critic.to(device), data
 
 
-def ours(load: Workload, batch_size: int | None = None, device: str = "cpu", **options: Any) -> Trainer:
+def ours(
+    load: Workload,
+    batch_size: int | None = None,
+    device: str = "cpu",
+    processes: Processes | None = None,
+    **options: Any,
+) -> Trainer:
     """Our loop, without the moving average, which the textbook has not."""
     generator, critic, data = _start(load, torch.device(device))
     config = Config(
@@ -78,7 +85,7 @@ def ours(load: Workload, batch_size: int | None = None, device: str = "cpu", **o
         log_every=NEVER,
         **{**OPTIONS, "graph": "off", **options},
     )
-    return Trainer(generator, critic, data, config)
+    return Trainer(generator, critic, data, config, processes=processes)
 
 
 def textbook(load: Workload, batch_size: int | None = None, device: str = "cpu", **options: Any) -> Textbook:
