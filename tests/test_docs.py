@@ -57,7 +57,7 @@ def prelude() -> dict[str, Any]:
     critic = images()
     for parameter in critic.parameters():
         parameter.grad = torch.zeros_like(parameter)
-    packs = rows(30)
+    packs, motions = rows(30), rows(10)
     return {
         "torch": torch,
         "wgan_fast": wgan_fast,
@@ -65,10 +65,11 @@ def prelude() -> dict[str, Any]:
         "real": torch.randn(8, 3, 4, 4),
         "fake": torch.randn(8, 3, 4, 4),
         "gamma": 1.0,
-        "discriminator": rows(10),
+        "discriminator": motions,
         "motion": torch.randn(8, 10),
         "agent": torch.randn(8, 10),
         "policy": rows(6),
+        "skrl_discriminator": SimpleNamespace(act=lambda inputs, role: (motions(inputs["observations"]), {})),
         "module": SimpleNamespace(critic=critic, device=torch.device("cpu")),
         "states": torch.randn(8, 6),
         "actions": torch.randn(8, 4),

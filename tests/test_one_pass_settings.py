@@ -363,3 +363,21 @@ def test_explain_changes_neither_critic_nor_random_state() -> None:
     assert all(torch.equal(a, b) for a, b in zip(before.values(), critic.state_dict().values(), strict=True))
     assert all(p.grad is None for p in critic.parameters())
     assert not any(module._forward_hooks for module in critic.modules())
+
+
+@pytest.mark.filterwarnings("ignore:`torch.nn.utils.weight_norm` is deprecated:FutureWarning")
+@pytest.mark.parametrize("norm", [torch.nn.utils.weight_norm, torch.nn.utils.spectral_norm])
+def test_explain_takes_a_critic_whose_hooks_keep_what_they_computed(norm: Callable[[nn.Module], nn.Module]) -> None:
+    critic, x = nn.Sequential(norm(nn.Linear(6, 4)), nn.ReLU(), nn.Linear(4, 1)).double(), torch.randn(5, 6).double()
+    critic(x)
+    kept = critic[0].weight
+    flops = explain(critic, x).flops
+    assert critic[0].weight is kept
+    assert flops["gradient_penalty with a forward pass of its own"] > 0
+
+
+def test_explain_refuses_a_compiled_critic() -> None:
+    critic = nn.Linear(6, 1)
+    critic.compile()
+    with pytest.raises(RuntimeError, match="no double backward"):
+        explain(critic, torch.randn(5, 6))

@@ -182,7 +182,7 @@ def zero_centered_gradient_penalty(samples: Tensor, critics: Tensor) -> Tensor:
 def compute_grad_pen(
     discriminator: penalties.Critic, expert_state: Tensor, expert_next_state: Tensor, lambda_: float = 10.0
 ) -> Tensor:
-    """As in AMP_for_hardware and the discriminators that descend from it (amp-rsl-rl): R1 on pairs of states, weighted.
+    """As in AMP_for_hardware: R1 on pairs of states, weighted. amp-rsl-rl's method of this name has other arguments.
 
     ``discriminator`` scores (B, 2 D) rows: a state and its successor. Equivalent to::
 

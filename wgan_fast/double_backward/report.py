@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
-from wgan_fast.critic_modules import first_output
+from wgan_fast.critic_modules import check_critic, first_output
 from wgan_fast.double_backward import least_work, norms, smooth
 from wgan_fast.double_backward.flops import count_flops
 from wgan_fast.double_backward.one_pass import OBSERVERS, Tracking, can_track, scores_and_gradients
@@ -86,11 +86,16 @@ def explain(
     Args:
         critic, critic_args, critic_kwargs: see ``score_and_gradient``.
         x: (B, ...), a typical batch; the sizes determine the FLOPs.
+
+    Raises:
+        RuntimeError: the critic is a compiled or sharded module, which has no double backward.
     """
     from wgan_fast.double_backward import exact_shortcut  # the package has this module's function, too
 
+    with torch.enable_grad():
+        check_critic(critic)
     if isinstance(critic, nn.Module):
-        critic = copy.deepcopy(critic)
+        critic = _copied(critic)
 
     def score(points: list[Tensor]) -> Tensor:
         return first_output(critic(points[0], *critic_args, **(critic_kwargs or {})))
@@ -132,6 +137,21 @@ def explain(
         }
         forward = count_flops(lambda: score([point()]))
     return Explanation(proven, tuple(obstacles), flops, forward)
+
+
+def _copied(critic: nn.Module) -> nn.Module:
+    """A deep copy, also of a critic that has run.
+
+    ``deepcopy`` refuses tensors with a history, and modules keep such ones: the weight that the hooks of
+    ``torch.nn.utils.weight_norm`` and ``spectral_norm`` compute in each forward pass.
+    """
+    computed = {
+        id(value): value.detach().clone()
+        for module in critic.modules()
+        for value in vars(module).values()
+        if isinstance(value, Tensor) and not value.is_leaf
+    }
+    return copy.deepcopy(critic, computed)
 
 
 def _follow(
