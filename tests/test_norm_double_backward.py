@@ -146,7 +146,7 @@ def test_the_same_input_gives_the_same_bits_for_any_number_of_threads(norm: Norm
     assert torch.allclose(first[2], again[2], rtol=1e-4, atol=1e-4)
 
 
-@pytest.mark.parametrize("norm", [NORMS[1], NORMS[5], NORMS[8], NORMS[12]], ids=str)
+@pytest.mark.parametrize("norm", [NORMS[1], NORMS[5], Norm("group", (2, 4, 3, 3), 2), NORMS[12]], ids=str)
 def test_derivatives_of_the_results_are_right(norm: Norm) -> None:
     """With mean and rstd that have a graph."""
     x, weight, g, v = (t[:2].double().requires_grad_() for t in inputs(norm, torch.float64, True))

@@ -172,12 +172,18 @@ def copies(lists: list[list[Tensor]], dtype: torch.dtype) -> list[list[Tensor]]:
     ]
 
 
-@pytest.mark.parametrize("dtype", DTYPES)
-@pytest.mark.parametrize(("name", "options"), CASES)
+PLACES: list[tuple[list[int], str]] = [
+    ([0] * 5, "host"),
+    ([3] * 5, "host"),
+    ([1, 0, 0, 2, 0], "host"),
+    ([0] * 5, "device"),
+]
+
+
+# Every case with every dtype; each of these with every place, and so all pairs: 36 of the 144 combinations.
 @pytest.mark.parametrize(
-    ("offsets", "where"),
-    [([0] * 5, "host"), ([3] * 5, "host"), ([1, 0, 0, 2, 0], "host"), ([0] * 5, "device")],
-    ids=["aligned", "alike", "unlike", "device"],
+    ("name", "options", "dtype", "offsets", "where"),
+    [(*case, dtype, *PLACES[(i + j) % len(PLACES)]) for i, case in enumerate(CASES) for j, dtype in enumerate(DTYPES)],
 )
 def test_steps_cross_tiles_at_every_alignment(
     name: str,
