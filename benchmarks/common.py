@@ -38,7 +38,7 @@ BLOCK_SECONDS = 3e-4
 # results counts as its own.
 CANCELLED = 1e-2
 # Of whole steps: the convolutions of a GPU round what they multiply to 10 bits (TF32). In fp32 the CPU's differ by up
-# to 5e-5.
+# to 1e-4.
 STEP_TOLERANCE = 1e-2 if DEVICE.type == "cuda" else 1e-3
 
 
