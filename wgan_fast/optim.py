@@ -83,16 +83,15 @@ class _Clipped(torch.optim.Optimizer):
     def _state_lists(self, group: dict[str, Any], params: list[Tensor], **used: bool) -> list[list[Tensor]]:
         """One list per name, empty where that is not used, and the step counts; state is created where missing."""
         states = [self.state[param] for param in params]
-        names = [name for name, wanted in used.items() if wanted]
         for param, state in zip(params, states, strict=True):
-            if len(state) <= len(names):
+            if len(state) <= sum(used.values()):
                 if param.grad is not None and param.grad.is_sparse:
                     raise RuntimeError(f"{type(self).__name__} does not support sparse gradients")
                 if "step" not in state:
                     place = param.device if group["capturable"] else "cpu"
                     state["step"] = torch.zeros((), dtype=torch.float32, device=place)
-                for name in names:
-                    if name not in state:
+                for name, wanted in used.items():
+                    if wanted and name not in state:
                         state[name] = torch.zeros_like(param, memory_format=torch.preserve_format)
         moments = [[state[name] for state in states] if wanted else [] for name, wanted in used.items()]
         return [*moments, [state["step"] for state in states]]
@@ -145,8 +144,19 @@ class RMSprop(_Clipped, torch.optim.RMSprop):
         state = self._state_lists(
             group, params, square_avg=True, grad_avg=group["centered"], momentum_buffer=group["momentum"] > 0
         )
-        names = ("lr", "alpha", "eps", "weight_decay", "momentum", "maximize", "clip_value")
-        rmsprop_step_(params, grads, *state, **{name: group[name] for name in names}, backend=self.backend)
+        rmsprop_step_(
+            params,
+            grads,
+            *state,
+            lr=group["lr"],
+            alpha=group["alpha"],
+            eps=group["eps"],
+            weight_decay=group["weight_decay"],
+            momentum=group["momentum"],
+            maximize=group["maximize"],
+            clip_value=group["clip_value"],
+            backend=self.backend,
+        )
 
 
 class Adam(_Clipped, torch.optim.Adam):
@@ -205,6 +215,17 @@ class Adam(_Clipped, torch.optim.Adam):
     def _step_group(self, group: dict[str, Any], params: list[Tensor], grads: list[Tensor]) -> None:
         state = self._state_lists(group, params, exp_avg=True, exp_avg_sq=True, max_exp_avg_sq=group["amsgrad"])
         beta1, beta2 = group["betas"]
-        names = ("lr", "eps", "weight_decay", "decoupled_weight_decay", "maximize", "clip_value")
-        numbers = {name: group[name] for name in names}
-        adam_step_(params, grads, *state, beta1=float(beta1), beta2=float(beta2), **numbers, backend=self.backend)
+        adam_step_(
+            params,
+            grads,
+            *state,
+            lr=group["lr"],
+            beta1=float(beta1),
+            beta2=float(beta2),
+            eps=group["eps"],
+            weight_decay=group["weight_decay"],
+            decoupled_weight_decay=group["decoupled_weight_decay"],
+            maximize=group["maximize"],
+            clip_value=group["clip_value"],
+            backend=self.backend,
+        )

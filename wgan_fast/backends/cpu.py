@@ -55,7 +55,7 @@ def clip_weights_(tensors: Sequence[Tensor], lo: float, hi: float) -> list[int]:
 
 def interpolate(real: Tensor, fake: Tensor, alpha: Tensor, out: Tensor | None = None) -> Tensor:
     *inputs, mixed = interpolation_operands(real, fake, alpha, out)
-    addresses = [tensor.data_ptr() for tensor in (*inputs, mixed)]
+    addresses = map(Tensor.data_ptr, (*inputs, mixed))
     _run(_cpu.interpolate, *addresses, real.shape[0], real.numel(), CODES[real.dtype])
     return mixed if out is None or mixed is out else out.copy_(mixed)
 
@@ -64,7 +64,7 @@ def gradient_norm_penalty(
     gradients: Tensor, *, target: float, one_sided: bool, weight: float, reduction: str, with_slope: bool
 ) -> tuple[Tensor, Tensor, Tensor | None]:
     gradients, slope, norms, value = penalty_operands(gradients, reduction, with_slope)
-    addresses = [address(tensor) for tensor in (gradients, slope, norms, value)]
+    addresses = (gradients.data_ptr(), address(slope), norms.data_ptr(), value.data_ptr())
     shape = (gradients.shape[0], gradients.numel(), CODES[gradients.dtype])
     _run(_cpu.gradient_norm_penalty, *addresses, *shape, target, one_sided, weight, reduction)
     return value, norms, slope
@@ -81,7 +81,7 @@ def activation_double_backward(
 ) -> tuple[Tensor | None, Tensor | None]:
     saved, v, g = dense_alike(saved, grad_grad_input, grad_output if needed[1] else None)
     to_output, to_saved = (torch.empty_like(saved) if wanted else None for wanted in needed)
-    addresses = [address(tensor) for tensor in (saved, g, v, to_output, to_saved)]
+    addresses = map(address, (saved, g, v, to_output, to_saved))
     rule = (ACTIVATION_CODES[activation], *three_numbers(options))
     _run(_cpu.activation_double_backward, *addresses, saved.numel(), CODES[saved.dtype], *rule)
     return to_output, to_saved
@@ -91,7 +91,7 @@ def norm_double_backward(*tensors: Unpack[Inputs], num_groups: int, needed: tupl
     x, weight = tensors[0], tensors[3]
     inputs = norm_inputs(*tensors)
     results = norm_results(inputs, needed)
-    addresses = [address(tensor) for tensor in (*inputs, *results)]
+    addresses = [0 if tensor is None else tensor.data_ptr() for tensor in (*inputs, *results)]
     _run(_cpu.norm_double_backward, *addresses, *norm_shape(x), num_groups, CODES[x.dtype])
     return as_given(results, x, weight)
 
@@ -112,7 +112,7 @@ def _step(
 ) -> list[int]:
     """``optional``: how many of the lists before the last, the step counts, are empty in some variants."""
     *lists, steps = lists
-    variant = [bool(tensors) for tensors in lists[-optional:]]
+    variant = map(bool, lists[-optional:])
     columns = [*lists[:-optional], *filter(None, lists[-optional:])]
     rest: list[int] = []
     counted = [step.is_cpu and step.dtype == torch.float32 for step in steps]

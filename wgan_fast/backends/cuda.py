@@ -94,7 +94,7 @@ def clip_weights_(tensors: Sequence[Tensor], lo: float, hi: float) -> list[int]:
 
 def interpolate(real: Tensor, fake: Tensor, alpha: Tensor, out: Tensor | None = None) -> Tensor:
     *inputs, mixed = interpolation_operands(real, fake, alpha, out)
-    addresses = [tensor.data_ptr() for tensor in (*inputs, mixed)]
+    addresses = map(Tensor.data_ptr, (*inputs, mixed))
     _launch(_cuda.interpolate, real.get_device(), *addresses, real.shape[0], real.numel(), CODES[real.dtype])
     return mixed if out is None or mixed is out else out.copy_(mixed)
 
@@ -106,7 +106,7 @@ def gradient_norm_penalty(
     batch, total, code = gradients.shape[0], gradients.numel(), CODES[gradients.dtype]
     needed = _cuda.penalty_workspace(batch, total // batch if batch else 0, code)
     workspace = torch.empty(needed, dtype=norms.dtype, device=norms.device)
-    addresses = [address(tensor) for tensor in (gradients, slope, norms, value, workspace)]
+    addresses = map(address, (gradients, slope, norms, value, workspace))
     rule = (target, one_sided, weight, reduction)
     _launch(_cuda.gradient_norm_penalty, gradients.get_device(), *addresses, batch, total, code, *rule)
     return value, norms, slope
@@ -123,7 +123,7 @@ def activation_double_backward(
 ) -> tuple[Tensor | None, Tensor | None]:
     saved, v, g = dense_alike(saved, grad_grad_input, grad_output if needed[1] else None)
     to_output, to_saved = (torch.empty_like(saved) if wanted else None for wanted in needed)
-    addresses = [address(tensor) for tensor in (saved, g, v, to_output, to_saved)]
+    addresses = map(address, (saved, g, v, to_output, to_saved))
     rule = (ACTIVATION_CODES[activation], *three_numbers(options))
     size, code = saved.numel(), CODES[saved.dtype]
     _launch(_cuda.activation_double_backward, saved.get_device(), *addresses, size, code, *rule)
@@ -146,7 +146,7 @@ def norm_double_backward(*tensors: Unpack[Inputs], num_groups: int, needed: tupl
         values, partials = wide.new_empty(channels * positions), wide.new_empty(chunks * channels * positions)
     workspace = wide.new_empty(_cuda.norm_workspace(batch * num_groups, size, code))
     inputs = (*inputs[:3], repeated(inputs[3], positions), *inputs[4:])
-    addresses = [address(tensor) for tensor in (*inputs, to_output, to_x, values, partials, workspace)]
+    addresses = map(address, (*inputs, to_output, to_x, values, partials, workspace))
     shape = (batch, channels, positions, num_groups)
     _launch(_cuda.norm_double_backward, x.get_device(), *addresses, chunks, *shape, code)
     return as_given((to_output, to_x, None if values is None else folded(values, positions)), x, weight)
@@ -171,7 +171,7 @@ def _step(
     ``optional``: how many of the lists before the last, the step counts, are empty in some variants.
     """
     *lists, steps = lists
-    variant = [bool(tensors) for tensors in lists[-optional:]]
+    variant = list(map(bool, lists[-optional:]))
     columns = [*lists[:-optional], *filter(None, lists[-optional:])]
     rest: list[int] = []
     if not (contiguous_alike(columns) and _on_one_device(columns, steps)):

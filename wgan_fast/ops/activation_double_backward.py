@@ -24,7 +24,8 @@ def activation_double_backward(
 
     The reference's are differentiable, to any order; those of the other backends are not.
     """
-    launch = serving(backend, saved, grad_output, grad_grad_input).activation_double_backward
+    tensors = (saved, grad_grad_input) if grad_output is None else (saved, grad_output, grad_grad_input)
+    launch = serving(backend, *tensors).activation_double_backward
     results = launch(saved, grad_output, grad_grad_input, activation=activation, options=options, needed=needed)
     return cast(tuple[Tensor | None, Tensor | None], results)
 

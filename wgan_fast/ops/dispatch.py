@@ -14,10 +14,9 @@ from wgan_fast.backends import choose
 from wgan_fast.memory_layout import has_addresses
 
 
-def serving(backend: str, *tensors: Tensor | None) -> Any:
+def serving(backend: str, *tensors: Tensor) -> Any:
     """The backend for these tensors: the one requested, but the reference where a kernel may not use addresses."""
-    given = [tensor for tensor in tensors if tensor is not None]
-    return choose(given[0].device.type, backend if has_addresses(*given) else "reference")
+    return choose(tensors[0].device.type, backend if has_addresses(*tensors) else "reference")
 
 
 def laid_out_as(like: Tensor, result: Tensor | None) -> Tensor:

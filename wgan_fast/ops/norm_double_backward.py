@@ -17,7 +17,7 @@ def norm_double_backward(inputs: Inputs, num_groups: int, needed: tuple[bool, bo
     ``inputs`` are the tensors in the order of ``reference.norm_double_backward``. The reference's results are
     differentiable, to any order; those of the other backends are not.
     """
-    launch = serving(backend, *inputs).norm_double_backward
+    launch = serving(backend, *(tensor for tensor in inputs if tensor is not None)).norm_double_backward
     return cast(Results, launch(*inputs, num_groups=num_groups, needed=needed))
 
 
