@@ -71,7 +71,7 @@ class Compiled(NamedTuple):
 def launches(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[Launch]]:
     recorded: list[Launch] = []
 
-    def record(kernel: Any, programs: int, device: Any, warps: int, arguments: Any, constants: Any) -> None:
+    def record(kernel: Any, programs: int, warps: int, arguments: Any, constants: Any) -> None:
         recorded.append(Launch(kernel, warps, arguments, constants))
 
     modules = (activation_double_backward, clip_weights, gradient_norm_penalty, interpolate)

@@ -14,8 +14,6 @@ from wgan_fast import backends
 from wgan_fast.backends.triton import launching, multi_tensor, optimizer_step
 from wgan_fast.backends.triton.clip_weights import clip_weights_
 
-HOST = torch.device("cpu")
-
 
 @pytest.fixture(autouse=True)
 def _nothing_kept(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -195,7 +193,7 @@ class FakeKernel:
 def test_a_kernel_is_compiled_once_for_its_constants_and_then_held() -> None:
     kernel = FakeKernel()
     for programs, constants in ((3, (1, 16)), (5, (1, 16)), (3, (2, 16)), (0, (9, 9))):
-        launching.launch(kernel, programs, HOST, 4, ("pointer", 0.5), constants)
+        launching.launch(kernel, programs, 4, (torch.zeros(1), 0.5), constants)
     compile_options, held_options = {"num_warps": 4, "enable_fp_fusion": False}, {"stream": 0}
     assert [(grid[0], arguments[2:], options) for grid, arguments, options in kernel.runs] == [
         (3, (1, 16), compile_options),
@@ -207,4 +205,4 @@ def test_a_kernel_is_compiled_once_for_its_constants_and_then_held() -> None:
 def test_a_failing_launch_is_a_sentence_with_the_kernels_name() -> None:
     kernel = FakeKernel(error="out of resource: shared memory")
     with pytest.raises(RuntimeError, match=r"launch fake_kernel on cpu: out of resource: shared memory"):
-        launching.launch(kernel, 1, HOST, 4, (), ())
+        launching.launch(kernel, 1, 4, (torch.zeros(1),), ())

@@ -69,7 +69,6 @@ def activation_double_backward(
     launch(
         activation_double_backward_kernel,
         triton.cdiv(size, block),
-        saved.device,
         WARPS,
         (saved, signal, v, first, second, size, *three_numbers(options)),
         (

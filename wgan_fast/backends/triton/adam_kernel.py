@@ -68,27 +68,18 @@ def adam_kernel(
         place = corrections + 2 * tl.load(row + 1)
         correction = tl.load(place)
         inverse_root = tl.load(place + 1)
+    numbers = (lr, correction, inverse_root, beta1, beta2, eps, weight_decay, lo, hi)
     if elements > 0:
-        _adam_chunk(row, elements, lr, correction, inverse_root, beta1, beta2, eps, weight_decay, lo, hi,
-                    AMSGRAD, DECAY, DECOUPLED, MAXIMIZE, True, DTYPE, WIDE, BLOCK)  # fmt: skip
+        _adam_chunk(row, elements, numbers, AMSGRAD, DECAY, DECOUPLED, MAXIMIZE, True, DTYPE, WIDE, BLOCK)
     else:
-        _adam_chunk(row, -elements, lr, correction, inverse_root, beta1, beta2, eps, weight_decay, lo, hi,
-                    AMSGRAD, DECAY, DECOUPLED, MAXIMIZE, False, DTYPE, WIDE, PIECE)  # fmt: skip
+        _adam_chunk(row, -elements, numbers, AMSGRAD, DECAY, DECOUPLED, MAXIMIZE, False, DTYPE, WIDE, PIECE)
 
 
 @triton.jit
 def _adam_chunk(
     row: tl.tensor,
     elements: tl.tensor,
-    lr: tl.tensor,
-    correction: tl.tensor,
-    inverse_root: tl.tensor,
-    beta1: tl.tensor,
-    beta2: tl.tensor,
-    eps: tl.tensor,
-    weight_decay: tl.tensor,
-    lo: tl.tensor,
-    hi: tl.tensor,
+    numbers: tl.tuple,
     AMSGRAD: tl.constexpr,
     DECAY: tl.constexpr,
     DECOUPLED: tl.constexpr,
@@ -98,6 +89,7 @@ def _adam_chunk(
     WIDE: tl.constexpr,
     BLOCK: tl.constexpr,
 ) -> None:
+    lr, correction, inverse_root, beta1, beta2, eps, weight_decay, lo, hi = numbers
     params = chunk_of(row, 0, FULL, DTYPE)
     exp_avgs = chunk_of(row, 2, FULL, DTYPE)
     exp_avg_sqs = chunk_of(row, 3, FULL, DTYPE)

@@ -68,5 +68,5 @@ def clip_weights_(tensors: Sequence[Tensor], lo: float, hi: float) -> list[int]:
         groups, rest = split([tensors], [kind_of([tensor]) for tensor in tensors])
     for lists in groups:
         table, constants = chunks_of(lists, block_of(BLOCK, lists[0][0].dtype), WARPS)
-        launch(clip_kernel, table.shape[0], table.device, WARPS, (table, lo, hi), constants)
+        launch(clip_kernel, table.shape[0], WARPS, (table, lo, hi), constants)
     return rest

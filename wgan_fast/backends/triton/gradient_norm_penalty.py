@@ -19,7 +19,7 @@ from wgan_fast.backends.triton.launching import launch
 from wgan_fast.backends.triton.penalty_rows_kernel import rows_kernel, total_kernel
 from wgan_fast.backends.triton.penalty_split_kernels import split_slope_kernel, split_squares_kernel
 from wgan_fast.backends.triton.rules import DTYPES, WIDE, block_of
-from wgan_fast.backends.triton.tiles import vector_length
+from wgan_fast.backends.triton.tiles import split_rows, vector_length
 from wgan_fast.dtypes import accumulation_dtype
 from wgan_fast.memory_layout import has_dense_samples
 
@@ -72,31 +72,26 @@ def _launch_rows(tensors: Tensors, batch: int, size: int, numbers: Numbers, swit
     launch(
         rows_kernel,
         programs,
-        gradients.device,
         warps,
         (gradients, slope, norms, values, batch, size, *numbers),
         (*switches, programs == 1, vector, *dtypes, rows, columns),
     )
     if values is not value:
-        arguments = (values, value, programs, numbers[3])
-        launch(total_kernel, 1, gradients.device, 4, arguments, (dtypes[1], STEP))
+        launch(total_kernel, 1, 4, (values, value, programs, numbers[3]), (dtypes[1], STEP))
 
 
 def _launch_split(tensors: Tensors, batch: int, size: int, numbers: Numbers, switches: Switches, vector: int) -> None:
     gradients, _, norms, _ = tensors
-    splits = min(triton.cdiv(size, STEP), triton.cdiv(SPLIT_PROGRAMS, batch))
-    span = triton.cdiv(triton.cdiv(size, splits), STEP) * STEP
-    splits = triton.cdiv(size, span)
+    splits, span = split_rows(batch, size, STEP, SPLIT_PROGRAMS)
     partials = torch.empty(batch * splits, dtype=norms.dtype, device=norms.device)
     dtypes = (DTYPES[gradients.dtype], WIDE[gradients.dtype])
     arguments = (gradients, partials, size, splits, span)
-    launch(split_squares_kernel, batch * splits, gradients.device, 8, arguments, (vector, *dtypes, STEP))
+    launch(split_squares_kernel, batch * splits, 8, arguments, (vector, *dtypes, STEP))
     lanes = triton.next_power_of_2(splits)
     with_slope = switches[1]
     launch(
         split_slope_kernel,
         batch * splits if with_slope else batch,
-        gradients.device,
         8,
         (*tensors, partials, batch, size, splits, span, *numbers),
         (*switches, vector, *dtypes, max(1, STEP // lanes), lanes, STEP),

@@ -64,7 +64,6 @@ def interpolate(real: Tensor, fake: Tensor, alpha: Tensor, out: Tensor | None = 
         launch(
             interpolate_kernel,
             triton.cdiv(batch, rows) * triton.cdiv(size, columns),
-            real.device,
             WARPS,
             (real, fake, alpha, mixed, batch, size),
             (vector_length(size, real, fake, mixed), DTYPES[real.dtype], WIDE[real.dtype], rows, columns),

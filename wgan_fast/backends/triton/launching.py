@@ -37,20 +37,14 @@ def kernel(function: Callable[..., None]) -> Any:
     return triton.jit(do_not_specialize=arguments)(function)
 
 
-def launch(
-    kernel: Any,
-    programs: int,
-    device: torch.device,
-    warps: int,
-    arguments: tuple[Any, ...],
-    constants: tuple[Any, ...],
-) -> None:
-    """Run ``programs`` programs of ``kernel(*arguments, *constants)`` on the current stream of ``device``."""
+def launch(kernel: Any, programs: int, warps: int, arguments: tuple[Any, ...], constants: tuple[Any, ...]) -> None:
+    """Run ``programs`` programs of ``kernel(*arguments, *constants)``, on the device of the first argument."""
     if programs == 0:
         return
+    device = arguments[0].device
     if device.index is not None and device.index != torch.cuda.current_device():
         with torch.cuda.device(device):
-            launch(kernel, programs, device, warps, arguments, constants)
+            launch(kernel, programs, warps, arguments, constants)
         return
     key = (kernel.__name__, device.index, warps, constants)
     held = _compiled.get(key)

@@ -17,7 +17,7 @@ from wgan_fast.backends.triton.launching import launch
 from wgan_fast.backends.triton.norm_rows_kernel import norm_rows_kernel, norm_total_kernel
 from wgan_fast.backends.triton.norm_split_kernels import norm_split_results_kernel, norm_split_sums_kernel
 from wgan_fast.backends.triton.rules import DTYPES, WIDE, block_of
-from wgan_fast.backends.triton.tiles import vector_length
+from wgan_fast.backends.triton.tiles import split_rows, vector_length
 from wgan_fast.norm_arguments import (
     Inputs,
     Results,
@@ -65,9 +65,7 @@ def norm_double_backward(
         values = to_weight.new_empty(sample)
         block = block_of(TOTAL_BLOCK, values.dtype)
         constants = (vector_length(sample, partials, values), WIDE[values.dtype], block)
-        launch(
-            norm_total_kernel, triton.cdiv(sample, block), x.device, 4, (partials, values, chunks, sample), constants
-        )
+        launch(norm_total_kernel, triton.cdiv(sample, block), 4, (partials, values, chunks, sample), constants)
         to_weight = folded(values, positions)
     return as_given((results[0], results[1], to_weight), x, weight)
 
@@ -92,7 +90,7 @@ def _launch_rows(
     # 8 elements per thread, or 4 of fp64.
     warps = min(max(rows * columns // block_of(256, x.dtype), 1), 16)
     arguments = (*tensors, batch, groups, size, per_chunk)
-    launch(norm_rows_kernel, chunks * groups, x.device, warps, arguments, (*constants, rows, columns))
+    launch(norm_rows_kernel, chunks * groups, warps, arguments, (*constants, rows, columns))
 
 
 def _launch_split(
@@ -101,15 +99,11 @@ def _launch_split(
     tensors, constants = _described(inputs, results, size)
     x, step = inputs[0], block_of(STEP, inputs[0].dtype)
     rows = batch * groups
-    splits = min(triton.cdiv(size, step), triton.cdiv(SPLIT_PROGRAMS, rows))
-    span = triton.cdiv(triton.cdiv(size, splits), step) * step
-    splits = triton.cdiv(size, span)
+    splits, span = split_rows(rows, size, step, SPLIT_PROGRAMS)
     sums = torch.empty(rows * splits * 5, dtype=inputs[2].dtype, device=x.device)
     of_sums = (*constants[:2], inputs[4] is not None, *constants[5:], step)
-    launch(
-        norm_split_sums_kernel, rows * splits, x.device, 8, (*tensors[:6], sums, groups, size, splits, span), of_sums
-    )
+    launch(norm_split_sums_kernel, rows * splits, 8, (*tensors[:6], sums, groups, size, splits, span), of_sums)
     arguments = (*tensors, sums, batch, groups, size, per_chunk, splits)
     programs = chunks * groups * triton.cdiv(size, step)
     of_results = (*constants, triton.next_power_of_2(splits), step)
-    launch(norm_split_results_kernel, programs, x.device, 8, arguments, of_results)
+    launch(norm_split_results_kernel, programs, 8, arguments, of_results)

@@ -110,7 +110,7 @@ def rmsprop_step_(lists: Lists, options: RMSpropOptions) -> list[int]:
         table, constants = chunks_of(columns, _block(columns[0][0].dtype), WARPS)
         lr_tensor, rate, lr_dtype = _learning_rate(lr, table.device)
         arguments = (table, lr_tensor, rate, *numbers, lo, hi)
-        launch(rmsprop_kernel, table.shape[0], table.device, WARPS, arguments, (lr_dtype, *switches, *constants))
+        launch(rmsprop_kernel, table.shape[0], WARPS, arguments, (lr_dtype, *switches, *constants))
         if on_device(steps[0]):
             torch._foreach_add_(list(steps), 1)
         else:
@@ -132,7 +132,7 @@ def adam_step_(lists: Lists, options: AdamOptions) -> list[int]:
         lr_tensor, rate, lr_dtype = _learning_rate(lr, table.device)
         arguments = (table, lr_tensor, corrections, rate, correction, inverse_root, beta1, beta2, *numbers, lo, hi)
         constants = (lr_dtype, not counts, *switches, *constants)
-        launch(adam_kernel, table.shape[0], table.device, WARPS, arguments, constants)
+        launch(adam_kernel, table.shape[0], WARPS, arguments, constants)
         _advance(counts)
     return rest
 
@@ -142,7 +142,6 @@ def _count_on_device(steps: Sequence[Tensor], beta1: float, beta2: float) -> Ten
     table = address_table(steps)
     corrections = table.new_empty(len(steps), 2, dtype=torch.float64)
     logarithms = [math.log2(beta) if beta > 0 else -math.inf for beta in (beta1, beta2)]
-    programs = triton.cdiv(len(steps), COUNT_BLOCK)
     arguments = (table, corrections, len(steps), *logarithms)
-    launch(count_kernel, programs, table.device, 4, arguments, (COUNT_BLOCK,))
+    launch(count_kernel, triton.cdiv(len(steps), COUNT_BLOCK), 4, arguments, (COUNT_BLOCK,))
     return corrections

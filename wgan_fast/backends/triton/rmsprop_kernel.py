@@ -36,25 +36,18 @@ def rmsprop_kernel(
     elements = tl.load(row)
     if LR is not None:
         lr = tl.load(lr_tensor).to(tl.float64)
+    numbers = (lr, alpha, eps, weight_decay, momentum, lo, hi)
     if elements > 0:
-        _rmsprop_chunk(row, elements, lr, alpha, eps, weight_decay, momentum, lo, hi,
-                       CENTERED, MOMENTUM, DECAY, MAXIMIZE, True, DTYPE, WIDE, BLOCK)  # fmt: skip
+        _rmsprop_chunk(row, elements, numbers, CENTERED, MOMENTUM, DECAY, MAXIMIZE, True, DTYPE, WIDE, BLOCK)
     else:
-        _rmsprop_chunk(row, -elements, lr, alpha, eps, weight_decay, momentum, lo, hi,
-                       CENTERED, MOMENTUM, DECAY, MAXIMIZE, False, DTYPE, WIDE, PIECE)  # fmt: skip
+        _rmsprop_chunk(row, -elements, numbers, CENTERED, MOMENTUM, DECAY, MAXIMIZE, False, DTYPE, WIDE, PIECE)
 
 
 @triton.jit
 def _rmsprop_chunk(
     row: tl.tensor,
     elements: tl.tensor,
-    lr: tl.tensor,
-    alpha: tl.tensor,
-    eps: tl.tensor,
-    weight_decay: tl.tensor,
-    momentum: tl.tensor,
-    lo: tl.tensor,
-    hi: tl.tensor,
+    numbers: tl.tuple,
     CENTERED: tl.constexpr,
     MOMENTUM: tl.constexpr,
     DECAY: tl.constexpr,
@@ -64,6 +57,7 @@ def _rmsprop_chunk(
     WIDE: tl.constexpr,
     BLOCK: tl.constexpr,
 ) -> None:
+    lr, alpha, eps, weight_decay, momentum, lo, hi = numbers
     params = chunk_of(row, 0, FULL, DTYPE)
     square_avgs = chunk_of(row, 2, FULL, DTYPE)
     p = load(params, elements, FULL, BLOCK).to(WIDE)

@@ -1,4 +1,7 @@
-"""128-bit accesses for kernels over a batch of equal rows: checked on the host, declared in the kernel."""
+"""Kernels over a batch of equal rows: how long rows are split, and 128-bit accesses.
+
+The alignment of an access is checked on the host and declared in the kernel.
+"""
 
 from __future__ import annotations
 
@@ -15,6 +18,13 @@ def vector_length(size: int, *tensors: Tensor) -> int:
     if size % length or any(tensor.data_ptr() % ALIGNMENT for tensor in tensors):
         return 1
     return length
+
+
+def split_rows(rows: int, size: int, step: int, programs: int) -> tuple[int, int]:
+    """(splits of a row, elements in each): whole steps, and about ``programs`` programs for all rows together."""
+    splits = min(triton.cdiv(size, step), triton.cdiv(programs, rows))
+    span = triton.cdiv(triton.cdiv(size, splits), step) * step
+    return triton.cdiv(size, span), span
 
 
 @triton.jit
