@@ -11,9 +11,11 @@ import numpy as np
 import pytest
 import torch
 
-from wgan_fast.training import Data, TensorData, UserError, load_data
+from wgan_fast.training import Config, Data, TensorData, UserError, load_data
 from wgan_fast.training.data import images
 from wgan_fast.training.data.sets import split
+from wgan_fast.training.loop.distributed import Processes
+from wgan_fast.training.loop.draws import Draws
 
 
 def _tensor_data(data: Data) -> TensorData:
@@ -32,6 +34,12 @@ def test_digits_are_scaled_labelled_and_split_once_for_all() -> None:
     everything = torch.cat([data.train_samples, data.held_out_samples]).flatten(1)
     original, _ = images.digits()
     assert torch.equal(everything.unique(dim=0), original.flatten(1).unique(dim=0))
+
+
+def test_indices_are_drawn_where_the_samples_are() -> None:
+    """Drawn on a GPU for samples on the host, they would be waited for in every batch."""
+    data, elsewhere = split("numbers", torch.arange(50.0).view(50, 1)), torch.device("meta")
+    assert Draws(data, Config(data="digits"), elsewhere, Processes()).order.device == torch.device("cpu")
 
 
 def test_batches_are_training_samples_drawn_by_the_generator() -> None:

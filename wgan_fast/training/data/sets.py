@@ -63,6 +63,7 @@ class TensorData:
 
     Attributes:
         num_classes: number of classes, 0 for data without labels.
+        device: that of the samples.
     """
 
     def __init__(
@@ -78,6 +79,7 @@ class TensorData:
         self.name = name
         self.sample_shape = tuple(train_samples.shape[1:])
         self.train_samples = train_samples.to(device)
+        self.device = self.train_samples.device
         self.held_out_samples = held_out_samples.to(device)
         self.train_labels = None if train_labels is None else train_labels.to(device)
         self.held_out_labels = None if held_out_labels is None else held_out_labels.to(device)
@@ -101,7 +103,7 @@ class TensorData:
 
     def _draw(self, size: int, generator: torch.Generator) -> Tensor:
         index = torch.randint(len(self.train_samples), (size,), generator=generator, device=generator.device)
-        return index.to(self.train_samples.device)
+        return index.to(self.device)
 
     def held_out(self, size: int, generator: torch.Generator) -> Tensor:
         """At most ``size`` distinct held-out samples, float32."""
