@@ -21,7 +21,12 @@ from typing import Any, NamedTuple, Protocol, runtime_checkable
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
-from torch.nn.modules.module import _has_any_global_hook
+from torch.nn.modules.module import (
+    _global_backward_hooks,
+    _global_backward_pre_hooks,
+    _global_forward_hooks,
+    _global_forward_pre_hooks,
+)
 
 from wgan_fast.constraints import Constraint, GradientPenalty
 from wgan_fast.functional import gradient_norm_penalty
@@ -115,7 +120,7 @@ def plain_layers(critic: nn.Module) -> list[nn.Module] | None:
         and sum(len(list(layer.parameters())) for layer in weighted) == len(parameters)  # else some are shared
         and all(type(p) is nn.Parameter and p.requires_grad for p in parameters)
         and {p.dtype for p in parameters} <= {torch.float32, torch.float64}
-        and not _has_any_global_hook()
+        and not _hooked_globally()
     )
     return layers if served else None
 
@@ -137,6 +142,12 @@ def _serves(layer: nn.Module) -> bool:
 
 def _is_weighted(layer: nn.Module) -> bool:
     return isinstance(layer, (nn.Linear, nn.Conv2d, Shift, Projection))
+
+
+def _hooked_globally() -> bool:  # torch 2.7 and older have no function for it
+    return bool(
+        _global_forward_hooks or _global_forward_pre_hooks or _global_backward_hooks or _global_backward_pre_hooks
+    )
 
 
 def _hooked(module: nn.Module) -> bool:
