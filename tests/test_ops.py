@@ -83,6 +83,22 @@ def test_compiled_clip_and_interpolate_and_penalty_equal_eager() -> None:
     assert weights[0].abs().max() == torch.tensor(0.1)
 
 
+@pytest.mark.parametrize("name", ["rmsprop", "adam"])
+def test_a_compiled_optimizer_step_equals_eager(name: str) -> None:
+    def step(params: list[Tensor], grads: list[Tensor], first: list[Tensor], other: list[Tensor]) -> None:
+        steps = [torch.zeros(()) for _ in params]
+        if name == "rmsprop":
+            functional.rmsprop_step_(params, grads, first, [], [], steps, lr=1e-2, clip_value=0.5)
+        else:
+            functional.adam_step_(params, grads, first, other, [], steps, lr=1e-2, clip_value=0.5)
+
+    lists = [[normal(30, 20), normal(20)] for _ in range(2)] + [[torch.rand(30, 20), torch.rand(20)] for _ in range(2)]
+    expected = [[tensor.clone() for tensor in tensors] for tensors in lists]
+    step(*expected)
+    torch.compile(step, fullgraph=True, backend="aot_eager")(*lists)
+    torch.testing.assert_close(lists, expected, rtol=1e-6, atol=1e-7)
+
+
 def test_compiled_gradients_equal_eager() -> None:
     def loss(gradients: Tensor) -> Tensor:
         return 10 * wgan_fast.gradient_norm_penalty(gradients * 2, one_sided=True)

@@ -13,6 +13,12 @@ import sys
 sys.modules["triton"] = None
 expected = "Triton is not installed"
 """
+OLD_TRITON = """
+import sys, types
+sys.modules["triton"] = types.ModuleType("triton")
+sys.modules["triton"].__version__ = "3.4.0"
+expected = "Triton 3.4.0 is too old: expected 3.5 or newer"
+"""
 NO_DEVICE = """
 import torch
 torch.cuda.is_available = lambda: False
@@ -51,10 +57,14 @@ def run(code: str) -> None:
     assert result.returncode == 0, result.stderr
 
 
-@pytest.mark.parametrize("world", [NO_TRITON, NO_DEVICE, BROKEN_DRIVER], ids=["absent", "no device", "broken driver"])
-def test_its_absence_is_a_sentence_and_auto_does_without(world: str) -> None:
-    if world is BROKEN_DRIVER:
-        pytest.importorskip("triton")
+@pytest.mark.parametrize("world", [NO_TRITON, OLD_TRITON], ids=["absent", "too old"])
+def test_without_a_recent_triton_the_reason_is_a_sentence_and_auto_does_without(world: str) -> None:
+    run(world + CHECK)
+
+
+@pytest.mark.parametrize("world", [NO_DEVICE, BROKEN_DRIVER], ids=["no device", "broken driver"])
+def test_without_a_device_the_reason_is_a_sentence_and_auto_does_without(world: str) -> None:
+    pytest.importorskip("triton", minversion="3.5")
     run(world + CHECK)
 
 

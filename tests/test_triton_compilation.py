@@ -21,7 +21,7 @@ from torch import Tensor
 if os.environ.get("TRITON_INTERPRET") == "1":
     pytest.skip("the interpreter does not compile", allow_module_level=True)
 
-triton = pytest.importorskip("triton")
+triton = pytest.importorskip("triton", minversion="3.5")
 
 from triton.backends.compiler import GPUTarget  # noqa: E402
 from triton.backends.nvidia import compiler as nvidia  # noqa: E402
@@ -48,6 +48,9 @@ TYPES = {
 }
 # Kernels in which every thread minds its own elements: nothing passes through shared memory.
 MOST_REGISTERS = {"clip_kernel": 40, "rmsprop_kernel": 64, "adam_kernel": 64}
+# Bytes per thread on the stack. Of the code that Triton 3.5 makes for bf16, ptxas spills one address of Adam's, once.
+MOST_SPILLED = {"adam_kernel": 8} if triton.__version__.startswith("3.5.") else {}
+SPILLS = r"(\d+) bytes stack frame, (\d+) bytes spill stores, (\d+) bytes spill loads"
 WIDE_ACCESS = r"\.global(?:\.\w+)*\.(?:v4\.[bfu]32|v2\.[bfu]64|v8\.[bfu]16)\b"
 
 
@@ -125,7 +128,8 @@ def check(launches: list[Launch], accesses: dict[str, tuple[int, int]]) -> None:
             per_thread = launch.warps * 32 * 16
             print(f"{name} {launch.constants} sm_{architecture}: {compiled.registers} registers")
             assert ".local" not in compiled.assembly, name
-            assert "0 bytes stack frame, 0 bytes spill stores, 0 bytes spill loads" in compiled.report, name
+            (spills,) = re.findall(SPILLS, compiled.report)
+            assert max(map(int, spills)) <= MOST_SPILLED.get(name, 0), name
             assert compiled.loads == accesses[name][0] // per_thread, name
             assert compiled.stores == accesses[name][1] // per_thread, name
             if name in MOST_REGISTERS:

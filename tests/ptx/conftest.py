@@ -51,7 +51,7 @@ def _use(name: str, module: ModuleType, patch: pytest.MonkeyPatch) -> None:
 def _triton_launchers() -> Iterator[ModuleType]:
     if os.environ.get("TRITON_INTERPRET") == "1":
         pytest.skip("the interpreter does not compile")
-    triton = pytest.importorskip("triton")
+    triton = pytest.importorskip("triton", minversion="3.5")
     from interpreted_triton import Driver
 
     with pytest.MonkeyPatch.context() as patch:

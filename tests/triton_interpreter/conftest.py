@@ -36,6 +36,11 @@ def pytest_report_collectionfinish() -> str:
     return "" if INTERPRETED else "deselected: tests/triton_interpreter, which needs TRITON_INTERPRET=1"
 
 
+@pytest.fixture(autouse=True)
+def _recent_triton() -> None:
+    pytest.importorskip("triton", minversion="3.5")  # with an older one the backend reports that it is too old
+
+
 @pytest.fixture
 def backend() -> str:
     """Shadows the fixture of the parity tests: they run over this backend here."""

@@ -78,11 +78,12 @@ def _tensor_list(parameters: nn.Module | Tensor | Iterable[Tensor]) -> list[Tens
                 f"parameters: expected a module, a tensor or an iterable of tensors, got {type(parameters).__name__}"
             ) from None
     # Sets first, explanations only when something is wrong: a critic of a hundred tensors is checked in 20 us.
-    if not PLAIN_TYPES.issuperset(map(type, tensors)):
+    # Not in compiled code, which the loops leave nothing in: Dynamo of torch 2.6 and 2.7 has no issuperset.
+    compiling = torch.compiler.is_compiling()
+    if compiling or not PLAIN_TYPES.issuperset(map(type, tensors)):
         _refuse_other_than_tensors(tensors)
-    if not DTYPES.issuperset([tensor.dtype for tensor in tensors]):
-        i = next(i for i, tensor in enumerate(tensors) if tensor.dtype not in DTYPES)
-        raise TypeError(f"parameters[{i}]: expected {DTYPE_NAMES}, got {tensors[i].dtype}")
+    if compiling or not DTYPES.issuperset([tensor.dtype for tensor in tensors]):
+        _refuse_other_dtypes(tensors)
     for i in [i for i, tensor in enumerate(tensors) if not tensor.is_contiguous() and has_overlap(tensor)]:
         raise ValueError(
             f"parameters[{i}]: an expanded tensor (shape {tuple(tensors[i].shape)}, strides {tensors[i].stride()}) "
@@ -97,3 +98,9 @@ def _refuse_other_than_tensors(tensors: Sequence[object]) -> None:
             continue
         hint = " (named_parameters() yields pairs: pass parameters())" if isinstance(tensor, tuple) else ""
         raise TypeError(f"parameters[{i}]: expected a tensor, got {type(tensor).__name__}{hint}")
+
+
+def _refuse_other_dtypes(tensors: Sequence[Tensor]) -> None:
+    for i, tensor in enumerate(tensors):
+        if tensor.dtype not in DTYPES:
+            raise TypeError(f"parameters[{i}]: expected {DTYPE_NAMES}, got {tensor.dtype}")

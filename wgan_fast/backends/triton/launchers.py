@@ -12,7 +12,7 @@ try:
     import triton
 except ImportError as error:
     raise ImportError(f"Triton is not installed: pip install 'triton>=3.5' [{error}]") from error
-if not hasattr(triton, "knobs"):
+if tuple(int(part) for part in triton.__version__.split(".")[:2]) < (3, 5):
     raise ImportError(f"Triton {triton.__version__} is too old: expected 3.5 or newer")
 
 from wgan_fast.backends.triton.activation_double_backward import activation_double_backward

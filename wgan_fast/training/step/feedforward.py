@@ -21,7 +21,12 @@ from typing import Any, NamedTuple, Protocol, runtime_checkable
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
-from torch.nn.modules.module import _has_any_global_hook
+from torch.nn.modules.module import (
+    _global_backward_hooks,
+    _global_backward_pre_hooks,
+    _global_forward_hooks,
+    _global_forward_pre_hooks,
+)
 
 from wgan_fast.constraints import Constraint, GradientPenalty
 from wgan_fast.functional import gradient_norm_penalty
@@ -90,7 +95,7 @@ def plain_layers(critic: nn.Module) -> list[nn.Module] | None:
 
     None for any other: with hooks, parametrizations, shared or frozen parameters, or in a 16-bit type itself.
     """
-    if any(_hooked(part) for part in critic.modules()) or _has_any_global_hook():
+    if any(_hooked(part) for part in critic.modules()) or _hooked_globally():
         return None
     layers: list[nn.Module] = []
     pending = [critic]
@@ -132,6 +137,12 @@ def _serves(layer: nn.Module) -> bool:
 
 def _is_weighted(layer: nn.Module) -> bool:
     return isinstance(layer, (nn.Linear, nn.Conv2d, Shift, Projection))
+
+
+def _hooked_globally() -> bool:  # torch 2.7 and older have no function for it
+    return bool(
+        _global_forward_hooks or _global_forward_pre_hooks or _global_backward_hooks or _global_backward_pre_hooks
+    )
 
 
 def _hooked(module: nn.Module) -> bool:
