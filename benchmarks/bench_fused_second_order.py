@@ -120,7 +120,7 @@ def cases() -> Iterator[Case]:
     yield whole("penalty", "perceptron 784-3x512, LayerNorm, B=256", wide, (256, 784), steps)
     for name, make in CONVOLUTIONS.items():
         yield whole("penalty", f"convolutions 32x32, {name}, B=32", make, (32, 3, 32, 32), steps)
-    shared = {OURS: shared_scores, "textbook": textbook_shared_scores}
+    shared: dict[str, Callable[[nn.Module, Tensor], Tensor]] = {OURS: shared_scores, "textbook": textbook_shared_scores}
     workload = "heads 64x16x16, GroupNorm and SiLU, B=16"
     yield whole("loss and R1 on shared scores", workload, heads, (16, 64, 16, 16), shared)
 
