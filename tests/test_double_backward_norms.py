@@ -325,7 +325,10 @@ def test_torchs_own_samples_have_eagers_derivatives(name: str) -> None:
     for sample in samples:
         eager = of_second_order(name, sample, nullcontext())
         for mine, theirs in zip(of_second_order(name, sample, exact_shortcut()), eager, strict=True):
-            assert (mine is None) == (theirs is None)
-            if mine is not None and theirs is not None and theirs.numel():
+            if mine is None:  # torch 2.14 gives zeros for group norm's bias, on which g does not depend
+                assert theirs is None or not theirs.any()
+                continue
+            assert theirs is not None
+            if theirs.numel():
                 atol = 1e-7 * max(1.0, float(theirs.detach().abs().max()))
                 torch.testing.assert_close(mine, theirs, rtol=1e-7, atol=atol)

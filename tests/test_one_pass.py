@@ -94,7 +94,7 @@ def value_and_gradients(loss: Loss, way: Way, critic: nn.Module, x: Tensor, args
     critic = copy.deepcopy(critic)
     value = loss(way, critic, x, args)
     parameters = [p for p in critic.parameters() if p.requires_grad]
-    return [value, *torch.autograd.grad(value, parameters, allow_unused=True, materialize_grads=True)]
+    return [value.detach(), *torch.autograd.grad(value, parameters, allow_unused=True, materialize_grads=True)]
 
 
 def assert_equal(ours: list[Tensor], theirs: list[Tensor], tolerance: float = 1e-10) -> None:

@@ -202,6 +202,7 @@ def test_npz_says_what_is_wrong(tmp_path: Path, arrays: dict[str, np.ndarray], m
         images.npz(tmp_path / "a.npz")
 
 
+@pytest.mark.filterwarnings("error::ResourceWarning")  # the file is closed, too
 @pytest.mark.parametrize("content", [b"", b"not a zip", b"PK\x03\x04" + bytes(40)])
 def test_npz_refuses_a_corrupt_file(tmp_path: Path, content: bytes) -> None:
     (tmp_path / "a.npz").write_bytes(content)
@@ -209,6 +210,7 @@ def test_npz_refuses_a_corrupt_file(tmp_path: Path, content: bytes) -> None:
         images.npz(tmp_path / "a.npz")
 
 
+@pytest.mark.filterwarnings("error::ResourceWarning")
 def test_npz_refuses_a_truncated_archive(tmp_path: Path) -> None:
     np.savez(tmp_path / "a.npz", images=np.zeros((50, 8, 8), np.uint8))
     whole = (tmp_path / "a.npz").read_bytes()

@@ -48,7 +48,7 @@ def test_the_first_bad_iteration_is_named_and_the_checkpoint_before_it(tmp_path:
     with pytest.raises(UserError, match=expected + "iteration 8, and --resume --on-nonfinite restore"):
         run.train(_poisoned(run.trainer, 10, _nan_weight))
     assert iterations(tmp_path) == [4, 8]
-    assert [json.loads(line)["iteration"] for line in (tmp_path / "metrics.jsonl").open()] == [5, 10]
+    assert [json.loads(line)["iteration"] for line in (tmp_path / "metrics.jsonl").read_text().splitlines()] == [5, 10]
 
 
 def test_without_a_folder_it_stops() -> None:
@@ -114,7 +114,7 @@ def test_restore_goes_back_with_half_the_learning_rate(tmp_path: Path, caplog: p
     (message,) = caplog.messages
     assert "wasserstein_estimate is nan at iteration 11: back to the checkpoint of iteration 8" in message
     assert "learning rate 0.00025 from there on (restore 1 of at most 3)" in message
-    records = [json.loads(line) for line in (tmp_path / "metrics.jsonl").open()]
+    records = [json.loads(line) for line in (tmp_path / "metrics.jsonl").read_text().splitlines()]
     assert [r["iteration"] for r in records] == list(range(1, 21))
     assert [r.get("restores") for r in records] == [None] * 8 + [1] * 12
     for optimizer in (trainer.critic_optimizer, trainer.generator_optimizer):

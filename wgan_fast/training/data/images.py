@@ -126,7 +126,8 @@ def _archive(path: Path) -> Iterator[Any]:
     if not path.is_file():
         raise UserError(f"--data npz:{path}: there is no such file")
     try:
-        with numpy.load(path, allow_pickle=False) as archive:
+        # Opened here: of a damaged archive, numpy leaves the file that it opened itself open.
+        with path.open("rb") as file, numpy.load(file, allow_pickle=False) as archive:
             yield archive
     except UserError:
         raise
