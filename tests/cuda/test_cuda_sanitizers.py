@@ -2,7 +2,7 @@
 
 AddressSanitizer sees an access outside of a tensor, UndefinedBehaviorSanitizer a 16-byte access to an address that is
 not a multiple of 16, ThreadSanitizer (each CUDA thread a real thread) what a missing barrier leaves unordered. The
-faults are planted in copies of the sources at test time.
+faults, one for each kind of report, are planted in copies of the sources at test time.
 """
 
 from __future__ import annotations
@@ -54,14 +54,6 @@ def test_a_misaligned_vector_access_is_caught() -> None:
     assert "misaligned address" in messages
 
 
-def test_a_bounds_check_one_too_lax_is_caught() -> None:
-    kernel = "activation_double_backward"
-    fault = Fault(kernel, f"{kernel}.cu", "if (pack >= packs) return;", "if (pack > packs) return;")
-    code, messages = exercise(MEMORY, kernel, fault=fault)
-    assert code != 0
-    assert "AddressSanitizer: heap-buffer-overflow" in messages
-
-
 def test_a_store_to_an_absent_output_is_caught() -> None:
     kernel = "activation_double_backward"
     fault = Fault(kernel, f"{kernel}.cu", "if (to_saved != nullptr) store_pack", "store_pack")
@@ -70,25 +62,9 @@ def test_a_store_to_an_absent_output_is_caught() -> None:
     assert "null pointer" in messages
 
 
-def test_sums_of_one_chunk_too_many_are_caught() -> None:
-    kernel = "norm_double_backward"
-    fault = Fault(kernel, f"{kernel}.cu", "worker < workers ? row_items : 0", "worker <= workers ? row_items : 0")
-    code, messages = exercise(MEMORY, kernel, fault=fault)
-    assert code != 0
-    assert "AddressSanitizer: heap-buffer-overflow" in messages
-
-
 def test_sums_of_warps_that_nobody_waits_for_are_caught() -> None:
     kernel, before = "norm_double_backward", "of_warp[threadIdx.x / kWarp] = sums;\n"
     fault = Fault(kernel, f"{kernel}.cu", f"{before}  __syncthreads();\n", before)
-    code, messages = exercise(THREADS, "--few", kernel, fault=fault)
-    assert code != 0
-    assert "ThreadSanitizer: data race" in messages
-
-
-def test_a_missing_barrier_is_caught() -> None:
-    kernel, before = "gradient_norm_penalty", "of_warp[threadIdx.x / kWarp] = sum;\n"
-    fault = Fault(kernel, "row_parts.cuh", f"{before}  __syncthreads();\n", before)
     code, messages = exercise(THREADS, "--few", kernel, fault=fault)
     assert code != 0
     assert "ThreadSanitizer: data race" in messages

@@ -74,8 +74,9 @@ void run_grid(unsigned blocks, unsigned threads, const std::function<void()>& th
 
 namespace {
 
-// Room for the frames of a kernel under AddressSanitizer too.
-constexpr size_t kStackBytes = 256 * 1024;
+// Room for the frames of a kernel under AddressSanitizer too, which at every switch clears its notes on all
+// of it.
+constexpr size_t kStackBytes = 64 * 1024;
 
 struct Barrier {
   unsigned expected = 0, arrived = 0;
@@ -87,7 +88,10 @@ struct Barrier {
 struct Fiber {
   ucontext_t context;
   std::unique_ptr<char[]> stack{new char[kStackBytes]};
-  bool waiting = false;
+  const Barrier* barrier = nullptr;  // where it waits
+  uint64_t generation = 0;           // of the barrier, until it opens
+
+  bool can_go_on() const { return barrier != nullptr && barrier->generation != generation; }
 };
 
 ucontext_t scheduler;
@@ -105,12 +109,12 @@ void wait_at(Barrier& barrier) {
     progress = true;
     return;
   }
-  const uint64_t generation = barrier.generation;
   const unsigned index = threadIdx.x;
   Fiber* self = current;
-  self->waiting = true;
-  while (barrier.generation == generation) swapcontext(&self->context, &scheduler);
-  self->waiting = false;
+  self->barrier = &barrier;
+  self->generation = barrier.generation;
+  swapcontext(&self->context, &scheduler);
+  self->barrier = nullptr;
   threadIdx.x = index;
 }
 
@@ -155,7 +159,7 @@ void run_block(unsigned threads) {
   while (finished < threads) {
     progress = false;
     for (const std::unique_ptr<Fiber>& fiber : fibers) {
-      if (fiber->waiting) resume(*fiber);
+      if (fiber->can_go_on()) resume(*fiber);
     }
     if (!progress) {
       fprintf(stderr, "host_cuda: a barrier was reached by some threads of block %u and not by others\n",
