@@ -82,9 +82,9 @@ class _Clipped(torch.optim.Optimizer):
 
     def _state_lists(self, group: dict[str, Any], params: list[Tensor], **used: bool) -> list[list[Tensor]]:
         """One list per name, empty where that is not used, and the step counts; state is created where missing."""
-        states = [self.state[param] for param in params]
+        states, complete = [self.state[param] for param in params], 1 + sum(used.values())
         for param, state in zip(params, states, strict=True):
-            if len(state) <= sum(used.values()):
+            if len(state) < complete:
                 if param.grad is not None and param.grad.is_sparse:
                     raise RuntimeError(f"{type(self).__name__} does not support sparse gradients")
                 if "step" not in state:

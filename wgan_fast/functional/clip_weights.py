@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from wgan_fast import ops
-from wgan_fast.dtypes import DTYPE_NAMES, DTYPES, PLAIN_TYPES
+from wgan_fast.dtypes import DTYPE_NAMES, DTYPES, PLAIN_TYPES, dtype_of
 from wgan_fast.memory_layout import has_addresses, has_overlap
 
 
@@ -82,7 +82,7 @@ def _tensor_list(parameters: nn.Module | Tensor | Iterable[Tensor]) -> list[Tens
     compiling = torch.compiler.is_compiling()
     if compiling or not PLAIN_TYPES.issuperset(map(type, tensors)):
         _refuse_other_than_tensors(tensors)
-    if compiling or not DTYPES.issuperset([tensor.dtype for tensor in tensors]):
+    if compiling or not DTYPES.issuperset(map(dtype_of, tensors)):
         _refuse_other_dtypes(tensors)
     for i in [i for i, tensor in enumerate(tensors) if not tensor.is_contiguous() and has_overlap(tensor)]:
         raise ValueError(

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from wgan_fast import ops
-from wgan_fast.dtypes import DTYPE_NAMES, DTYPES
+from wgan_fast.dtypes import DTYPE_NAMES, DTYPES, dtype_of
 from wgan_fast.functional.arguments import describe
 from wgan_fast.functional.clip_weights import clip_bounds
 from wgan_fast.optimizer_options import AdamOptions, RMSpropOptions
@@ -93,14 +93,14 @@ def adam_step_(
 def _check_lists(lists: list[list[Tensor]]) -> None:
     params, grads = lists[:2]
     lengths = [len(tensors) for tensors in lists]
-    if any(length not in (0, len(params)) for length in lengths) or len(grads) != len(params):
+    if len(grads) != len(params) or [length for length in lengths if length not in (0, len(params))]:
         raise ValueError(f"expected lists of {len(params)} tensors, one per parameter (or none), got {lengths}")
-    alike = [param.shape for param in params] == [grad.shape for grad in grads]
-    dtypes = [param.dtype for param in params]
     # Not in compiled code, which the loop leaves nothing in: Dynamo of torch 2.6 and 2.7 has no issuperset.
-    quick = not torch.compiler.is_compiling()
-    if quick and alike and dtypes == [grad.dtype for grad in grads] and DTYPES.issuperset(dtypes):
-        return
+    if not torch.compiler.is_compiling():
+        dtypes = list(map(dtype_of, params))
+        alike = dtypes == list(map(dtype_of, grads)) and all(map(Tensor.is_same_size, params, grads))
+        if alike and DTYPES.issuperset(dtypes):
+            return
     for i, (param, grad) in enumerate(zip(params, grads, strict=True)):
         if param.dtype not in DTYPES:
             raise TypeError(f"params[{i}]: expected {DTYPE_NAMES}, got {param.dtype}")

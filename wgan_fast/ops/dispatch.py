@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import operator
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -12,6 +13,9 @@ from torch.autograd.graph import increment_version
 from wgan_fast import reference
 from wgan_fast.backends import choose
 from wgan_fast.memory_layout import has_addresses
+
+# A tensor's device as an object takes ten times as long.
+_is_cuda, _is_cpu = map(operator.attrgetter, ("is_cuda", "is_cpu"))
 
 
 def serving(backend: str, *tensors: Tensor) -> Any:
@@ -39,9 +43,10 @@ def in_place(
     change: raw writes do not bump version counters, so it is done here.
     """
     refuse_inference_tensors(lists[0])
-    devices = ["cpu"]
-    if not all(tensor.is_cpu for tensor in lists[0]):
-        devices = sorted({tensor.device.type for tensor in lists[0]})
+    if all(map(_is_cuda, lists[0])):
+        devices = ["cuda"]
+    else:
+        devices = ["cpu"] if all(map(_is_cpu, lists[0])) else sorted({tensor.device.type for tensor in lists[0]})
     # All choices before the first change: if a named backend cannot take one device, nothing may be modified.
     for device, module in [(device, choose(device, backend)) for device in devices]:
         chosen = lists

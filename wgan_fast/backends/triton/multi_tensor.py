@@ -26,8 +26,8 @@ from torch import Tensor
 
 from wgan_fast.backends.triton.launching import ALIGNMENT, current_stream, is_capturing
 from wgan_fast.backends.triton.rules import DTYPES, WIDE
-from wgan_fast.dtypes import PLAIN_TYPES
-from wgan_fast.memory_layout import is_dense
+from wgan_fast.dtypes import PLAIN_TYPES, dtype_of
+from wgan_fast.memory_layout import lie_alike
 
 Lists = Sequence[Sequence[Tensor]]
 
@@ -40,11 +40,10 @@ _captured: list[Tensor] = []
 def all_lie_alike(lists: Lists) -> bool:
     """True in the usual case: contiguous tensors of one dtype on one device; asks less than `kind_of`."""
     tensors = list(itertools.chain.from_iterable(lists))
-    dtypes = [tensor.dtype for tensor in tensors]
+    dtypes = set(map(dtype_of, tensors))
     return (
-        bool(tensors)
-        and dtypes[0] in DTYPES
-        and dtypes.count(dtypes[0]) == len(dtypes)
+        len(dtypes) == 1
+        and dtypes <= DTYPES.keys()
         and PLAIN_TYPES.issuperset(map(type, tensors))
         and all(map(Tensor.is_contiguous, tensors))
         and len(set(map(Tensor.get_device, tensors))) == 1
@@ -54,14 +53,7 @@ def all_lie_alike(lists: Lists) -> bool:
 def kind_of(tensors: Sequence[Tensor]) -> tuple[torch.device, torch.dtype] | None:
     """What one launch has in common; None where a kernel cannot walk over all as over flat blocks."""
     first = tensors[0]
-    kind = (first.device, first.dtype)
-    if first.dtype not in DTYPES or type(first) not in PLAIN_TYPES:
-        return None
-    if any((other.device, other.dtype) != kind for other in tensors):
-        return None
-    if first.is_contiguous():
-        return kind if all(other.is_contiguous() for other in tensors) else None
-    return kind if is_dense(first) and all(other.stride() == first.stride() for other in tensors) else None
+    return (first.device, first.dtype) if first.dtype in DTYPES and lie_alike(tensors) else None
 
 
 def split(lists: Lists, kinds: Sequence[Hashable]) -> tuple[list[Lists], list[int]]:

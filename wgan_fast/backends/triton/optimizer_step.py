@@ -22,6 +22,7 @@ from wgan_fast.backends.triton.launching import is_capturing, launch
 from wgan_fast.backends.triton.multi_tensor import Lists, address_table, all_lie_alike, chunks_of, kind_of, split
 from wgan_fast.backends.triton.rmsprop_kernel import rmsprop_kernel
 from wgan_fast.backends.triton.rules import DTYPES
+from wgan_fast.dtypes import dtype_of
 from wgan_fast.optimizer_options import AdamOptions, RMSpropOptions
 
 # Three to five streams of memory, eight elements of each per thread: no spills, 1350 programs for a DCGAN critic.
@@ -63,7 +64,7 @@ def _groups(lists: Lists) -> tuple[list[Lists], list[int]]:
 def _counted_alike(steps: Sequence[Tensor], device: int) -> bool:
     """True in the usual case: all counts in fp32, on the host or all on this device."""
     places = set(map(Tensor.get_device, steps))
-    return len(places) == 1 and places <= {device, -1} and {step.dtype for step in steps} == {torch.float32}
+    return len(places) == 1 and places <= {device, -1} and set(map(dtype_of, steps)) == {torch.float32}
 
 
 def _kind(tensors: Sequence[Tensor], step: Tensor) -> tuple[object, ...] | None:
