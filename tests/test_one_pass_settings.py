@@ -355,6 +355,20 @@ def test_explain_says_that_a_critic_is_too_small(monkeypatch: pytest.MonkeyPatch
     assert ours == autograd
 
 
+@pytest.mark.filterwarnings("ignore:Full backward hook is firing:UserWarning")
+@pytest.mark.parametrize("register", ["register_full_backward_hook", "register_full_backward_pre_hook"])
+def test_explain_names_a_backward_hook_once(register: str) -> None:
+    critic, x, _, _ = build_any("amp")
+    name, module = list(critic.named_modules())[-1]
+    calls: list[int] = []
+    getattr(module, register)(lambda *_: calls.append(1))
+    found = explain(critic, x)
+    assert [(o.module, o.operation, o.shortcut) for o in found.obstacles] == [(name, "backward hook", True)]
+    assert not found.one_pass
+    critic(x).sum().backward()
+    assert calls, "the hook of the critic itself is still there"
+
+
 def test_explain_changes_neither_critic_nor_random_state() -> None:
     critic, x, _, _ = build_any("batchnorm")
     before, state = copy.deepcopy(critic.state_dict()), torch.get_rng_state()

@@ -163,7 +163,7 @@ def _follow(
     shared = SharedPass(len(point), point)
     shared.mark(point)
     tracking = _Following(shared, shortcut)
-    with _named_modules(critic, tracking.path), tracking:
+    with _observed_modules(critic, tracking), tracking:
         scores = score([point])
     obstacles = tracking.obstacles
     for side, module in tracking.sides.values():
@@ -175,6 +175,7 @@ def _follow(
     return not obstacles and shared.prove(scores, [point]), obstacles
 
 
+_HOOK = "a hook may see what is in between"
 _FUSED = norms.REPLACEMENTS.keys() | smooth.REPLACEMENTS.keys()
 
 
@@ -211,7 +212,7 @@ class _Following(Tracking):
         if fused:
             reason = "the second derivative is not zero; fused, one kernel instead of a chain of operations"
         elif func in OBSERVERS:
-            reason = "a hook may see what is in between"
+            reason = _HOOK
         elif func in RULES:
             reason = "mixes samples, or features with one another, or a parameter enters in a form that is not known"
         else:
@@ -220,14 +221,24 @@ class _Following(Tracking):
 
 
 @contextmanager
-def _named_modules(critic: Any, path: list[str]) -> Iterator[None]:
-    """Within this context, ``path`` ends with the name of the module whose forward pass runs."""
-    handles = []
+def _observed_modules(critic: Any, following: _Following) -> Iterator[None]:
+    """Within this context, the path ends with the name of the module whose forward pass runs.
+
+    Backward hooks are written down and left out: what torch does for them would be reported call by call.
+    """
+    handles, hooks = [], []
     for name, module in critic.named_modules() if isinstance(critic, nn.Module) else ():
-        handles.append(module.register_forward_pre_hook(lambda *_, name=name: path.append(name)))
-        handles.append(module.register_forward_hook(lambda *_: path.__delitem__(-1)))
+        handles.append(module.register_forward_pre_hook(lambda *_, name=name: following.path.append(name)))
+        handles.append(module.register_forward_hook(lambda *_: following.path.__delitem__(-1)))
+        for kind in (module._backward_hooks, module._backward_pre_hooks):
+            if kind:
+                following.obstacles.append(Obstacle(name, "backward hook", _HOOK, True))
+                hooks.append((kind, dict(kind)))
+                kind.clear()
     try:
         yield
     finally:
         for handle in handles:
             handle.remove()
+        for kind, kept in hooks:
+            kind.update(kept)
