@@ -15,7 +15,9 @@ import torch
 from torch import Tensor
 from torch.optim.optimizer import _global_optimizer_post_hooks, _global_optimizer_pre_hooks
 
-from wgan_fast.functional import adam_step_, clip_bounds, rmsprop_step_
+from wgan_fast import ops
+from wgan_fast.functional.optimizer_step import bounds, fused_step_
+from wgan_fast.optimizer_options import AdamOptions, RMSpropOptions
 
 __all__ = ["Adam", "RMSprop"]
 
@@ -34,8 +36,7 @@ class _Clipped(torch.optim.Optimizer):
         self.defaults["clip_value"] = clip_value
         for group in self.param_groups:
             group.setdefault("clip_value", clip_value)
-            if group["clip_value"] is not None:
-                clip_bounds(group["clip_value"])
+            bounds(group["clip_value"])  # raises where it is not one
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Load a checkpoint of this optimizer or of torch.optim's; the latter leaves ``clip_value`` unchanged."""
@@ -144,19 +145,16 @@ class RMSprop(_Clipped, torch.optim.RMSprop):
         state = self._state_lists(
             group, params, square_avg=True, grad_avg=group["centered"], momentum_buffer=group["momentum"] > 0
         )
-        rmsprop_step_(
-            params,
-            grads,
-            *state,
-            lr=group["lr"],
-            alpha=group["alpha"],
-            eps=group["eps"],
-            weight_decay=group["weight_decay"],
-            momentum=group["momentum"],
-            maximize=group["maximize"],
-            clip_value=group["clip_value"],
-            backend=self.backend,
+        options = RMSpropOptions(
+            group["lr"],
+            group["alpha"],
+            group["eps"],
+            group["weight_decay"],
+            group["momentum"],
+            group["maximize"],
+            *bounds(group["clip_value"]),
         )
+        fused_step_(ops.rmsprop_step_, [params, grads, *state], options, self.backend)
 
 
 class Adam(_Clipped, torch.optim.Adam):
@@ -215,17 +213,14 @@ class Adam(_Clipped, torch.optim.Adam):
     def _step_group(self, group: dict[str, Any], params: list[Tensor], grads: list[Tensor]) -> None:
         state = self._state_lists(group, params, exp_avg=True, exp_avg_sq=True, max_exp_avg_sq=group["amsgrad"])
         beta1, beta2 = group["betas"]
-        adam_step_(
-            params,
-            grads,
-            *state,
-            lr=group["lr"],
-            beta1=float(beta1),
-            beta2=float(beta2),
-            eps=group["eps"],
-            weight_decay=group["weight_decay"],
-            decoupled_weight_decay=group["decoupled_weight_decay"],
-            maximize=group["maximize"],
-            clip_value=group["clip_value"],
-            backend=self.backend,
+        options = AdamOptions(
+            group["lr"],
+            float(beta1),
+            float(beta2),
+            group["eps"],
+            group["weight_decay"],
+            group["decoupled_weight_decay"],
+            group["maximize"],
+            *bounds(group["clip_value"]),
         )
+        fused_step_(ops.adam_step_, [params, grads, *state], options, self.backend)

@@ -84,11 +84,8 @@ def _tensor_list(parameters: nn.Module | Tensor | Iterable[Tensor]) -> list[Tens
         _refuse_other_than_tensors(tensors)
     if compiling or not DTYPES.issuperset(map(dtype_of, tensors)):
         _refuse_other_dtypes(tensors)
-    for i in [i for i, tensor in enumerate(tensors) if not tensor.is_contiguous() and has_overlap(tensor)]:
-        raise ValueError(
-            f"parameters[{i}]: an expanded tensor (shape {tuple(tensors[i].shape)}, strides {tensors[i].stride()}) "
-            "cannot be changed in place; expected a tensor whose elements have memory of their own"
-        )
+    if compiling or not all(map(Tensor.is_contiguous, tensors)):
+        _refuse_overlap(tensors)
     return tensors
 
 
@@ -98,6 +95,15 @@ def _refuse_other_than_tensors(tensors: Sequence[object]) -> None:
             continue
         hint = " (named_parameters() yields pairs: pass parameters())" if isinstance(tensor, tuple) else ""
         raise TypeError(f"parameters[{i}]: expected a tensor, got {type(tensor).__name__}{hint}")
+
+
+def _refuse_overlap(tensors: Sequence[Tensor]) -> None:
+    for i, tensor in enumerate(tensors):
+        if has_overlap(tensor):
+            raise ValueError(
+                f"parameters[{i}]: an expanded tensor (shape {tuple(tensor.shape)}, strides {tensor.stride()}) "
+                "cannot be changed in place; expected a tensor whose elements have memory of their own"
+            )
 
 
 def _refuse_other_dtypes(tensors: Sequence[Tensor]) -> None:

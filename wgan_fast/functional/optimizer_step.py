@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 
 import torch
 from torch import Tensor
@@ -47,13 +48,9 @@ def rmsprop_step_(
         ValueError: lists of unequal length, or a gradient whose shape is not its parameter's.
     """
     lists = [params, grads, square_avgs, grad_avgs, momentum_buffers, steps]
-    _check_lists(lists)
-    lo, hi = (-math.inf, math.inf) if clip_value is None else clip_bounds(clip_value)
-    options = RMSpropOptions(lr, alpha, eps, weight_decay, momentum, maximize, lo, hi)
-    if torch.compiler.is_compiling():
-        torch.ops.wgan_fast.rmsprop_step_(*lists, *options, backend)
-    else:
-        ops.rmsprop_step_(lists, options, backend)
+    _check_shapes(lists)
+    options = RMSpropOptions(lr, alpha, eps, weight_decay, momentum, maximize, *bounds(clip_value))
+    fused_step_(ops.rmsprop_step_, lists, options, backend)
 
 
 def adam_step_(
@@ -81,28 +78,48 @@ def adam_step_(
     ``max_exp_avg_sqs`` is empty, or one tensor per parameter for AMSGrad.
     """
     lists = [params, grads, exp_avgs, exp_avg_sqs, max_exp_avg_sqs, steps]
-    _check_lists(lists)
-    lo, hi = (-math.inf, math.inf) if clip_value is None else clip_bounds(clip_value)
-    options = AdamOptions(lr, beta1, beta2, eps, weight_decay, decoupled_weight_decay, maximize, lo, hi)
+    _check_shapes(lists)
+    options = AdamOptions(lr, beta1, beta2, eps, weight_decay, decoupled_weight_decay, maximize, *bounds(clip_value))
+    fused_step_(ops.adam_step_, lists, options, backend)
+
+
+def bounds(clip_value: float | tuple[float, float] | None) -> tuple[float, float]:
+    """(lo, hi), infinite where weights are not clipped."""
+    return (-math.inf, math.inf) if clip_value is None else clip_bounds(clip_value)
+
+
+def fused_step_(
+    step: Callable[..., None], lists: list[list[Tensor]], options: RMSpropOptions | AdamOptions, backend: str
+) -> None:
+    """``step`` of ``ops`` on lists that agree in length, and in shape from parameter to parameter."""
+    params, grads = lists[:2]
     if torch.compiler.is_compiling():
-        torch.ops.wgan_fast.adam_step_(*lists, *options, backend)
-    else:
-        ops.adam_step_(lists, options, backend)
+        _check_dtypes(params, grads)
+        getattr(torch.ops.wgan_fast, step.__name__)(*lists, *options, backend)
+        return
+    dtypes = list(map(dtype_of, params))
+    if dtypes != list(map(dtype_of, grads)) or not DTYPES.issuperset(dtypes):
+        _check_dtypes(params, grads)
+    step(lists, options, backend)
 
 
-def _check_lists(lists: list[list[Tensor]]) -> None:
+def _check_shapes(lists: list[list[Tensor]]) -> None:
     params, grads = lists[:2]
     lengths = [len(tensors) for tensors in lists]
     if len(grads) != len(params) or [length for length in lengths if length not in (0, len(params))]:
         raise ValueError(f"expected lists of {len(params)} tensors, one per parameter (or none), got {lengths}")
-    # Not in compiled code, which the loop leaves nothing in: Dynamo of torch 2.6 and 2.7 has no issuperset.
-    if not torch.compiler.is_compiling():
-        dtypes = list(map(dtype_of, params))
-        alike = dtypes == list(map(dtype_of, grads)) and all(map(Tensor.is_same_size, params, grads))
-        if alike and DTYPES.issuperset(dtypes):
-            return
+    for i, (param, grad) in enumerate(zip(params, grads, strict=True)):
+        if param.shape != grad.shape:
+            raise _unlike(i, param, grad)
+
+
+def _check_dtypes(params: list[Tensor], grads: list[Tensor]) -> None:
     for i, (param, grad) in enumerate(zip(params, grads, strict=True)):
         if param.dtype not in DTYPES:
             raise TypeError(f"params[{i}]: expected {DTYPE_NAMES}, got {param.dtype}")
-        if param.shape != grad.shape or param.dtype != grad.dtype:
-            raise ValueError(f"grads[{i}]: expected {describe(param)}, as params[{i}], got {describe(grad)}")
+        if param.dtype != grad.dtype:
+            raise _unlike(i, param, grad)
+
+
+def _unlike(i: int, param: Tensor, grad: Tensor) -> ValueError:
+    return ValueError(f"grads[{i}]: expected {describe(param)}, as params[{i}], got {describe(grad)}")
