@@ -51,11 +51,12 @@ def test_special_values_one_by_one(dtype: torch.dtype, backend: str) -> None:
 
 
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
-def test_all_65536_halves(dtype: torch.dtype, backend: str) -> None:
+@pytest.mark.parametrize("clip_value", [0.3, *BOUNDS])
+def test_all_65536_halves(dtype: torch.dtype, clip_value: float | tuple[float, float], backend: str) -> None:
     every = torch.arange(-(2**15), 2**15, dtype=torch.int32).to(torch.int16).view(dtype)
     actual, expected = every.clone(), every.clone()
-    loop([expected], 0.3)
-    clip_weights_(actual, 0.3, backend=backend)
+    loop([expected], clip_value)
+    clip_weights_(actual, clip_value, backend=backend)
     assert_same_bits(actual, expected)
 
 

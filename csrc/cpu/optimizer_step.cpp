@@ -29,6 +29,7 @@ WGAN_FAST_INLINE void over_wide(const StepRow& row, int64_t begin, int64_t end, 
     alignas(64) W wide[kBlocks][kPiece];
     W* blocks[kBlocks];
     for (int b = 0; b < kBlocks; ++b) blocks[b] = wide[b];
+    const bool clipped = low > -kInfinity || high < kInfinity;
     for (; begin < end; begin += kPiece) {
       const int64_t count = std::min(kPiece, end - begin);
       for (int b = 0; b < kBlocks; ++b) {
@@ -40,7 +41,7 @@ WGAN_FAST_INLINE void over_wide(const StepRow& row, int64_t begin, int64_t end, 
         if (b == kGradient) continue;
         T* stored = static_cast<T*>(row.blocks[b]) + begin;
         for (int64_t i = 0; i < count; ++i) put(stored[i], wide[b][i]);
-        if (b == 0) clip_range(stored, count, low, high);
+        if (b == 0 && clipped) clip_range(stored, count, low, high);
       }
     }
   }
