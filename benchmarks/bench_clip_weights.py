@@ -14,7 +14,7 @@ from torch import Tensor
 import wgan_fast
 from benchmarks.common import Case, Provider, compiled, main
 from benchmarks.schema import OURS
-from benchmarks.workloads import CRITICS, Shapes, num_values, weights
+from benchmarks.workloads import CRITICS, DCGAN_64, Shapes, num_values, weights
 
 CLIP_VALUE = 0.01
 
@@ -42,32 +42,33 @@ def plain(tensors: list[Tensor]) -> None:
 
 def provider(clip: Callable[[list[Tensor]], object], tensors: list[Tensor], shapes: Shapes) -> Provider:
     def result() -> list[Tensor]:
-        fresh = weights(shapes)
+        fresh = weights(shapes, dtype=tensors[0].dtype)
         clip(fresh)
         return [tensor.detach().flatten() for tensor in fresh]
 
     return Provider(timed=lambda: clip(tensors), result=result)
 
 
-def flat_buffer(shapes: Shapes) -> Provider:
-    flat = torch.cat([tensor.detach().flatten() for tensor in weights(shapes)])
+def flat_buffer(tensors: list[Tensor]) -> Provider:
+    flat = torch.cat([tensor.detach().flatten() for tensor in tensors])
     return Provider(timed=lambda: flat.clamp_(-CLIP_VALUE, CLIP_VALUE), result=None)
 
 
 def cases() -> Iterator[Case]:
-    for workload, shapes in CRITICS.items():
-        tensors = weights(shapes)
+    workloads = [(workload, shapes, torch.float32) for workload, shapes in CRITICS.items()]
+    for workload, shapes, dtype in [*workloads, ("DCGAN-64 critic in bf16, 2.76 M in 9", DCGAN_64, torch.bfloat16)]:
+        tensors = weights(shapes, dtype=dtype)
         torch._dynamo.reset()
         yield Case(
             op="clip_weights",
             workload=workload,
-            bytes=2 * 4 * num_values(shapes),
+            bytes=2 * dtype.itemsize * num_values(shapes),
             providers={
                 OURS: provider(ours, tensors, shapes),
                 "loop": provider(loop, tensors, shapes),
                 "foreach pair": provider(foreach, tensors, shapes),
                 "torch.compile": provider(compiled(plain), tensors, shapes),
-                "flat buffer": flat_buffer(shapes),
+                "flat buffer": flat_buffer(tensors),
             },
         )
 

@@ -34,7 +34,7 @@ def num_values(shapes: Shapes) -> int:
     return sum(math.prod(shape) for shape in shapes)
 
 
-def weights(shapes: Shapes, seed: int = 0) -> list[Tensor]:
+def weights(shapes: Shapes, seed: int = 0, dtype: torch.dtype = torch.float32) -> list[Tensor]:
     """Parameters of such a critic, about a third of them outside of [-0.01, 0.01]."""
     generator = torch.Generator().manual_seed(seed)
-    return [torch.randn(shape, generator=generator).mul(0.01).requires_grad_() for shape in shapes]
+    return [torch.randn(shape, generator=generator).mul(0.01).to(dtype).requires_grad_() for shape in shapes]
