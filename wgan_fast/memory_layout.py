@@ -8,7 +8,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from wgan_fast.dtypes import PLAIN_TYPES, accumulation_dtype
+from wgan_fast.dtypes import PLAIN_TYPES, accumulation_dtype, dtype_of
 
 
 def has_addresses(*tensors: Tensor) -> bool:
@@ -80,11 +80,12 @@ def contiguous_alike(lists: Sequence[Sequence[Tensor]]) -> bool:
 
     Decided list by list: for a hundred positions a loop over `lie_alike` would cost three times this.
     """
-    dtypes = [tensor.dtype for tensor in lists[0]]
+    first, *others = lists
+    dtypes = list(map(dtype_of, first)) if others else []
     return (
-        PLAIN_TYPES.issuperset(map(type, lists[0]))
+        PLAIN_TYPES.issuperset(map(type, first))
         and all(all(map(Tensor.is_contiguous, tensors)) for tensors in lists)
-        and all([tensor.dtype for tensor in tensors] == dtypes for tensors in lists[1:])
+        and all(list(map(dtype_of, tensors)) == dtypes for tensors in others)
     )
 
 

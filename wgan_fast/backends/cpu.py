@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from wgan_fast.activation_table import ACTIVATION_CODES, three_numbers
-from wgan_fast.dtypes import CODES
+from wgan_fast.dtypes import CODES, codes_of
 from wgan_fast.memory_layout import (
     address,
     contiguous_alike,
@@ -49,7 +49,7 @@ def clip_weights_(tensors: Sequence[Tensor], lo: float, hi: float) -> list[int]:
     if not contiguous_alike([tensors]):
         (tensors,), rest = divided([tensors], [lie_alike([tensor]) for tensor in tensors])
     addresses, sizes = list(map(Tensor.data_ptr, tensors)), list(map(Tensor.numel, tensors))
-    _run(_cpu.clip_weights, addresses, sizes, [CODES[tensor.dtype] for tensor in tensors], lo, hi)
+    _run(_cpu.clip_weights, addresses, sizes, codes_of(tensors), lo, hi)
     return rest
 
 
@@ -119,7 +119,7 @@ def _step(
     if not (all(counted) and contiguous_alike(columns)):
         taken = [here and lie_alike(row) for here, *row in zip(counted, *columns, strict=True)]
         (steps, *columns), rest = divided([steps, *columns], taken)
-    codes, sizes = [CODES[param.dtype] for param in columns[0]], list(map(Tensor.numel, columns[0]))
+    codes, sizes = codes_of(columns[0]), list(map(Tensor.numel, columns[0]))
     addresses = [list(map(Tensor.data_ptr, tensors)) for tensors in (steps, *columns)]
     _run(kernel, codes, [sizes, *addresses], *variant, options)
     return rest
