@@ -101,8 +101,7 @@ def write_image_grid(path: Path, samples: Tensor, *, columns: int | None = None)
     for number, tile in enumerate(pixels):
         top, left = GAP + number // columns * step_down, GAP + number % columns * step_right
         canvas[:, top : top + height * scale, left : left + width * scale] = tile
-    size = (canvas.shape[2], canvas.shape[1])
-    image.frombytes("RGB", size, canvas.permute(1, 2, 0).contiguous().numpy().tobytes()).save(path)
+    image.fromarray(canvas.permute(1, 2, 0).numpy()).save(path)
 
 
 def write_points(path: Path, generated: Tensor, real: Tensor) -> None:
