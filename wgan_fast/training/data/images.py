@@ -54,11 +54,9 @@ def photo_crops(size: int) -> tuple[Tensor, Tensor]:
 def _random_crops(pictures: list[Tensor], size: int, count: int, generator: torch.Generator) -> Tensor:
     crops = torch.empty(count, 3, size, size, dtype=torch.uint8)
     chosen = torch.randint(len(pictures), (count,), generator=generator).tolist()
-    for crop, picture_index in zip(crops, chosen, strict=True):
-        picture = pictures[picture_index]
-        _, height, width = picture.shape
-        top = int(torch.randint(height - size + 1, (), generator=generator))
-        left = int(torch.randint(width - size + 1, (), generator=generator))
+    for crop, number in zip(crops, chosen, strict=True):
+        picture = pictures[number]
+        top, left = (int(torch.randint(side - size + 1, (), generator=generator)) for side in picture.shape[1:])
         crop.copy_(picture[:, top : top + size, left : left + size])
     return crops
 

@@ -110,7 +110,6 @@ def write_points(path: Path, generated: Tensor, real: Tensor) -> None:
     axes = figure.add_subplot()
     _scatter(axes, generated, real)
     axes.set_aspect("equal")
-    axes.legend(loc="upper right")
     figure.savefig(path)
 
 
@@ -131,7 +130,6 @@ def write_critic(path: Path, critic: nn.Module, generated: Tensor, real: Tensor)
     figure.colorbar(contours, label="critic")
     _scatter(axes, generated, real)
     axes.set(xlim=(-PLANE, PLANE), ylim=(-PLANE, PLANE), aspect="equal")
-    axes.legend(loc="upper right")
     figure.savefig(path)
 
 
@@ -176,3 +174,4 @@ def _scatter(axes: Any, generated: Tensor, real: Tensor) -> None:
     for points, color, size, label in styles:
         x, y = points.detach().cpu().float().unbind(dim=1)
         axes.scatter(x.numpy(), y.numpy(), s=size, color=color, alpha=0.7, linewidths=0, label=label)
+    axes.legend(loc="upper right")
