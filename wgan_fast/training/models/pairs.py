@@ -176,7 +176,7 @@ def _down(inputs: int, outputs: int, norm: CriticNorm) -> list[nn.Module]:
 
 
 class Residual(nn.Module):
-    """The sum of two paths."""
+    """The sum of two paths; the residual one is made, and so initialised, first."""
 
     def __init__(self, residual: nn.Module, shortcut: nn.Module) -> None:
         super().__init__()
