@@ -176,45 +176,50 @@ def _down(inputs: int, outputs: int, norm: CriticNorm) -> list[nn.Module]:
 
 
 class Residual(nn.Module):
-    """The sum of two paths; the residual one is made, and so initialised, first."""
+    """The sum of two paths; the residual one is initialised first."""
 
-    def __init__(self, residual: nn.Module, shortcut: nn.Module) -> None:
-        super().__init__()
-        self.residual = residual
-        self.shortcut = shortcut
+    residual: nn.Module
+    shortcut: nn.Module
 
     def forward(self, x: Tensor) -> Tensor:
         return self.shortcut(x) + self.residual(x)  # type: ignore[no-any-return]
 
 
-def _generator_block(width: int) -> Residual:
+class GeneratorBlock(Residual):
     """Doubles the side: BN, ReLU, upsample, conv, BN, ReLU, conv, plus an upsampled 1x1 shortcut."""
-    residual = nn.Sequential(
-        nn.BatchNorm2d(width),
-        nn.ReLU(),
-        nn.Upsample(scale_factor=2),
-        nn.Conv2d(width, width, 3, padding=1),
-        nn.BatchNorm2d(width),
-        nn.ReLU(),
-        nn.Conv2d(width, width, 3, padding=1),
-    )
-    return Residual(residual, nn.Sequential(nn.Upsample(scale_factor=2), nn.Conv2d(width, width, 1)))
+
+    def __init__(self, width: int) -> None:
+        super().__init__()
+        self.residual = nn.Sequential(
+            nn.BatchNorm2d(width),
+            nn.ReLU(),
+            nn.Upsample(scale_factor=2),
+            nn.Conv2d(width, width, 3, padding=1),
+            nn.BatchNorm2d(width),
+            nn.ReLU(),
+            nn.Conv2d(width, width, 3, padding=1),
+        )
+        self.shortcut = nn.Sequential(nn.Upsample(scale_factor=2), nn.Conv2d(width, width, 1))
 
 
-def _critic_block(inputs: int, width: int, *, down: bool, first: bool = False) -> Residual:
+class CriticBlock(Residual):
     """No normalisation; ``down`` halves the side, ``first`` is the form that sees the image."""
-    pool = nn.AvgPool2d(2) if down else nn.Identity()
-    residual = nn.Sequential(
-        nn.Identity() if first else nn.ReLU(),
-        nn.Conv2d(inputs, width, 3, padding=1),
-        nn.ReLU(),
-        nn.Conv2d(width, width, 3, padding=1),
-        pool,
-    )
-    if not down:
-        return Residual(residual, nn.Identity())
-    convolution = nn.Conv2d(inputs, width, 1)
-    return Residual(residual, nn.Sequential(pool, convolution) if first else nn.Sequential(convolution, pool))
+
+    def __init__(self, inputs: int, width: int, *, down: bool, first: bool = False) -> None:
+        super().__init__()
+        pool = nn.AvgPool2d(2) if down else nn.Identity()
+        self.residual = nn.Sequential(
+            nn.Identity() if first else nn.ReLU(),
+            nn.Conv2d(inputs, width, 3, padding=1),
+            nn.ReLU(),
+            nn.Conv2d(width, width, 3, padding=1),
+            pool,
+        )
+        self.shortcut = nn.Identity()
+        if first:
+            self.shortcut = nn.Sequential(pool, nn.Conv2d(inputs, width, 1))
+        elif down:
+            self.shortcut = nn.Sequential(nn.Conv2d(inputs, width, 1), pool)
 
 
 class MeanPool(nn.Module):
@@ -230,17 +235,17 @@ def _resnet(sample_shape: tuple[int, ...], latent_dim: int, width: int) -> Pair:
     generator = nn.Sequential(
         nn.Linear(latent_dim, 16 * width),
         nn.Unflatten(1, (width, 4, 4)),
-        *[_generator_block(width) for _ in range(3)],
+        *[GeneratorBlock(width) for _ in range(3)],
         nn.BatchNorm2d(width),
         nn.ReLU(),
         nn.Conv2d(width, channels, 3, padding=1),
         nn.Tanh(),
     )
     critic = nn.Sequential(
-        _critic_block(channels, width, down=True, first=True),
-        _critic_block(width, width, down=True),
-        _critic_block(width, width, down=False),
-        _critic_block(width, width, down=False),
+        CriticBlock(channels, width, down=True, first=True),
+        CriticBlock(width, width, down=True),
+        CriticBlock(width, width, down=False),
+        CriticBlock(width, width, down=False),
         nn.ReLU(),
         MeanPool(),
         nn.Linear(width, 1),
