@@ -54,11 +54,9 @@ def photo_crops(size: int) -> tuple[Tensor, Tensor]:
 def _random_crops(pictures: list[Tensor], size: int, count: int, generator: torch.Generator) -> Tensor:
     crops = torch.empty(count, 3, size, size, dtype=torch.uint8)
     chosen = torch.randint(len(pictures), (count,), generator=generator).tolist()
-    for crop, picture_index in zip(crops, chosen, strict=True):
-        picture = pictures[picture_index]
-        _, height, width = picture.shape
-        top = int(torch.randint(height - size + 1, (), generator=generator))
-        left = int(torch.randint(width - size + 1, (), generator=generator))
+    for crop, number in zip(crops, chosen, strict=True):
+        picture = pictures[number]
+        top, left = (int(torch.randint(side - size + 1, (), generator=generator)) for side in picture.shape[1:])
         crop.copy_(picture[:, top : top + size, left : left + size])
     return crops
 
@@ -69,8 +67,7 @@ def folder(path: Path, size: int) -> tuple[Tensor, Tensor | None]:
     The classes, where every image lies in a sub-folder and there are at least two: the place of the sub-folder among
     its neighbours in the order of their names, as torchvision's ``ImageFolder`` counts them.
     """
-    image_module = require("PIL.Image", "--data folder")
-    ops = require("PIL.ImageOps", "--data folder")
+    image, image_ops, numpy = (require(module, "--data folder") for module in ("PIL.Image", "PIL.ImageOps", "numpy"))
     if size < 4:
         raise UserError(f"--image-size must be at least 4, got {size}")
     if not path.is_dir():
@@ -81,13 +78,11 @@ def folder(path: Path, size: int) -> tuple[Tensor, Tensor | None]:
     samples = torch.empty(len(files), 3, size, size, dtype=torch.uint8)
     for sample, file in zip(samples, files, strict=True):
         try:
-            with image_module.open(file) as picture:
-                square = ops.fit(picture.convert("RGB"), (size, size), method=image_module.Resampling.LANCZOS)
+            with image.open(file) as picture:
+                square = image_ops.fit(picture.convert("RGB"), (size, size), method=image.Resampling.LANCZOS)
         except Exception as error:  # Pillow's decoders raise many exception types for a corrupt file
             raise UserError(f"--data folder: {file} cannot be read as an image ({error})") from error
-        sample.copy_(
-            torch.frombuffer(bytearray(square.tobytes()), dtype=torch.uint8).view(size, size, 3).permute(2, 0, 1)
-        )
+        sample.copy_(torch.from_numpy(numpy.array(square)).permute(2, 0, 1))
     return samples, _classes_of_folders([file.relative_to(path) for file in files])
 
 
@@ -106,15 +101,15 @@ def npz(path: Path) -> tuple[Tensor, Tensor | None]:
     unchanged.
     """
     with _archive(path) as archive:
-        name = _samples_name(path, archive)
+        name = _samples_name(archive)
         label_name = next((label for label in ("labels", "y") if label in archive.files and label != name), None)
-        labels = None if label_name is None else _as_labels(path, archive[label_name])
-        return _as_samples(path, archive[name]), labels
+        labels = None if label_name is None else _as_labels(archive[label_name])
+        return _as_samples(archive[name]), labels
 
 
 def npz_sample_shape(path: Path) -> tuple[int, ...]:
     """The shape of one sample of `npz`, read from the header of its array alone."""
-    with _archive(path) as archive, archive.zip.open(f"{_samples_name(path, archive)}.npy") as array:
+    with _archive(path) as archive, archive.zip.open(f"{_samples_name(archive)}.npy") as array:
         header = require("numpy.lib.format", "--data npz")
         read = header.read_array_header_1_0 if header.read_magic(array) == (1, 0) else header.read_array_header_2_0
         return tuple(_channels_first(torch.empty(read(array)[0], device="meta")).shape[1:])
@@ -122,6 +117,7 @@ def npz_sample_shape(path: Path) -> tuple[int, ...]:
 
 @contextlib.contextmanager
 def _archive(path: Path) -> Iterator[Any]:
+    """An open archive; what goes wrong with it is reported with its name."""
     numpy = require("numpy", "--data npz")
     if not path.is_file():
         raise UserError(f"--data npz:{path}: there is no such file")
@@ -129,41 +125,37 @@ def _archive(path: Path) -> Iterator[Any]:
         # Opened here: of a damaged archive, numpy leaves the file that it opened itself open.
         with path.open("rb") as file, numpy.load(file, allow_pickle=False) as archive:
             yield archive
-    except UserError:
-        raise
+    except UserError as error:
+        raise UserError(f"--data npz:{path}: {error}") from error
     except (OSError, ValueError, EOFError, AttributeError, TypeError, KeyError, zipfile.BadZipFile) as error:
         raise UserError(f"--data npz:{path}: cannot be read as an npz archive of plain arrays ({error})") from error
 
 
-def _samples_name(path: Path, archive: Any) -> str:
+def _samples_name(archive: Any) -> str:
     names: list[str] = archive.files
     if not names:
-        raise UserError(f"--data npz:{path}: holds no arrays")
+        raise UserError("holds no arrays")
     return next((name for name in ("images", "data", "x") if name in names), names[0])
 
 
-def _as_samples(path: Path, array: Any) -> Tensor:
+def _as_samples(array: Any) -> Tensor:
     numeric = array.dtype.kind == "f" or array.dtype == "uint8"
     if not numeric or array.ndim not in (2, 3, 4) or 0 in array.shape:
         raise UserError(
-            f"--data npz:{path}: samples must be a non-empty uint8 or floating-point array of "
-            f"2 to 4 dimensions, found {array.dtype} of shape {array.shape}"
+            "samples must be a non-empty uint8 or floating-point array of 2 to 4 dimensions, "
+            f"found {array.dtype} of shape {array.shape}"
         )
-    samples = torch.from_numpy(array)
-    if samples.dtype != torch.uint8:
-        samples = samples.float()
-        if not samples.isfinite().all():
-            raise UserError(f"--data npz:{path}: the samples hold NaN or infinite values")
-    if samples.dim() == 2:
-        return samples.float()
-    samples = _channels_first(samples)
+    samples = _channels_first(torch.from_numpy(array))
     if samples.dtype == torch.uint8:
+        return samples.float() if samples.dim() == 2 else samples
+    samples = samples.float()
+    if not samples.isfinite().all():
+        raise UserError("the samples hold NaN or infinite values")
+    if samples.dim() == 2:
         return samples
     low, high = samples.min().item(), samples.max().item()
     if low < -1 or high > 1:
-        raise UserError(
-            f"--data npz:{path}: floating-point images must lie in [0, 1] or [-1, 1], found [{low:g}, {high:g}]"
-        )
+        raise UserError(f"floating-point images must lie in [0, 1] or [-1, 1], found [{low:g}, {high:g}]")
     return samples * 2 - 1 if low >= 0 else samples
 
 
@@ -175,31 +167,25 @@ def _channels_first(samples: Tensor) -> Tensor:
     return samples
 
 
-def _as_labels(path: Path, array: Any) -> Tensor:
+def _as_labels(array: Any) -> Tensor:
     integers = array.dtype.kind in "iu" and array.ndim == 1
     if not integers or (array.size and not 0 <= array.min() <= array.max() < array.size):
         raise UserError(
-            f"--data npz:{path}: labels must be a one-dimensional array of integers >= 0, the numbers of classes, "
+            "labels must be a one-dimensional array of integers >= 0, the numbers of classes, "
             f"found {array.dtype} of shape {array.shape}"
             + (f" with values from {array.min()} to {array.max()}" if integers and array.size else "")
         )
     return torch.from_numpy(array.astype("int64"))
 
 
-def torchvision_data(name: str, root: Path | None) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """MNIST or CIFAR-10 from ``root``, downloaded there once.
-
-    Returns:
-        Training and test images, uint8, and the classes of both.
-    """
+def torchvision_data(name: str, root: Path | str | None) -> list[Tensor]:
+    """MNIST or CIFAR-10, downloaded once to ``root``: training and test images, uint8, and the classes of both."""
     datasets = require("torchvision.datasets", f"--data {name}")
     source = {"mnist": datasets.MNIST, "cifar10": datasets.CIFAR10}[name]
-    where = cache_folder() / "datasets" if root is None else root
+    where = cache_folder() / "datasets" if root is None else Path(root)
     try:
-        train, test = (source(str(where), train=part, download=True) for part in (True, False))
+        parts = [source(str(where), train=part, download=True) for part in (True, False)]
     except (OSError, RuntimeError) as error:
         raise UserError(f"--data {name}: not in {where} and cannot be downloaded ({error})") from error
-    samples = [torch.as_tensor(part.data) for part in (train, test)]
-    labels = [torch.as_tensor(part.targets) for part in (train, test)]
-    samples = [s.unsqueeze(1) if s.dim() == 3 else s.permute(0, 3, 1, 2).contiguous() for s in samples]
-    return samples[0], samples[1], labels[0], labels[1]
+    samples = [_channels_first(torch.as_tensor(part.data)) for part in parts]
+    return [*samples, *(torch.as_tensor(part.targets) for part in parts)]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -45,16 +46,13 @@ class PointStream:
 
 def gaussian_mixture(name: str, centers: Tensor, std: float) -> PointStream:
     """Equal-weight mixture of isotropic Gaussians at ``centers`` (modes, 2)."""
-
-    there: dict[torch.device, Tensor] = {}  # a copy to a GPU in every batch would synchronise
+    centers_on = functools.cache(centers.to)  # a copy to a GPU in every batch would synchronise
 
     def draw(size: int, generator: torch.Generator) -> Tensor:
         device = generator.device
-        if device not in there:
-            there[device] = centers.to(device)
         component = torch.randint(len(centers), (size,), generator=generator, device=device)
         noise = torch.randn(size, 2, generator=generator, device=device)
-        return there[device][component] + std * noise
+        return centers_on(device)[component] + std * noise
 
     return PointStream(name, draw, Modes(centers, std))
 

@@ -205,9 +205,7 @@ def load_data(
     if kind == "npz":
         return split(name, *images.npz(Path(argument)), device=device)
     if name in ("mnist", "cifar10"):
-        return TensorData(
-            name, *images.torchvision_data(name, None if data_root is None else Path(data_root)), device=device
-        )
+        return TensorData(name, *images.torchvision_data(name, data_root), device=device)
     advice = did_you_mean(name, NAMES) or f"; expected one of {', '.join(NAMES)}"
     raise UserError(f"--data {name} is unknown{advice}")
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from wgan_fast.training.step.feedforward import Projection, Shift
+from wgan_fast.training.step.layers import Layer, Projection, Shift
 
 LARGEST_EMBEDDING = 64
 
@@ -74,7 +74,7 @@ class ProjectionCritic(nn.Module):
         scores: Tensor = self.head(features) + (self.projection(labels) * features.flatten(1)).sum(dim=1)
         return scores
 
-    def plain_parts(self) -> list[nn.Module]:
+    def plain_parts(self) -> list[nn.Module | Layer]:
         """The same critic as a sequence, for `feedforward`."""
-        last = (nn.Flatten(), Projection(next(self.head.children()), self.projection))
-        return [self.first, Shift(self.shift), self.features, *last]
+        scores = Projection(next(self.head.children()), self.projection)
+        return [self.first, Shift(self.shift), self.features, nn.Flatten(), scores]

@@ -50,7 +50,6 @@ def evaluate(
     *,
     sample_classes: ClassSampler | None = None,
     network: FeatureNetwork | None = None,
-    seed: int = 0,
 ) -> Evaluation:
     """Compare generated samples with real ones.
 
@@ -64,12 +63,11 @@ def evaluate(
         data: the data the generator was trained on.
         sample_classes: of a conditional generator: from classes ``(n,)`` to a sample of each.
         network: where the Fréchet distance's features and the classes come from; by default `feature_network`'s.
-        seed: picks the real samples that are compared with.
 
     Raises:
         UserError: the generated samples are not finite.
     """
-    random = torch.Generator().manual_seed(seed)
+    random = torch.Generator().manual_seed(0)
     if len(data.sample_shape) == 1:
         return _evaluate_points(sample, data, random)
     if isinstance(data, TensorData):

@@ -101,8 +101,7 @@ def write_image_grid(path: Path, samples: Tensor, *, columns: int | None = None)
     for number, tile in enumerate(pixels):
         top, left = GAP + number // columns * step_down, GAP + number % columns * step_right
         canvas[:, top : top + height * scale, left : left + width * scale] = tile
-    size = (canvas.shape[2], canvas.shape[1])
-    image.frombytes("RGB", size, canvas.permute(1, 2, 0).contiguous().numpy().tobytes()).save(path)
+    image.fromarray(canvas.permute(1, 2, 0).numpy()).save(path)
 
 
 def write_points(path: Path, generated: Tensor, real: Tensor) -> None:
@@ -111,7 +110,6 @@ def write_points(path: Path, generated: Tensor, real: Tensor) -> None:
     axes = figure.add_subplot()
     _scatter(axes, generated, real)
     axes.set_aspect("equal")
-    axes.legend(loc="upper right")
     figure.savefig(path)
 
 
@@ -132,7 +130,6 @@ def write_critic(path: Path, critic: nn.Module, generated: Tensor, real: Tensor)
     figure.colorbar(contours, label="critic")
     _scatter(axes, generated, real)
     axes.set(xlim=(-PLANE, PLANE), ylim=(-PLANE, PLANE), aspect="equal")
-    axes.legend(loc="upper right")
     figure.savefig(path)
 
 
@@ -177,3 +174,4 @@ def _scatter(axes: Any, generated: Tensor, real: Tensor) -> None:
     for points, color, size, label in styles:
         x, y = points.detach().cpu().float().unbind(dim=1)
         axes.scatter(x.numpy(), y.numpy(), s=size, color=color, alpha=0.7, linewidths=0, label=label)
+    axes.legend(loc="upper right")

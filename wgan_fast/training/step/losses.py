@@ -5,12 +5,27 @@ The scores are raw: unbounded for the Wasserstein loss, logits of "real" for the
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Literal, NamedTuple
 
 import torch.nn.functional as F
 from torch import Tensor
 
 LossName = Literal["wgan", "gan", "gan-minimax", "relativistic"]
+
+
+class CriticStep(NamedTuple):
+    """The figures of a critic step, every entry a detached 0-dimensional tensor.
+
+    ``loss`` is what the critic minimises, the penalty included. ``wasserstein_estimate`` is E[D(real)] - E[D(fake)],
+    of logits under a loss of the standard GAN. ``gradient_norm`` is the mean norm of the critic's input gradients at
+    the penalty's points, None for a constraint without such points; ``penalty`` is None for a constraint without a
+    penalty.
+    """
+
+    loss: Tensor
+    wasserstein_estimate: Tensor
+    penalty: Tensor | None
+    gradient_norm: Tensor | None
 
 
 def critic_loss(name: LossName, real_scores: Tensor, fake_scores: Tensor) -> Tensor:

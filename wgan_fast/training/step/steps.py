@@ -19,8 +19,13 @@ from wgan_fast.critic_gradients import first_output, scored_with_gradient
 from wgan_fast.double_backward.linear import fast_linear
 from wgan_fast.reference import accumulation_dtype
 from wgan_fast.training.step.feedforward import critic_gradients
+from wgan_fast.training.step.layers import Layer
+from wgan_fast.training.step.losses import CriticStep as CriticStep  # where a loop looks for it
 from wgan_fast.training.step.losses import LossName, critic_loss, generator_loss
 from wgan_fast.training.step.precision import autocast
+
+UNSCALED = GradScaler(enabled=False)
+"""Its methods do nothing but the optimizer's step."""
 
 
 class Descent(NamedTuple):
@@ -42,20 +47,6 @@ PLAIN = Descent()
 """fp32, autograd's own tensors, one process."""
 
 
-class CriticStep(NamedTuple):
-    """The figures of a critic step, every entry a detached 0-dimensional tensor.
-
-    ``wasserstein_estimate`` is E[D(real)] - E[D(fake)], of logits under a loss of the standard GAN.
-    ``gradient_norm`` is the mean norm of the critic's input gradients at the penalty's points, None for a
-    constraint without such points; ``penalty`` is None for a constraint without a penalty.
-    """
-
-    loss: Tensor
-    wasserstein_estimate: Tensor
-    penalty: Tensor | None
-    gradient_norm: Tensor | None
-
-
 def has_batch_statistics(module: nn.Module) -> bool:
     """Whether a sample's output depends on the rest of its batch, as it does through batch normalisation."""
     return any(isinstance(part, _BatchNorm) for part in module.modules())
@@ -72,7 +63,7 @@ def critic_step(
     *,
     loss_name: LossName = "wgan",
     joint: bool = True,
-    layers: Sequence[nn.Module] | None = None,
+    layers: Sequence[Layer] | None = None,
     alpha: Tensor | None = None,
     penalty_scale: Tensor | None = None,
     descent: Descent = PLAIN,
@@ -97,42 +88,38 @@ def critic_step(
         ValueError: ``layers`` with a scaler, a ``penalty_scale``, or another constraint than a `GradientPenalty`.
     """
     scaler, dtype = descent.scaler, descent.autocast_dtype
-    plain = isinstance(constraint, GradientPenalty) and scaler is None and penalty_scale is None
-    if layers is not None and not plain:
-        raise ValueError("layers: expected None with a scaler, with a penalty_scale, or under this constraint")
     condition = () if labels is None else (labels,)
     with fast_linear(real.device), autocast(real.device.type, dtype), torch.no_grad():
         fake = generator(latent, *condition).to(real.dtype)
-    parameters = _parameters(optimizer)
-    if layers is not None and isinstance(constraint, GradientPenalty):
-        found = critic_gradients(layers, real, fake, constraint, loss_name, dtype, alpha, labels)
-        _assign(parameters, [found.of[p] for p in parameters], descent)
-        seen = CriticStep(found.loss + found.penalty, found.wasserstein_estimate, found.penalty, found.norms.mean())
+    if layers is not None:
+        if not isinstance(constraint, GradientPenalty) or scaler is not None or penalty_scale is not None:
+            raise ValueError("layers: expected None with a scaler, with a penalty_scale, or under this constraint")
+        seen, gradients = critic_gradients(layers, real, fake, constraint, loss_name, dtype, alpha, labels)
+        _assign([gradients[p] for p in _parameters(optimizer)], optimizer, descent)
     else:
         with fast_linear(real.device), autocast(real.device.type, dtype):
-            real_scores, fake_scores, gradients = _judged(
-                critic, real, fake, condition, constraint.scored, joint, scaler
-            )
+            real_scores, fake_scores, slopes = _judged(critic, real, fake, condition, constraint.scored, joint, scaler)
             estimate = real_scores.mean() - fake_scores.mean()
             loss = critic_loss(loss_name, real_scores, fake_scores)
-            if gradients is None:
-                given = {"scaler": scaler, "alpha": alpha}
-                options = {name: value for name, value in given.items() if value is not None}
-                penalised = constraint.penalty(critic, real, fake, critic_args=condition, **options)
+            if slopes is None:
+                options = {"scaler": scaler, "alpha": alpha}
+                given = {name: value for name, value in options.items() if value is not None}
+                penalised = constraint.penalty(critic, real, fake, critic_args=condition, **given)
             else:
-                penalised = constraint.penalty_of(gradients)
+                penalised = constraint.penalty_of(slopes)
             seen = CriticStep(loss, estimate.detach(), None, None)
             if penalised is not None:
                 penalty, norms = penalised
                 penalty = penalty if penalty_scale is None else penalty * penalty_scale
-                seen = CriticStep(loss + penalty, estimate.detach(), penalty.detach(), norms.mean().detach())
-        _set_gradients(seen.loss, parameters, optimizer, descent)
-        seen = seen._replace(loss=seen.loss.detach())
+                loss = loss + penalty
+                seen = seen._replace(loss=loss, penalty=penalty.detach(), gradient_norm=norms.mean().detach())
+        _differentiate(loss, optimizer, descent)
+        seen = seen._replace(loss=loss.detach())
     regularisation = constraint.add_gradients(critic)
     if regularisation is not None:
         penalty = regularisation if seen.penalty is None else seen.penalty + regularisation
         seen = seen._replace(loss=seen.loss + regularisation, penalty=penalty)
-    _step(optimizer, scaler)
+    _step(optimizer, descent)
     return seen
 
 
@@ -185,8 +172,8 @@ def generator_step(
         with torch.no_grad():
             real_scores = None if real is None else _scores(critic(real, *condition))
         loss = generator_loss(loss_name, _scores(critic(generator(latent, *condition), *condition)), real_scores)
-    _set_gradients(loss, _parameters(optimizer), optimizer, descent)
-    _step(optimizer, descent.scaler)
+    _differentiate(loss, optimizer, descent)
+    _step(optimizer, descent)
     return loss.detach()
 
 
@@ -200,16 +187,15 @@ def _parameters(optimizer: torch.optim.Optimizer) -> list[nn.Parameter]:
     return [p for group in optimizer.param_groups for p in group["params"] if p.requires_grad]
 
 
-def _set_gradients(
-    loss: Tensor, parameters: Sequence[nn.Parameter], optimizer: torch.optim.Optimizer, descent: Descent
-) -> None:
-    scaled = loss if descent.scaler is None else descent.scaler.scale(loss)
-    _assign(parameters, torch.autograd.grad(scaled, parameters, allow_unused=True), descent)
-    if descent.scaler is not None:
-        descent.scaler.unscale_(optimizer)
+def _differentiate(loss: Tensor, optimizer: torch.optim.Optimizer, descent: Descent) -> None:
+    scaler = descent.scaler or UNSCALED
+    gradients = torch.autograd.grad(scaler.scale(loss), _parameters(optimizer), allow_unused=True)
+    _assign(gradients, optimizer, descent)
+    scaler.unscale_(optimizer)
 
 
-def _assign(parameters: Sequence[nn.Parameter], gradients: Sequence[Tensor | None], descent: Descent) -> None:
+def _assign(gradients: Sequence[Tensor | None], optimizer: torch.optim.Optimizer, descent: Descent) -> None:
+    parameters = _parameters(optimizer)
     pairs = list(zip(parameters, gradients, strict=True))
     if descent.keep_gradients and all((p.grad is None) == (g is None) for p, g in pairs):
         kept = [(p.grad, g) for p, g in pairs if p.grad is not None and g is not None]
@@ -221,9 +207,7 @@ def _assign(parameters: Sequence[nn.Parameter], gradients: Sequence[Tensor | Non
         descent.average(parameters)
 
 
-def _step(optimizer: torch.optim.Optimizer, scaler: GradScaler | None) -> None:
-    if scaler is None:
-        optimizer.step()
-    else:
-        scaler.step(optimizer)
-        scaler.update()
+def _step(optimizer: torch.optim.Optimizer, descent: Descent) -> None:
+    scaler = descent.scaler or UNSCALED
+    scaler.step(optimizer)
+    scaler.update()
