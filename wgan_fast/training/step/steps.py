@@ -88,12 +88,13 @@ def critic_step(
         ValueError: ``layers`` with a scaler, a ``penalty_scale``, or another constraint than a `GradientPenalty`.
     """
     scaler, dtype = descent.scaler, descent.autocast_dtype
+    plain = isinstance(constraint, GradientPenalty) and scaler is None and penalty_scale is None
+    if layers is not None and not plain:
+        raise ValueError("layers: expected None with a scaler, with a penalty_scale, or under this constraint")
     condition = () if labels is None else (labels,)
     with fast_linear(real.device), autocast(real.device.type, dtype), torch.no_grad():
         fake = generator(latent, *condition).to(real.dtype)
-    if layers is not None:
-        if not isinstance(constraint, GradientPenalty) or scaler is not None or penalty_scale is not None:
-            raise ValueError("layers: expected None with a scaler, with a penalty_scale, or under this constraint")
+    if layers is not None and isinstance(constraint, GradientPenalty):
         seen, gradients = critic_gradients(layers, real, fake, constraint, loss_name, dtype, alpha, labels)
         _assign([gradients[p] for p in _parameters(optimizer)], optimizer, descent)
     else:
