@@ -191,7 +191,9 @@ class Trainer:
     def _synchronise(self) -> None:
         """Give every process the first one's weights and random generators."""
         if self.processes.size > 1:
-            self.processes.synchronise(self.networks().state_dict().values())
+            networks = self.networks()
+            first = self.processes.by_first(lambda: {name: t.cpu() for name, t in networks.state_dict().items()})
+            networks.load_state_dict(first)
             self.draws.synchronise()
 
     def iterate(self) -> Record | None:
