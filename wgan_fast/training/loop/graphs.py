@@ -17,7 +17,7 @@ from contextlib import AbstractContextManager
 from typing import Any, Protocol, TypeVar
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 Result = TypeVar("Result")
 
@@ -151,32 +151,41 @@ class Graphs:
     """The recorded steps of a loop, each made when it is first needed.
 
     Args:
-        rewind: makes what undoes all that the steps change.
-        frozen: numbers that a recording holds as constants; if they have changed, it is recorded anew.
+        networks: all that the steps change, besides the optimizers' states and the device's random generators.
+        optimizers: their learning rates and step counts are moved to the device.
 
     Attributes:
         failure: why steps run eagerly, or None.
     """
 
     def __init__(
-        self, capture: Capture, rewind: Callable[[], AbstractContextManager[None]], frozen: Callable[[], Hashable]
+        self,
+        capture: Capture,
+        networks: nn.Module,
+        optimizers: Sequence[torch.optim.Optimizer],
+        device: torch.device,
     ) -> None:
-        self._capture, self._rewind, self._frozen = capture, rewind, frozen
+        self._capture, self._networks, self._optimizers, self._device = capture, networks, optimizers, device
         self._steps: dict[tuple[str, Hashable], Callable[..., Any]] = {}
         self.failure: str | None = None
+        self.forget()
 
-    def run(self, name: str, fn: Callable[..., Any], inputs: Sequence[Tensor]) -> Any:
-        """``fn(*inputs)``, by the graph of that name; eagerly, after one warning, where it cannot be recorded."""
+    def run(self, name: str, fn: Callable[..., Any], inputs: Sequence[Tensor], constant: Hashable = None) -> Any:
+        """``fn(*inputs)``, by the graph of that name; eagerly, after one warning, where it cannot be recorded.
+
+        ``constant``, and the optimizers' numbers, are constants of a recording: one is made anew when they change.
+        """
         if self.failure is not None:
             return fn(*inputs)
-        key = (name, self._frozen())
+        constants = (constant, *_numbers(self._optimizers))
+        key = (name, constants)
         if key not in self._steps:
-            self._steps = {other: step for other, step in self._steps.items() if other[1] == key[1]}
+            self._steps = {other: step for other, step in self._steps.items() if other[1] == constants}
             buffers = [t.detach().clone(memory_format=torch.preserve_format) for t in inputs]
             try:
-                self._steps[key] = graphed_step(fn, buffers, capture=self._capture, rewind=self._rewind())
+                self._steps[key] = graphed_step(fn, buffers, capture=self._capture, rewind=self.rewound())
             except Exception as error:  # any error of a user's module
-                self.forget()
+                self._steps.clear()
                 self.failure = (str(error).strip() or type(error).__name__).partition("\n")[0]
                 warnings.warn(
                     f"the {name} cannot be recorded as a CUDA graph, training continues eagerly: {self.failure}",
@@ -185,9 +194,15 @@ class Graphs:
                 return fn(*inputs)
         return self._steps[key](*inputs)
 
+    def rewound(self) -> AbstractContextManager[None]:
+        """Undoes all that the steps change."""
+        weights = [*self._networks.parameters(), *self._networks.buffers()]
+        return rewound(weights, self._optimizers, default_generators(self._device))
+
     def forget(self) -> None:
-        """Drop every recording: the tensors that they hold have been replaced."""
+        """Drop every recording: the tensors of the optimizers' states have been replaced."""
         self._steps.clear()
+        _keep_on_device(self._optimizers)
 
 
 def default_generators(device: torch.device) -> list[torch.Generator]:
@@ -198,14 +213,15 @@ def default_generators(device: torch.device) -> list[torch.Generator]:
     return [torch.default_generator, torch.cuda.default_generators[index]]
 
 
-def constants(optimizers: Iterable[torch.optim.Optimizer]) -> Hashable:
+def _numbers(optimizers: Iterable[torch.optim.Optimizer]) -> Iterator[Hashable]:
     """The numbers of the optimizers that a recording does not read from the device."""
-    groups = (group for optimizer in optimizers for group in optimizer.param_groups)
-    numbers = ((name, value) for group in groups for name, value in group.items() if name != "params")
-    return tuple((name, id(value) if isinstance(value, Tensor) else repr(value)) for name, value in numbers)
+    for group in (group for optimizer in optimizers for group in optimizer.param_groups):
+        for name, value in group.items():
+            if name != "params":
+                yield name, id(value) if isinstance(value, Tensor) else repr(value)
 
 
-def keep_on_device(optimizers: Iterable[torch.optim.Optimizer]) -> None:
+def _keep_on_device(optimizers: Iterable[torch.optim.Optimizer]) -> None:
     """Make learning rates and step counts scalars of the parameters' device, where a CUDA graph can change them."""
     for optimizer, group in ((o, group) for o in optimizers for group in o.param_groups):
         device = group["params"][0].device

@@ -5,8 +5,7 @@ from __future__ import annotations
 import logging
 import math
 import time
-from collections.abc import Callable, Hashable, Sequence
-from contextlib import AbstractContextManager
+from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Any, NamedTuple
 
@@ -21,7 +20,7 @@ from wgan_fast.training.loop.averaging import MovingAverage
 from wgan_fast.training.loop.choices import check_processes, make_capture, make_constraint, make_optimizer, prepared
 from wgan_fast.training.loop.distributed import Processes, ProcessLost
 from wgan_fast.training.loop.draws import Draws
-from wgan_fast.training.loop.graphs import Capture, Graphs, constants, default_generators, keep_on_device, rewound
+from wgan_fast.training.loop.graphs import Capture, Graphs
 from wgan_fast.training.loop.health import NonFinite, Watch, gradient_norm, weight_saturation
 from wgan_fast.training.loop.schedules import critic_steps, gamma, learning_rate, set_learning_rate
 from wgan_fast.training.models.sampling import Labels, as_labels, draw_latent, generate, slerp
@@ -107,7 +106,11 @@ class Trainer:
         self.restores = 0
         self.watch = Watch(self.processes.mean_)
         self._stop_requested = False
-        self.graphs = self._make_graphs(capture or make_capture(self.config, self.device, self.processes.size))
+        self.graphs: Graphs | None = None
+        capture = capture or make_capture(self.config, self.device, self.processes.size)
+        if capture is not None:
+            self.average.keep_share_on(self.device)
+            self.graphs = Graphs(capture, self.networks(), self._optimizers(), self.device)
         self._choose_steps()
 
     def _placed(self, network: nn.Module) -> nn.Module:
@@ -115,13 +118,6 @@ class Trainer:
         if self.config.channels_last:
             network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
         return network
-
-    def _make_graphs(self, capture: Capture | None) -> Graphs | None:
-        if capture is None:
-            return None
-        self.average.keep_share_on(self.device)
-        keep_on_device(self._optimizers())
-        return Graphs(capture, self._rewind, self._frozen)
 
     def _choose_steps(self) -> None:
         """What all steps of this trainer have in common."""
@@ -213,7 +209,7 @@ class Trainer:
                 seen, loss = self._step_by_step(count)
             else:
                 batches = [tensor for _ in range(count) for tensor in self.draws.batch()]
-                seen, loss = self.graphs.run("iteration", self._whole_iteration, batches)
+                seen, loss = self._run("iteration", self._whole_iteration, batches)
         self.iteration += 1
         figures: dict[str, Tensor | None] = {
             "wasserstein_estimate": seen.wasserstein_estimate,
@@ -247,7 +243,7 @@ class Trainer:
 
     def _run(self, name: str, step: Callable[..., Any], inputs: Sequence[Tensor]) -> Any:
         """``step(*inputs)``, as a graph of that name where steps are recorded."""
-        return step(*inputs) if self.graphs is None else self.graphs.run(name, step, inputs)
+        return step(*inputs) if self.graphs is None else self.graphs.run(name, step, inputs, repr(self.constraint))
 
     def _whole_iteration(self, *batches: Tensor) -> tuple[CriticStep, Tensor]:
         size = len(batches) // self.config.n_critic
@@ -296,23 +292,8 @@ class Trainer:
         average = {"average": self.average.module} if self.config.ema_decay else {}
         return nn.ModuleDict({"generator": self.generator, "critic": self.critic, **average})
 
-    def reloaded(self) -> None:
-        """To be called when the optimizers' states have been replaced by a checkpoint's."""
-        if self.graphs is not None:
-            self.graphs.forget()
-            keep_on_device(self._optimizers())
-
     def _optimizers(self) -> tuple[torch.optim.Optimizer, torch.optim.Optimizer]:
         return self.critic_optimizer, self.generator_optimizer
-
-    def _rewind(self) -> AbstractContextManager[None]:
-        networks = self.networks()
-        weights = [*networks.parameters(), *networks.buffers()]
-        return rewound(weights, self._optimizers(), default_generators(self.device))
-
-    def _frozen(self) -> Hashable:
-        """What a recording holds as constants: the constraint, and the optimizers' numbers."""
-        return repr(self.constraint), constants(self._optimizers())
 
     # ------------------------------------------------------------------------------------------- figures and samples
 

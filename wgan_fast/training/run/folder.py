@@ -7,7 +7,7 @@ import json
 import logging
 import math
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -79,26 +79,13 @@ class Run:
             UserError: the folder holds a run already and ``overwrite`` is not set, or it cannot be written.
         """
         processes = processes or Processes()
-        present = [folder / name for name in CONTENTS if (folder / name).exists()]
-
-        def refuse_present() -> None:
-            if present and not overwrite:
-                raise UserError(f"--out {folder} holds a run already; --resume continues it, --overwrite replaces it")
-
-        processes.by_first(refuse_present)
+        present = processes.by_first(lambda: [folder / name for name in CONTENTS if (folder / name).exists()])
+        if present and not overwrite:
+            raise UserError(f"--out {folder} holds a run already; --resume continues it, --overwrite replaces it")
         if config.tensorboard:
             require("tensorboard", "--tensorboard")
         run = cls(build_trainer(config, processes), folder)
-
-        def replace_present() -> None:
-            for path in present:
-                if path.is_dir():
-                    shutil.rmtree(path)
-                else:
-                    path.unlink()
-            run._write_config()
-
-        processes.by_first(replace_present)
+        processes.by_first(lambda: run._write_config(in_place_of=present))
         return run
 
     @classmethod
@@ -121,13 +108,7 @@ class Run:
             raise UserError(f"{folder}: the run stopped before its first checkpoint; --overwrite starts it again")
         run = cls(build_trainer(config, processes), folder)
         run.load(checkpoint)
-
-        def continue_from_there() -> None:
-            with writing(f"--out {folder}"):
-                remove_later(folder, run.trainer.iteration)
-            run._write_config()
-
-        run.trainer.processes.by_first(continue_from_there)
+        run.trainer.processes.by_first(run._write_config)
         return run
 
     @classmethod
@@ -209,27 +190,21 @@ class Run:
         """Restore the newest checkpoint with a lower learning rate, if configured, at most `MAX_RESTORES` times."""
         trainer, good = self.trainer, iterations(self.folder)[-1]
         restores = trainer.restores + 1
+        diverged, last = f"the training diverged: {problem}", f"the last good checkpoint is of iteration {good}"
         if trainer.config.on_nonfinite == "stop":
-            raise UserError(
-                f"the training diverged: {problem}; the last good checkpoint is of iteration {good}, and "
-                "--resume --on-nonfinite restore continues from it with a lower learning rate"
-            ) from problem
+            advice = "--resume --on-nonfinite restore continues from it with a lower learning rate"
+            raise UserError(f"{diverged}; {last}, and {advice}") from problem
         if restores > MAX_RESTORES:
-            raise UserError(
-                f"the training diverged: {problem}, after the learning rate was lowered {MAX_RESTORES} times; "
-                f"the last good checkpoint is of iteration {good}"
-            ) from problem
+            lowered = f"after the learning rate was lowered {MAX_RESTORES} times"
+            raise UserError(f"{diverged}, {lowered}; {last}") from problem
         self.load()
         trainer.restores = restores
         trainer.processes.by_first(lambda: self._log.resume_after(trainer.iteration))
         if trainer.processes.first:
+            rate = learning_rate(trainer.config, trainer.iteration, restores)
             _log.warning(
-                "%s: back to the checkpoint of iteration %d, learning rate %g from there on (restore %d of at most %d)",
-                problem,
-                good,
-                learning_rate(trainer.config, trainer.iteration, restores),
-                restores,
-                MAX_RESTORES,
+                f"{problem}: back to the checkpoint of iteration {good}, learning rate {rate:g} from there on "
+                f"(restore {restores} of at most {MAX_RESTORES})"
             )
 
     # ------------------------------------------------------------------------------------------------ checkpoints
@@ -263,23 +238,20 @@ class Run:
         Args:
             compare: measure the distance of samples to held-out ones, by which the best checkpoint is known.
         """
-        trainer = self.trainer
-
-        def write() -> str | None:
-            """Returns the name of what is not finite, which is then not saved."""
-            checkpoint = snapshot(trainer)
-            name = non_finite(checkpoint)
-            if name is None:
-                self._log.flush()
-                distance = self._compared() if compare else None
-                keep = trainer.config.keep_checkpoints
-                save_checkpoint(self.folder, trainer.iteration, checkpoint, keep=keep, distance=distance)
-            return name
-
-        name = trainer.processes.by_first(write)
+        name = self.trainer.processes.by_first(lambda: self._write_checkpoint(compare))
         if name is not None:
-            raise NonFinite(name, trainer.iteration)
-        self._kept = trainer.iteration
+            raise NonFinite(name, self.trainer.iteration)
+        self._kept = self.trainer.iteration
+
+    def _write_checkpoint(self, compare: bool) -> str | None:
+        """Returns the name of what is not finite, which is then not saved."""
+        trainer, checkpoint = self.trainer, snapshot(self.trainer)
+        name = non_finite(checkpoint)
+        if name is None:
+            self._log.flush()
+            distance, keep = self._compared() if compare else None, trainer.config.keep_checkpoints
+            save_checkpoint(self.folder, trainer.iteration, checkpoint, keep=keep, distance=distance)
+        return name
 
     def _compared(self) -> float | None:
         """The distance of samples to held-out ones, drawn separately from the training's; None if not available."""
@@ -317,9 +289,13 @@ class Run:
         path.write_text(json.dumps({"figures": figures, "notes": evaluation.notes}, indent=2) + "\n")
         return evaluation, path
 
-    def _write_config(self) -> None:
+    def _write_config(self, in_place_of: Sequence[Path] = ()) -> None:
+        """Make the folder one of this run at this iteration: remove what is of another run, and what is later."""
         content = {"wgan_fast": wgan_fast.__version__, **dataclasses.asdict(self.trainer.config)}
         with writing(f"--out {self.folder}"):
+            for path in in_place_of:
+                shutil.rmtree(path) if path.is_dir() else path.unlink()
+            remove_later(self.folder, self.trainer.iteration)
             self.folder.mkdir(parents=True, exist_ok=True)
             replace_file(self.folder / "config.json", json.dumps(content, indent=2) + "\n")
 

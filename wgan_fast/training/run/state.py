@@ -41,7 +41,8 @@ def restore(trainer: Trainer, checkpoint: Checkpoint, source: Path) -> None:
         restore_random_state(state["random"], trainer.device)
         trainer.iteration = state["iteration"]
         trainer.restores = state["restores"]
-        trainer.reloaded()
+        if trainer.graphs is not None:
+            trainer.graphs.forget()
     except (RuntimeError, KeyError, ValueError, TypeError, AttributeError) as error:
         reason = " ".join(str(error).split())
         raise UserError(f"{source}: its checkpoint belongs to other networks ({reason})") from error
@@ -84,10 +85,5 @@ def restore_random_state(state: Mapping[str, Any], device: torch.device) -> None
 
 def _stateful(trainer: Trainer) -> dict[str, Any]:
     """What has a state besides the networks: the optimizers, and the loss scaling of fp16."""
-    parts = {
-        "critic_optimizer": trainer.critic_optimizer,
-        "generator_optimizer": trainer.generator_optimizer,
-        "critic_scaler": trainer.critic_scaler,
-        "generator_scaler": trainer.generator_scaler,
-    }
-    return {name: part for name, part in parts.items() if part is not None}
+    names = ("critic_optimizer", "generator_optimizer", "critic_scaler", "generator_scaler")
+    return {name: getattr(trainer, name) for name in names if getattr(trainer, name) is not None}
