@@ -156,7 +156,10 @@ def _clipped_steps(critic: nn.Module) -> tuple[Work, Work]:
 def _ratio(pattern: Pattern, rounds: int, device: torch.device) -> float:
     """The usual lines' median time over ours, in interleaved rounds, after comparing their results."""
     for expected, got in zip(*([each.detach() for each in work()] for work in pattern[1:]), strict=True):
-        torch.testing.assert_close(got, expected, rtol=1e-3, atol=1e-4 * float(expected.abs().max()) + 1e-7)
+        # Norms, not values: where an activation has a kink, rounding may put an input on either side of it.
+        difference, size = (float(torch.linalg.vector_norm(tensor)) for tensor in (got - expected, expected))
+        if not difference <= 0.01 * size + 1e-6:
+            raise AssertionError(f"{pattern.name}: a difference of norm {difference:.3g} beside {size:.3g}")
     works = {"usual": pattern.usual, "ours": pattern.ours}
     repeats = {name: max(1, round(BLOCK_SECONDS / _seconds(work, 1, device))) for name, work in works.items()}
     times: dict[str, list[float]] = {name: [] for name in works}
