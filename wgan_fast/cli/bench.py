@@ -55,10 +55,10 @@ def machine(device: torch.device) -> str:
 
 def patterns(device: torch.device) -> list[Pattern]:
     torch.manual_seed(0)
-    perceptron = _perceptron(256, [512, 512, 512], nn.ReLU).to(device)
-    norms = _perceptron(256, [512, 512, 512], nn.ReLU, nn.LayerNorm).to(device)
-    smooth = _perceptron(256, [512, 512, 512], nn.SiLU).to(device)
-    priors = _perceptron(250, [1024, 512], nn.ReLU).to(device)
+    perceptron = _perceptron(256, 512, 512, 512).to(device)
+    norms = _perceptron(256, 512, 512, 512, norm=nn.LayerNorm).to(device)
+    smooth = _perceptron(256, 512, 512, 512, activation=nn.SiLU).to(device)
+    priors = _perceptron(250, 1024, 512).to(device)
     convolutions = _dcgan(32).to(device)
     points = torch.randn(2, 256, 256, device=device)
     transitions = torch.randn(2, 1024, 250, device=device)
@@ -73,17 +73,11 @@ def patterns(device: torch.device) -> list[Pattern]:
     ]
 
 
-def _perceptron(
-    features: int,
-    widths: list[int],
-    activation: Callable[[], nn.Module],
-    norm: Callable[[int], nn.Module] | None = None,
-) -> nn.Sequential:
+def _perceptron(*widths: int, activation: type[nn.Module] = nn.ReLU, norm: type[nn.Module] | None = None) -> nn.Module:
     layers: list[nn.Module] = []
-    for width in widths:
-        layers += [nn.Linear(features, width), *([norm(width)] if norm else []), activation()]
-        features = width
-    return nn.Sequential(*layers, nn.Linear(features, 1))
+    for before, after in itertools.pairwise(widths):
+        layers += [nn.Linear(before, after), *([norm(after)] if norm else []), activation()]
+    return nn.Sequential(*layers, nn.Linear(widths[-1], 1))
 
 
 def _dcgan(width: int) -> nn.Sequential:

@@ -242,7 +242,7 @@ class _Parser(argparse.ArgumentParser):
 
 def _arguments(name: str) -> list[Option]:
     """The options of a command that are on the command line."""
-    kinds = (Train, Config) if name == "train" else (COMMANDS[name],)
+    kinds: list[type] = [Train, Config] if name == "train" else [COMMANDS[name]]
     return [each for kind in kinds for each in options_of(kind).values() if not each.hidden]
 
 

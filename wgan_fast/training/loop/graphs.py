@@ -5,7 +5,7 @@ into buffers that stay (`graphed_step`), what a step changes is changed in place
 and noise comes from the device's default generator, which capture registers with the graph: it advances with every
 replay as it would eagerly. Warm-up steps train, so all their changes are undone (`rewound`).
 
-The capture itself is a `Capture`: `CudaCapture` on a GPU, another for tests without one.
+What records is a `Capture`: `CudaCapture` on a GPU, another in tests without one.
 """
 
 from __future__ import annotations
@@ -25,17 +25,17 @@ WARM_UP_CALLS = 3
 
 
 class Capture(Protocol):
-    """How a function becomes its replay."""
+    """How a function is recorded."""
 
-    def warm_up(self, step: Callable[[], Any], iterations: int) -> None:
-        """Run ``step`` until it allocates and compiles nothing more.
+    def __call__(self, step: Callable[[], Result]) -> tuple[Result, Callable[[], None]]:
+        """Call ``step`` until it allocates and compiles nothing more, then record it.
+
+        Returns:
+            What ``step`` returned, tensors that every replay writes anew, and the replay.
 
         Raises:
             RuntimeError: the step synchronises with the device, so it cannot be recorded.
         """
-
-    def record(self, step: Callable[[], Result]) -> tuple[Result, Callable[[], None]]:
-        """What ``step`` returned, tensors that every replay writes anew, and the replay."""
 
 
 class CudaCapture:
@@ -47,13 +47,13 @@ class CudaCapture:
             self._pool = torch.cuda.graph_pool_handle()
             self._stream = torch.cuda.Stream(device)
 
-    def warm_up(self, step: Callable[[], Any], iterations: int) -> None:
+    def __call__(self, step: Callable[[], Result]) -> tuple[Result, Callable[[], None]]:
         with torch.cuda.device(self.device):
             current = torch.cuda.current_stream()
             self._stream.wait_stream(current)
             try:
                 with torch.cuda.stream(self._stream):
-                    for left in reversed(range(iterations)):
+                    for left in reversed(range(WARM_UP_CALLS)):
                         # Synchronising inside capture would invalidate the graph and the random generator with it;
                         # here it is an ordinary error. The first calls may: they allocate, compile, try algorithms.
                         with contextlib.nullcontext() if left else _waiting_forbidden():
@@ -61,9 +61,6 @@ class CudaCapture:
             finally:
                 current.wait_stream(self._stream)
                 torch.cuda.synchronize()
-
-    def record(self, step: Callable[[], Result]) -> tuple[Result, Callable[[], None]]:
-        with torch.cuda.device(self.device):
             graph = torch.cuda.CUDAGraph()
             with torch.cuda.graph(graph, pool=self._pool, stream=self._stream):
                 result = step()
@@ -133,8 +130,7 @@ def graphed_step(
         A function to the replayed result, which its next call overwrites; inputs of other shapes go through ``fn``.
     """
     with rewind:
-        capture.warm_up(lambda: fn(*static_inputs), WARM_UP_CALLS)
-        result, replay = capture.record(lambda: fn(*static_inputs))
+        result, replay = capture(lambda: fn(*static_inputs))
 
     def step(*inputs: Tensor) -> Any:
         if [(t.shape, t.dtype) for t in inputs] != [(t.shape, t.dtype) for t in static_inputs]:
@@ -159,11 +155,7 @@ class Graphs:
     """
 
     def __init__(
-        self,
-        capture: Capture,
-        networks: nn.Module,
-        optimizers: Sequence[torch.optim.Optimizer],
-        device: torch.device,
+        self, capture: Capture, networks: nn.Module, optimizers: Sequence[torch.optim.Optimizer], device: torch.device
     ) -> None:
         self._capture, self._networks, self._optimizers, self._device = capture, networks, optimizers, device
         self._steps: dict[tuple[str, Hashable], Callable[..., Any]] = {}

@@ -96,7 +96,9 @@ class Trainer:
         self.constraint = constraint or make_constraint(self.config)
         self.generator = self._placed(generator).train()
         self.critic = prepared(self.constraint, self._placed(critic), self.data.sample_shape).train()
-        self.average = MovingAverage(self.generator, self.config.ema_decay)
+        capture = capture or make_capture(self.config, self.device, self.processes.size)
+        share_on = self.device if capture is not None else None
+        self.average = MovingAverage(self.generator, self.config.ema_decay, share_on=share_on)
         self.critic_optimizer = make_optimizer(self.config, self.critic, self.constraint.clip_value)
         self.generator_optimizer = make_optimizer(self.config, self.generator, None)
         self.critic_scaler = make_scaler(self.config.precision, self.device)
@@ -106,11 +108,7 @@ class Trainer:
         self.restores = 0
         self.watch = Watch(self.processes.mean_)
         self._stop_requested = False
-        self.graphs: Graphs | None = None
-        capture = capture or make_capture(self.config, self.device, self.processes.size)
-        if capture is not None:
-            self.average.keep_share_on(self.device)
-            self.graphs = Graphs(capture, self.networks(), self._optimizers(), self.device)
+        self.graphs = Graphs(capture, self.networks(), self._optimizers(), self.device) if capture is not None else None
         self._choose_steps()
 
     def _placed(self, network: nn.Module) -> nn.Module:
@@ -235,10 +233,9 @@ class Trainer:
     def _step_by_step(self, count: int) -> tuple[CriticStep, Tensor]:
         for i in range(count):
             batch = self.draws.batch()
-            if (self.iteration * self.config.n_critic + i) % self.config.lazy == 0:
-                seen = self._run("critic step", self._critic_step, batch)
-            else:
-                seen = self._run("critic step without penalty", partial(self._critic_step, penalised=False), batch)
+            lazy = (self.iteration * self.config.n_critic + i) % self.config.lazy > 0
+            name = "critic step without penalty" if lazy else "critic step"
+            seen = self._run(name, partial(self._critic_step, penalised=not lazy), batch)
         return seen, self._run("generator step", self._generator_step, batch)
 
     def _run(self, name: str, step: Callable[..., Any], inputs: Sequence[Tensor]) -> Any:
