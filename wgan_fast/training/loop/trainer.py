@@ -137,14 +137,15 @@ class Trainer:
         self,
         on_record: Callable[[Record], None] | None = None,
         *,
-        after_iteration: Callable[[bool], None] = lambda stopped: None,
+        after_iteration: Callable[[Record | None, bool], None] = lambda record, stopped: None,
         recover: Callable[[NonFinite], None] | None = None,
     ) -> TrainResult:
         """Run until ``config.iterations`` iterations are done; `run.folder.Run` does so in a folder, with checkpoints.
 
         Args:
             on_record: called with every record, by the first of several processes.
-            after_iteration: called with whether the training stops here; its time is not counted.
+            after_iteration: called with the iteration's record, if it has one, and with whether the training stops
+                here; its time is not counted.
             recover: called when the training has diverged, to restore an earlier state; by default a `UserError`.
 
         Raises:
@@ -164,7 +165,7 @@ class Trainer:
                     if stopped:
                         self.watch.read()
                     before = time.perf_counter()
-                    after_iteration(stopped)
+                    after_iteration(record, stopped)
                     apart += time.perf_counter() - before
                 except NonFinite as problem:
                     if recover is None:

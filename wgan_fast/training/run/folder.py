@@ -27,7 +27,7 @@ from wgan_fast.training.report.metrics import sliced_wasserstein
 from wgan_fast.training.report.pictures import POINTS_SHOWN, real_points, write_critic, write_curves, write_samples
 from wgan_fast.training.run.checkpoint import iterations, load_checkpoint, remove_later, replace_file, save_checkpoint
 from wgan_fast.training.run.log import RunLog, read_metrics
-from wgan_fast.training.run.state import non_finite, restore, snapshot
+from wgan_fast.training.run.state import check_finite, restore, snapshot
 
 MAX_RESTORES = 3
 COMPARED_SAMPLES = 512
@@ -142,17 +142,9 @@ class Run:
             UserError: the training diverged, the folder holds more of a run than this trainer has done, or it
                 cannot be written; ProcessLost: another process has died.
         """
-        trainer = self.trainer
-
-        def logged(record: Record) -> None:
-            if on_record is not None:
-                on_record(record)
-            if trainer.iteration % trainer.config.log_every == 0:  # not the last one's: a longer run has no such line
-                self._log.append(record)
-
         try:
             self._begin()
-            return trainer.train(logged, after_iteration=self._draw_and_save, recover=self._go_back)
+            return self.trainer.train(on_record, after_iteration=self._after_iteration, recover=self._go_back)
         except ProcessLost as error:
             left = iterations(self.folder)
             advice = f"; --resume --out {self.folder} continues from iteration {left[-1]}" if left else ""
@@ -174,9 +166,11 @@ class Run:
             except NonFinite as problem:
                 raise UserError(f"the networks cannot be trained: {problem}") from problem
 
-    def _draw_and_save(self, stopped: bool) -> None:
-        """The picture and the checkpoint that are due after this iteration."""
+    def _after_iteration(self, record: Record | None, stopped: bool) -> None:
+        """Write the line of the log, the picture and the checkpoint that are due."""
         trainer, config, iteration = self.trainer, self.trainer.config, self.trainer.iteration
+        if record is not None and iteration % config.log_every == 0:  # else the last one's, which a longer run lacks
+            self._log.append(record)
         drawn = config.sample_every > 0 and iteration % config.sample_every == 0
         due = stopped or iteration % config.checkpoint_every == 0 or iteration == config.iterations
         if drawn or due:
@@ -238,20 +232,15 @@ class Run:
         Args:
             compare: measure the distance of samples to held-out ones, by which the best checkpoint is known.
         """
-        name = self.trainer.processes.by_first(lambda: self._write_checkpoint(compare))
-        if name is not None:
-            raise NonFinite(name, self.trainer.iteration)
+        self.trainer.processes.by_first(lambda: self._write_checkpoint(compare))
         self._kept = self.trainer.iteration
 
-    def _write_checkpoint(self, compare: bool) -> str | None:
-        """Returns the name of what is not finite, which is then not saved."""
-        trainer, checkpoint = self.trainer, snapshot(self.trainer)
-        name = non_finite(checkpoint)
-        if name is None:
-            self._log.flush()
-            distance, keep = self._compared() if compare else None, trainer.config.keep_checkpoints
-            save_checkpoint(self.folder, trainer.iteration, checkpoint, keep=keep, distance=distance)
-        return name
+    def _write_checkpoint(self, compare: bool) -> None:
+        checkpoint, keep = snapshot(self.trainer), self.trainer.config.keep_checkpoints
+        check_finite(checkpoint)
+        self._log.flush()
+        distance = self._compared() if compare else None
+        save_checkpoint(self.folder, self.trainer.iteration, checkpoint, keep=keep, distance=distance)
 
     def _compared(self) -> float | None:
         """The distance of samples to held-out ones, drawn separately from the training's; None if not available."""
