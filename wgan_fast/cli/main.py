@@ -11,9 +11,19 @@ from collections.abc import Callable, Iterator, Sequence
 from types import FrameType
 from typing import Any
 
+import torch
+
+from wgan_fast.cli.bench import print_bench
+from wgan_fast.cli.doctor import print_doctor
 from wgan_fast.cli.options import Bench, Doctor, Evaluate, Explain, Sample, Study, Train, default_folder, parse
+from wgan_fast.double_backward import explain
+from wgan_fast.studies import STUDIES
+from wgan_fast.training.config import Config
 from wgan_fast.training.errors import UserError, require
+from wgan_fast.training.loop.build import build_networks, usable_device
 from wgan_fast.training.loop.distributed import ProcessLost, is_first, launched
+from wgan_fast.training.report.pictures import write_drawn
+from wgan_fast.training.run.folder import Run
 
 USAGE_ERROR = 2
 
@@ -44,7 +54,6 @@ def _train(command: Train) -> int:
     from rich.console import Console
 
     from wgan_fast.cli import console as view
-    from wgan_fast.training.run.folder import Run
 
     if command.resume and command.overwrite:
         raise UserError("--resume and --overwrite contradict each other")
@@ -52,9 +61,9 @@ def _train(command: Train) -> int:
         raise UserError(f"--checkpoint {command.checkpoint} needs --resume")
     _require_what_comes_last(command)
     start = time.perf_counter()
-    console = Console(quiet=command.quiet or not is_first())
     out = command.out or default_folder(command.options)
     with launched(command.options.device) as processes:
+        console = Console(quiet=command.quiet or not processes.first)
         if command.resume:
             run = Run.resume(out, command.options, command.checkpoint, processes=processes)
         else:
@@ -119,9 +128,6 @@ def _stop_on_signal(stop: Callable[[], None], *, patient: bool) -> Iterator[list
 
 @run.register
 def _sample(command: Sample) -> None:
-    from wgan_fast.training.report.pictures import write_drawn
-    from wgan_fast.training.run.folder import Run
-
     out = command.file()
     trainer = Run.open(command.run, command.device, command.checkpoint).trainer
     write_drawn(trainer, out, command.num, label=command.class_, rows=command.interpolate, seed=command.seed)
@@ -133,7 +139,6 @@ def _evaluate(command: Evaluate) -> None:
     from rich.console import Console
 
     from wgan_fast.cli.console import print_evaluation
-    from wgan_fast.training.run.folder import Run
 
     evaluation, file = Run.open(command.run, command.device, command.checkpoint).evaluate()
     print_evaluation(Console(), evaluation)
@@ -142,19 +147,11 @@ def _evaluate(command: Evaluate) -> None:
 
 @run.register
 def _doctor(command: Doctor) -> None:
-    from wgan_fast.cli.doctor import print_doctor
-
     print_doctor()
 
 
 @run.register
 def _explain(command: Explain) -> None:
-    import torch
-
-    from wgan_fast.double_backward import explain
-    from wgan_fast.training.config import Config
-    from wgan_fast.training.loop.build import build_networks
-
     chosen: dict[str, Any] = {} if command.architecture is None else {"architecture": command.architecture}
     config = Config(data=command.data, **chosen)
     print(explain(build_networks(config).critic, torch.randn(command.batch, *config.sample_shape)))
@@ -162,21 +159,17 @@ def _explain(command: Explain) -> None:
 
 @run.register
 def _bench(command: Bench) -> None:
-    from wgan_fast.cli.bench import print_bench
-    from wgan_fast.training.loop.build import usable_device
-
     print_bench(command.rounds, usable_device(command.device))
 
 
 @run.register
 def _study(command: Study) -> None:
-    from wgan_fast.studies import STUDIES
-    from wgan_fast.studies.study import run_study
-
     if command.name == "list":
         for name, claim in STUDIES.items():
             print(f"{name:<22}{claim}")
         return
+    from wgan_fast.studies.study import run_study  # needs numpy
+
     report = run_study(command.name, size=command.size, seed=command.seed, out=command.out)
     print(report.findings)
     print(f"{report.seconds:.1f} s")

@@ -17,6 +17,7 @@ from wgan_fast.training.config import Config
 from wgan_fast.training.errors import UserError, did_you_mean, require
 from wgan_fast.training.models.pairs import Architecture
 from wgan_fast.training.option import AT_LEAST_0, AT_LEAST_1, LEFT_OUT, Option, flag, option, options_of, shown_value
+from wgan_fast.training.run.folder import read_config
 
 CHECKPOINT = "Checkpoint to use: newest, best (nearest to held-out samples), or an iteration."
 DEVICE = "Device to compute on; by default the device of the training."
@@ -166,29 +167,22 @@ def _command(name: str, words: list[str]) -> Command:
         known = [flag(each.name) for each in _arguments(name) if each.default is not MISSING]
         advice = did_you_mean(word, known) or f"; wgan-fast {name} --help lists them"
         raise UserError(f"{word} is not an {'option' if word.startswith('-') else 'argument'} of {name}{advice}")
-    values = {
-        each.name: each.read(vars(parsed)[each.name], flag(each.name))
-        for each in _arguments(name)
-        if each.name in parsed
-    }
+    present = [each for each in _arguments(name) if each.name in parsed]
+    values = {each.name: each.read(getattr(parsed, each.name), flag(each.name)) for each in present}
     if kind is Train:
         given = {name: values.pop(name) for name in options_of(Config) if name in values}
-        values["options"] = _config(given, **values)
+        values["options"] = _config(given, values.get("config"), values.get("out"), resume="resume" in values)
     return kind(**values)
 
 
-def _config(
-    given: Mapping[str, Any], *, config: Path | None = None, resume: bool = False, out: Path | None = None, **_: Any
-) -> Config:
+def _config(given: Mapping[str, Any], file: Path | None, out: Path | None, *, resume: bool) -> Config:
     """The options given, over those of the config file or of the run that is resumed."""
-    if config is not None and resume:
+    if file is not None and resume:
         raise UserError("--resume continues with the run's own options; --config contradicts it")
     if resume:
-        from wgan_fast.training.run.folder import read_config
-
         return dataclasses.replace(read_config(out or default_folder(Config(**{"data": "digits", **given}))), **given)
-    file = {} if config is None else read_config_file(config)
-    return Config(**{"data": "digits", **file, **given})
+    of_file = {} if file is None else read_config_file(file)
+    return Config(**{"data": "digits", **of_file, **given})
 
 
 def read_config_file(path: Path) -> dict[str, Any]:
