@@ -189,7 +189,7 @@ class Config:
         given = {name: value for name, value in vars(self).items() if value is not LEFT_OUT}
         for name, value in given.items():
             given[name] = tuple(value) if isinstance(value, list) else value  # JSON has lists alone
-            options_of(Config)[name].require(given[name], flag(name))
+            options_of(Config)[name].validate(given[name], flag(name))
         for name, value in defaults_for(given).items():
             object.__setattr__(self, name, value)
         _check_together(self)

@@ -61,14 +61,14 @@ class Option(NamedTuple):
     resumable: bool
     hidden: bool
 
-    def require(self, value: Any, spelled: str) -> None:
+    def validate(self, value: Any, spelled: str) -> None:
         """Refuse a value that is not one of the choices or fails the check; ``spelled`` names it in the message."""
         if value is None and self.default is not None:
             raise UserError(f"{spelled} cannot be None; leave it out for the default")
         if value is None:
             return
-        choices = get_args(self.type) if get_origin(self.type) is Literal else (value,)
-        if value not in choices:
+        choices = get_args(self.type)
+        if get_origin(self.type) is Literal and value not in choices:
             advice = did_you_mean(value, choices)
             raise UserError(f"{spelled} must be one of {', '.join(choices)}, got {value}{advice}")
         if self.check is not None and not self.check[0](value):
@@ -80,7 +80,7 @@ class Option(NamedTuple):
             converted = _converted(value, self.type)
         except ValueError as error:
             raise UserError(f"{spelled} must be {error}, got {value!r}") from None
-        self.require(converted, spelled)
+        self.validate(converted, spelled)
         return converted
 
 

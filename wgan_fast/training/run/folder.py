@@ -32,17 +32,8 @@ from wgan_fast.training.run.state import check_finite, restore, snapshot
 MAX_RESTORES = 3
 COMPARED_SAMPLES = 512
 
-CONTENTS = (
-    "config.json",
-    "metrics.jsonl",
-    "samples.png",
-    "curves.png",
-    "critic.png",
-    "evaluation.json",
-    "samples",
-    "tensorboard",
-    "checkpoints",
-)
+FILES = ("config.json", "metrics.jsonl", "evaluation.json", "samples.png", "curves.png", "critic.png")
+FOLDERS = ("samples", "tensorboard", "checkpoints")
 
 Distance = Callable[[Tensor, Tensor], float]
 
@@ -79,7 +70,7 @@ class Run:
             UserError: the folder holds a run already and ``overwrite`` is not set, or it cannot be written.
         """
         processes = processes or Processes()
-        present = processes.by_first(lambda: [folder / name for name in CONTENTS if (folder / name).exists()])
+        present = processes.by_first(lambda: [folder / name for name in FILES + FOLDERS if (folder / name).exists()])
         if present and not overwrite:
             raise UserError(f"--out {folder} holds a run already; --resume continues it, --overwrite replaces it")
         if config.tensorboard:
@@ -250,7 +241,7 @@ class Run:
         try:
             distance = self._distance(self.trainer.sample(len(real)), real)
         except MissingPackage as absent:
-            _log.warning("no checkpoint will be known as the best: %s", absent)
+            _log.warning(f"no checkpoint will be known as the best: {absent}")
             self._distance = None
             return None
         return distance if math.isfinite(distance) else None
