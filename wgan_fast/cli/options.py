@@ -180,7 +180,8 @@ def _config(given: Mapping[str, Any], file: Path | None, out: Path | None, *, re
     if file is not None and resume:
         raise UserError("--resume continues with the run's own options; --config contradicts it")
     if resume:
-        return dataclasses.replace(read_config(out or default_folder(Config(**{"data": "digits", **given}))), **given)
+        folder = out or default_folder(Config(**{"data": "digits", **given}))
+        return dataclasses.replace(read_config(folder), **given)
     of_file = {} if file is None else read_config_file(file)
     return Config(**{"data": "digits", **of_file, **given})
 
@@ -261,7 +262,9 @@ def _parser(name: str, shown: Command | None = None) -> argparse.ArgumentParser:
 
 
 def _add(group: Any, option: Option, default: Any) -> None:
-    text, switch = option.text, option.group == "command" and option.default is False
+    text = option.text
+    # Options of the command itself have no --no- form; those of the training need one, against a config file.
+    switch = option.group == "command" and option.default is False
     if option.default is MISSING:
         group.add_argument(option.name, metavar=option.name.upper(), help=text)
         return

@@ -147,8 +147,10 @@ class Graphs:
     """The recorded steps of a loop, each made when it is first needed.
 
     Args:
+        capture: what records a step.
         networks: all that the steps change, besides the optimizers' states and the device's random generators.
         optimizers: their learning rates and step counts are moved to the device.
+        device: where the steps run.
 
     Attributes:
         failure: why steps run eagerly, or None.

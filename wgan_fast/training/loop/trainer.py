@@ -152,9 +152,10 @@ class Trainer:
             UserError: the training diverged, or another process was lost.
         """
         self._synchronise()
-        first, start, apart, last, stopped = self.iteration, time.perf_counter(), 0.0, Record(), False
+        first, seconds, last, stopped = self.iteration, 0.0, Record(), False
         try:
             while self.iteration < self.config.iterations and not stopped:
+                start = time.perf_counter()
                 try:
                     record = self.iterate()
                     if record is not None:
@@ -164,9 +165,8 @@ class Trainer:
                     stopped = self.processes.agreed(self._stop_requested)
                     if stopped:
                         self.watch.read()
-                    before = time.perf_counter()
+                    seconds += time.perf_counter() - start
                     after_iteration(record, stopped)
-                    apart += time.perf_counter() - before
                 except NonFinite as problem:
                     if recover is None:
                         advice = "a lower --learning-rate or a stronger constraint may help"
@@ -177,7 +177,7 @@ class Trainer:
             raise ProcessLost(f"{error} in iteration {self.iteration + 1}") from error
         finally:
             self._stop_requested = False
-        return TrainResult(self.iteration - first, time.perf_counter() - start - apart, last, stopped)
+        return TrainResult(self.iteration - first, seconds, last, stopped)
 
     def stop(self) -> None:
         """Ask `train` to finish its iteration and return."""

@@ -274,7 +274,10 @@ class Run:
         content = {"wgan_fast": wgan_fast.__version__, **dataclasses.asdict(self.trainer.config)}
         with writing(f"--out {self.folder}"):
             for path in in_place_of:
-                shutil.rmtree(path) if path.is_dir() else path.unlink()
+                if path.is_dir():
+                    shutil.rmtree(path)
+                else:
+                    path.unlink()
             remove_later(self.folder, self.trainer.iteration)
             self.folder.mkdir(parents=True, exist_ok=True)
             replace_file(self.folder / "config.json", json.dumps(content, indent=2) + "\n")
