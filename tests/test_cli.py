@@ -224,6 +224,20 @@ def test_a_missing_extra_is_one_sentence(monkeypatch: pytest.MonkeyPatch, capsys
     assert capsys.readouterr().err == expected
 
 
+@trains
+@pytest.mark.parametrize("module", ["matplotlib.figure", "PIL.Image", "ot", "torchmetrics.image.fid"])
+def test_what_is_needed_after_the_training_is_missed_before_it(
+    module: str, elsewhere: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setitem(sys.modules, module, None)
+    assert _run(f"train {TINY}") == 2
+    shown = capsys.readouterr()
+    package = module.partition(".")[0]
+    assert f'needs {package}, which cannot be imported: pip install "wgan-fast[train]"\n' in shown.err
+    assert (shown.out, shown.err.count("\n")) == ("", 1)
+    assert list(elsewhere.iterdir()) == []
+
+
 @pytest.mark.parametrize("command", ["doctor", "explain"])
 def test_works_without_extras(
     command: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]

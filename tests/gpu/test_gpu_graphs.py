@@ -89,7 +89,7 @@ def test_recording_changes_nothing(cuda: torch.device) -> None:
 
     from wgan_fast.training.loop.graphs import CudaCapture, graphed_step
 
-    graphed_step(spy, batches, capture=CudaCapture(cuda), rewind=trainer._rewind())
+    graphed_step(spy, batches, capture=CudaCapture(cuda), rewind=trainer.graphs.rewound())
     assert len(ran) == 4
     after = _weights(trainer) | {"random": torch.cuda.get_rng_state(cuda)}
     assert all(torch.equal(after[name], value) for name, value in before.items())

@@ -13,6 +13,8 @@ import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
+from wgan_fast.training.loop.graphs import WARM_UP_CALLS
+
 Result = TypeVar("Result")
 
 
@@ -35,12 +37,10 @@ class RecordedCalls:
     def __init__(self) -> None:
         self.recordings = self.replays = self.warm_ups = 0
 
-    def warm_up(self, step: Callable[[], Any], iterations: int) -> None:
-        for _ in range(iterations):
+    def __call__(self, step: Callable[[], Result]) -> tuple[Result, Callable[[], None]]:
+        for _ in range(WARM_UP_CALLS):
             self.warm_ups += 1
             step()
-
-    def record(self, step: Callable[[], Result]) -> tuple[Result, Callable[[], None]]:
         self.recordings += 1
         with _Recorder() as recorder:
             result = step()

@@ -19,7 +19,6 @@ import torch
 from torch import nn
 
 from wgan_fast.training import UserError
-from wgan_fast.training.run import checkpoint as module
 from wgan_fast.training.run.checkpoint import Checkpoint, iterations, load_checkpoint, save_checkpoint, verify
 from wgan_fast.training.run.state import random_state, restore_random_state
 
@@ -236,7 +235,7 @@ def test_the_temporary_folder_is_beside_and_hidden(tmp_path: Path, monkeypatch: 
 
     def spy(source: Path, target: Path) -> None:
         seen.extend(p.name for p in (tmp_path / "checkpoints").iterdir())
-        assert module._complete(tmp_path) == []
+        assert iterations(tmp_path) == []
         plain(source, target)
 
     monkeypatch.setattr(os, "replace", spy)

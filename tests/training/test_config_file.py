@@ -12,7 +12,7 @@ import pytest
 
 from wgan_fast.cli.options import read_config_file
 from wgan_fast.training import Config, UserError
-from wgan_fast.training.option import grouped, type_of
+from wgan_fast.training.option import options_of
 
 
 def test_yaml_and_json_say_the_same(tmp_path: Path) -> None:
@@ -92,20 +92,19 @@ def test_unreadable_files_are_one_sentence(tmp_path: Path) -> None:
 
 
 def test_every_option_is_in_one_group() -> None:
-    listed = [(group, field.name) for group, field in grouped(Config)]
+    listed = [option for option in options_of(Config).values() if not option.hidden]
     names = [field.name for field in dataclasses.fields(Config)]
-    assert [name for _, name in listed] == [name for name in names if name not in ("sample_shape", "num_classes")]
-    groups = [group for group, _ in listed]
+    assert [option.name for option in listed] == [n for n in names if n not in ("sample_shape", "num_classes")]
+    groups = [option.group for option in listed]
     assert list(dict.fromkeys(groups)) == ["data", "constraint", "networks", "optimization", "machine", "files"]
     assert groups == sorted(groups, key=groups.index)
 
 
 def test_the_help_of_a_choice_lists_it() -> None:
-    for _, field in grouped(Config):
-        hint, text = type_of(Config, field.name), field.metadata["text"]
-        for choice in get_args(hint) if get_origin(hint) is Literal else ():
-            assert choice in re.findall(r"[\w-]+", text), f"{field.name}: {choice}"
-        assert text.endswith(".")
+    for option in options_of(Config).values():
+        for choice in get_args(option.type) if get_origin(option.type) is Literal else ():
+            assert choice in re.findall(r"[\w-]+", option.text), f"{option.name}: {choice}"
+        assert option.text.endswith(".")
 
 
 def test_what_means_nothing_to_a_run_is_not_shown() -> None:

@@ -204,11 +204,12 @@ def test_a_killed_process_ends_the_run_within_seconds(tmp_path: Path, victim: in
     ) as launcher:
         try:
             _wait_for(tmp_path / "run" / "metrics.jsonl", '"iteration": 12')
-            children = Path(f"/proc/{launcher.pid}/task/{launcher.pid}/children").read_text().split()
-            os.kill(_of_rank(children, victim), signal.SIGKILL)
+            os.kill(_of_rank(_children(launcher), victim), signal.SIGKILL)
             killed = time.monotonic()
             _, err = launcher.communicate(timeout=PATIENCE)
         finally:
+            for trainer in _children(launcher):  # they are in sessions of their own, and would outlive the launcher
+                os.kill(trainer, signal.SIGKILL)
             launcher.kill()
     assert launcher.returncode == 1
     assert time.monotonic() - killed < 60  # the silence of a process that is alive would last five minutes
@@ -223,10 +224,15 @@ def test_a_killed_process_ends_the_run_within_seconds(tmp_path: Path, victim: in
     assert [record["iteration"] for record in records] == list(range(2, reached + 5, 2))
 
 
-def _of_rank(processes: list[str], rank: int) -> int:
+def _children(launcher: subprocess.Popen[str]) -> list[int]:
+    listed = Path(f"/proc/{launcher.pid}/task/{launcher.pid}/children")
+    return [int(process) for process in listed.read_text().split()] if listed.exists() else []
+
+
+def _of_rank(processes: list[int], rank: int) -> int:
     for process in processes:
         if f"\0RANK={rank}\0" in "\0" + Path(f"/proc/{process}/environ").read_text():
-            return int(process)
+            return process
     raise AssertionError(f"no process of rank {rank} among {processes}")
 
 

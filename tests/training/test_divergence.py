@@ -152,9 +152,8 @@ def test_watch_reads_every_iteration_at_once() -> None:
     assert not watch.full
     for iteration, value in enumerate((0.0, -math.inf, math.nan)):
         watch.note(iteration, {"a": torch.tensor(value)})
-    with pytest.raises(NonFinite, match="a is -inf at iteration 1") as caught:
+    with pytest.raises(NonFinite, match=r"^a is -inf at iteration 1$"):
         watch.read()
-    assert (caught.value.quantity, caught.value.iteration) == ("a", 1)
     assert watch.read() == {}
     means = Watch(lambda figures: figures / 2)
     means.note(1, {"a": torch.tensor(4.0)})

@@ -107,7 +107,7 @@ def test_recording_changes_nothing() -> None:
     batches = [tensor for _ in range(3) for tensor in trainer.draws.batch()]
     trainer._set_schedules()
     before = _state(trainer)
-    step = graphed_step(trainer._whole_iteration, batches, capture=RecordedCalls(), rewind=trainer._rewind())
+    step = graphed_step(trainer._whole_iteration, batches, capture=RecordedCalls(), rewind=trainer.graphs.rewound())
     after = _state(trainer)
     assert all(torch.equal(after[name], value) for name, value in before.items())
     made = after.keys() - before.keys()

@@ -13,7 +13,7 @@ from rich.table import Column, Table
 
 from wgan_fast.training.config import Config
 from wgan_fast.training.loop.trainer import Record, TrainResult
-from wgan_fast.training.option import flag, grouped, shown_value
+from wgan_fast.training.option import flag, options_of, shown_value
 from wgan_fast.training.report.evaluation import Evaluation
 
 PLAIN_EVERY_SECONDS = 5.0
@@ -71,10 +71,12 @@ def print_config(console: Console, config: Config) -> None:
 def described(config: Config) -> dict[str, list[str]]:
     """The options that have an effect in this run, with their values, by group."""
     told: dict[str, list[str]] = {}
-    for group, field in grouped(Config):
-        value, (other, *effective) = getattr(config, field.name), field.metadata["only"] or ("data",)
-        if value is not None and (not effective or getattr(config, other).partition(":")[0] in effective):
-            told.setdefault(group, []).append(f"{flag(field.name)[2:]} {shown_value(value)}")
+    for name, option in options_of(Config).items():
+        value, (other, *effective) = getattr(config, name), option.only or ("data",)
+        if value is None or option.hidden:
+            continue
+        if not effective or getattr(config, other).partition(":")[0] in effective:
+            told.setdefault(option.group, []).append(f"{flag(name)[2:]} {shown_value(value)}")
     return told
 
 

@@ -11,19 +11,9 @@ import torch
 
 import wgan_fast
 
-PACKAGES = [
-    "triton",
-    "numpy",
-    "rich",
-    "matplotlib",
-    "scikit-learn",
-    "pillow",
-    "POT",
-    "PyYAML",
-    "torchmetrics",
-    "safetensors",
-    "torchvision",
-]
+# Those of the extra ``train`` between two that other extras or the user may bring.
+TRAIN = ("numpy", "rich", "matplotlib", "scikit-learn", "pillow", "POT", "PyYAML", "torchmetrics", "safetensors")
+PACKAGES = ("triton", *TRAIN, "torchvision")
 
 
 def print_doctor() -> None:

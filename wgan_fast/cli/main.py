@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import functools
 import signal
 import sys
 import time
@@ -10,9 +11,19 @@ from collections.abc import Callable, Iterator, Sequence
 from types import FrameType
 from typing import Any
 
-from wgan_fast.cli.options import Bench, Command, Doctor, Evaluate, Explain, Sample, Study, Train, default_folder, parse
+import torch
+
+from wgan_fast.cli.bench import print_bench
+from wgan_fast.cli.doctor import print_doctor
+from wgan_fast.cli.options import Bench, Doctor, Evaluate, Explain, Sample, Study, Train, default_folder, parse
+from wgan_fast.double_backward import explain
+from wgan_fast.studies import STUDIES
+from wgan_fast.training.config import Config
 from wgan_fast.training.errors import UserError, require
+from wgan_fast.training.loop.build import build_networks, usable_device
 from wgan_fast.training.loop.distributed import ProcessLost, is_first, launched
+from wgan_fast.training.report.pictures import write_drawn
+from wgan_fast.training.run.folder import Run
 
 USAGE_ERROR = 2
 
@@ -21,50 +32,38 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Run one command; returns the exit code: 0, 2 for a mistake of the user, 130 or 143 after a signal."""
     try:
         command = parse(list(sys.argv[1:] if arguments is None else arguments))
-        return run(command)
-    except UserError as error:
-        if is_first() or isinstance(error, ProcessLost):
+        if not isinstance(command, Doctor | Explain | Bench):  # which need torch alone
+            require("rich", f"wgan-fast {type(command).__name__.lower()}")
+        return run(command) or 0
+    except (UserError, OSError) as error:
+        if is_first() or isinstance(error, ProcessLost | OSError):  # any other is the same in all processes
             print(f"wgan-fast: {' '.join(str(error).split())}", file=sys.stderr)
-        return USAGE_ERROR
-    except OSError as error:
-        print(f"wgan-fast: {error}", file=sys.stderr)
         return USAGE_ERROR
     except KeyboardInterrupt:
         return 128 + signal.SIGINT
 
 
-def run(command: Command) -> int:
-    """Run a parsed command; returns the exit code."""
-    if not isinstance(command, Doctor | Explain | Bench):  # which need torch alone
-        require("rich", f"wgan-fast {type(command).__name__.lower()}")
-    if isinstance(command, Train):
-        return _train(command)
-    actions: dict[type[Command], Callable[[Any], None]] = {
-        Sample: _sample,
-        Evaluate: _evaluate,
-        Explain: _explain,
-        Bench: _bench,
-        Doctor: _doctor,
-        Study: _study,
-    }
-    actions[type(command)](command)
-    return 0
+@functools.singledispatch
+def run(command: Any) -> int | None:
+    """Run a parsed command; returns the exit code, or None for 0."""
+    raise TypeError(f"{command!r} is not a command")
 
 
+@run.register
 def _train(command: Train) -> int:
     from rich.console import Console
 
     from wgan_fast.cli import console as view
-    from wgan_fast.training.run.folder import Run
 
     if command.resume and command.overwrite:
         raise UserError("--resume and --overwrite contradict each other")
     if command.checkpoint != "newest" and not command.resume:
         raise UserError(f"--checkpoint {command.checkpoint} needs --resume")
+    _require_what_comes_last(command)
     start = time.perf_counter()
-    console = Console(quiet=command.quiet or not is_first())
     out = command.out or default_folder(command.options)
     with launched(command.options.device) as processes:
+        console = Console(quiet=command.quiet or not processes.first)
         if command.resume:
             run = Run.resume(out, command.options, command.checkpoint, processes=processes)
         else:
@@ -89,8 +88,18 @@ def _train(command: Train) -> int:
     return 0
 
 
+def _require_what_comes_last(command: Train) -> None:
+    """Import now what pictures and figures need: without it, the command would fail after the whole training."""
+    require("matplotlib.figure", "drawing curves")
+    require("PIL.Image", "drawing samples")
+    if command.evaluate:
+        require("ot", "--evaluate")
+        if len(command.options.sample_shape) > 1:
+            require("torchmetrics.image.fid", "--evaluate")
+
+
 @contextlib.contextmanager
-def _stop_on_signal(stop: Any, *, patient: bool) -> Iterator[list[int]]:
+def _stop_on_signal(stop: Callable[[], None], *, patient: bool) -> Iterator[list[int]]:
     """The first SIGINT or SIGTERM stops the loop after its iteration, a second has its usual effect.
 
     Args:
@@ -117,60 +126,50 @@ def _stop_on_signal(stop: Any, *, patient: bool) -> Iterator[list[int]]:
         restore()
 
 
+@run.register
 def _sample(command: Sample) -> None:
-    from wgan_fast.training.report.pictures import write_drawn
-    from wgan_fast.training.run.folder import Run
-
     out = command.file()
     trainer = Run.open(command.run, command.device, command.checkpoint).trainer
     write_drawn(trainer, out, command.num, label=command.class_, rows=command.interpolate, seed=command.seed)
     print(out)
 
 
+@run.register
 def _evaluate(command: Evaluate) -> None:
     from rich.console import Console
 
     from wgan_fast.cli.console import print_evaluation
-    from wgan_fast.training.run.folder import Run
 
     evaluation, file = Run.open(command.run, command.device, command.checkpoint).evaluate()
     print_evaluation(Console(), evaluation)
     print(file)
 
 
+@run.register
 def _doctor(command: Doctor) -> None:
-    from wgan_fast.cli.doctor import print_doctor
-
     print_doctor()
 
 
+@run.register
 def _explain(command: Explain) -> None:
-    import torch
-
-    from wgan_fast.double_backward import explain
-    from wgan_fast.training.config import Config
-    from wgan_fast.training.loop.build import build_networks
-
     chosen: dict[str, Any] = {} if command.architecture is None else {"architecture": command.architecture}
     config = Config(data=command.data, **chosen)
     print(explain(build_networks(config).critic, torch.randn(command.batch, *config.sample_shape)))
 
 
+@run.register
 def _bench(command: Bench) -> None:
-    from wgan_fast.cli.bench import print_bench
-    from wgan_fast.training.loop.build import usable_device
-
     print_bench(command.rounds, usable_device(command.device))
 
 
+@run.register
 def _study(command: Study) -> None:
-    from wgan_fast.studies import STUDIES
-    from wgan_fast.studies.study import run_study
-
     if command.name == "list":
         for name, claim in STUDIES.items():
             print(f"{name:<22}{claim}")
         return
+    from wgan_fast.studies.study import run_study  # needs numpy
+
     report = run_study(command.name, size=command.size, seed=command.seed, out=command.out)
     print(report.findings)
     print(f"{report.seconds:.1f} s")

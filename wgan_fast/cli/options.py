@@ -1,6 +1,6 @@
 """The options of ``wgan-fast``: one dataclass per command, made from its arguments and from ``--config`` files.
 
-argparse parses the arguments; names, types, texts and checks come from the fields of the dataclasses.
+argparse splits the arguments; names, types, texts and checks come from the fields of the dataclasses.
 """
 
 from __future__ import annotations
@@ -16,17 +16,8 @@ from typing import Any, Literal, NoReturn, get_args, get_origin
 from wgan_fast.training.config import Config
 from wgan_fast.training.errors import UserError, did_you_mean, require
 from wgan_fast.training.models.pairs import Architecture
-from wgan_fast.training.option import (
-    AT_LEAST_0,
-    AT_LEAST_1,
-    LEFT_OUT,
-    as_values,
-    flag,
-    grouped,
-    option,
-    shown_value,
-    type_of,
-)
+from wgan_fast.training.option import AT_LEAST_0, AT_LEAST_1, LEFT_OUT, Option, flag, option, options_of, shown_value
+from wgan_fast.training.run.folder import read_config
 
 CHECKPOINT = "Checkpoint to use: newest, best (nearest to held-out samples), or an iteration."
 DEVICE = "Device to compute on; by default the device of the training."
@@ -45,7 +36,7 @@ class Train:
     overwrite: bool = option(False, "Replace the run in that folder.")
     evaluate: bool = option(True, "Compare samples with held-out real ones at the end.")
     quiet: bool = option(False, "Print nothing but errors.")
-    options: Config = option(None, "How to train.", hidden=True)
+    options: Config = option(MISSING, "How to train.", hidden=True)
 
 
 @dataclass(kw_only=True)
@@ -173,28 +164,26 @@ def _command(name: str, words: list[str]) -> Command:
     parsed, unknown = _parser(name).parse_known_args(words)
     if unknown:
         word = unknown[0].partition("=")[0]
-        known = [flag(each.name) for kind in _kinds(name) for _, each in grouped(kind) if each.default is not MISSING]
+        known = [flag(each.name) for each in _arguments(name) if each.default is not MISSING]
         advice = did_you_mean(word, known) or f"; wgan-fast {name} --help lists them"
         raise UserError(f"{word} is not an {'option' if word.startswith('-') else 'argument'} of {name}{advice}")
-    given = vars(parsed)
-    own = {field.name: given.pop(field.name) for _, field in grouped(kind) if field.name in given}
-    values = as_values(kind, own, flag)
+    present = [each for each in _arguments(name) if each.name in parsed]
+    values = {each.name: each.read(getattr(parsed, each.name), flag(each.name)) for each in present}
     if kind is Train:
-        values["options"] = _config(Train(**values), as_values(Config, given, flag))
+        given = {name: values.pop(name) for name in options_of(Config) if name in values}
+        values["options"] = _config(given, values.get("config"), values.get("out"), resume="resume" in values)
     return kind(**values)
 
 
-def _config(train: Train, given: Mapping[str, Any]) -> Config:
+def _config(given: Mapping[str, Any], file: Path | None, out: Path | None, *, resume: bool) -> Config:
     """The options given, over those of the config file or of the run that is resumed."""
-    if train.config is not None and train.resume:
+    if file is not None and resume:
         raise UserError("--resume continues with the run's own options; --config contradicts it")
-    if train.resume:
-        from wgan_fast.training.run.folder import read_config
-
-        folder = train.out or default_folder(Config(**{"data": "digits", **given}))
+    if resume:
+        folder = out or default_folder(Config(**{"data": "digits", **given}))
         return dataclasses.replace(read_config(folder), **given)
-    file = {} if train.config is None else read_config_file(train.config)
-    return Config(**{"data": "digits", **file, **given})
+    of_file = {} if file is None else read_config_file(file)
+    return Config(**{"data": "digits", **of_file, **given})
 
 
 def read_config_file(path: Path) -> dict[str, Any]:
@@ -207,17 +196,17 @@ def read_config_file(path: Path) -> dict[str, Any]:
     content = _content(path)
     if not isinstance(content, dict):
         raise UserError(f"--config {path}: expected a map from options to values, got {content!r:.40}")
-    defaults = {field.name: field.default for _, field in grouped(Config)}
-    given: dict[str, Any] = {}
+    known = {name: each for name, each in options_of(Config).items() if not each.hidden}
+    values: dict[str, Any] = {}
     for key, value in content.items():
         name = str(key).replace("-", "_")
         if name in ("wgan_fast", "sample_shape", "num_classes"):
             continue  # what config.json holds besides the options
-        if name not in defaults:
-            raise UserError(f"--config {path}: {key} is not an option of a run{did_you_mean(name, defaults)}")
-        if value is not None or defaults[name] not in (LEFT_OUT, None):
-            given[name] = value
-    return as_values(Config, given, lambda name: f"--config {path}: {name}")
+        if name not in known:
+            raise UserError(f"--config {path}: {key} is not an option of a run{did_you_mean(name, known)}")
+        if value is not None or known[name].default not in (LEFT_OUT, None):
+            values[name] = known[name].read(value, f"--config {path}: {name}")
+    return values
 
 
 def _content(path: Path) -> Any:
@@ -246,14 +235,15 @@ class _Parser(argparse.ArgumentParser):
         raise UserError(message.removeprefix("argument "))
 
 
-def _kinds(name: str) -> tuple[type, ...]:
-    """The dataclasses whose fields are the options of a command."""
-    return (Train, Config) if name == "train" else (COMMANDS[name],)
+def _arguments(name: str) -> list[Option]:
+    """The options of a command that are on the command line."""
+    kinds: list[type] = [Train, Config] if name == "train" else [COMMANDS[name]]
+    return [each for kind in kinds for each in options_of(kind).values() if not each.hidden]
 
 
 def _parser(name: str, shown: Command | None = None) -> argparse.ArgumentParser:
     """The parser of a command; its help gives the values of ``shown`` as defaults."""
-    positional = [each.name.upper() for kind in _kinds(name) for _, each in grouped(kind) if each.default is MISSING]
+    positional = [each.name.upper() for each in _arguments(name) if each.default is MISSING]
     parser = _Parser(
         prog=f"wgan-fast {name}",
         usage=" ".join(["wgan-fast", name, *positional, "[options]"]),
@@ -263,31 +253,32 @@ def _parser(name: str, shown: Command | None = None) -> argparse.ArgumentParser:
         formatter_class=lambda prog: argparse.HelpFormatter(prog, max_help_position=27),
     )
     groups: dict[str, Any] = {"options": parser}
-    for kind in _kinds(name):
-        values = shown.options if isinstance(shown, Train) and kind is Config else shown
-        for group, field in grouped(kind):
-            if group not in groups:
-                groups[group] = parser.add_argument_group(group)
-            _add(groups[group], kind, field, getattr(values, field.name, field.default))
+    values = {} if shown is None else vars(shown) | (vars(shown.options) if isinstance(shown, Train) else {})
+    for each in _arguments(name):
+        if each.group not in groups:
+            groups[each.group] = parser.add_argument_group(each.group)
+        _add(groups[each.group], each, values.get(each.name, each.default))
     return parser
 
 
-def _add(group: Any, kind: type, field: dataclasses.Field[Any], default: Any) -> None:
-    hint, text, switch = type_of(kind, field.name), field.metadata["text"], kind is Train and field.default is False
-    if field.default is MISSING:
-        group.add_argument(field.name, metavar=field.name.upper(), help=text)
+def _add(group: Any, option: Option, default: Any) -> None:
+    text = option.text
+    # Options of the command itself have no --no- form; those of the training need one, against a config file.
+    switch = option.group == "command" and option.default is False
+    if option.default is MISSING:
+        group.add_argument(option.name, metavar=option.name.upper(), help=text)
         return
-    if field.metadata["only"]:
-        other, *effective = field.metadata["only"]
+    if option.only:
+        other, *effective = option.only
         text += f" Only with {flag(other)} {', '.join(effective)}."
     if default is LEFT_OUT:
         text += " (default: by the other options)"
     elif default is not None and not switch:
         text += f" (default: {shown_value(default)})".replace("%", "%%")
-    how: dict[str, Any] = {"metavar": {int: "INT", float: "FLOAT", str: "TEXT", Path: "PATH"}.get(hint, "NAME")}
-    if get_origin(hint) is tuple:
-        how = {"metavar": "FLOAT", "nargs": len(get_args(hint))}
-    elif hint is bool:
+    how: dict[str, Any] = {"metavar": {int: "INT", float: "FLOAT", str: "TEXT", Path: "PATH"}.get(option.type, "NAME")}
+    if get_origin(option.type) is tuple:
+        how = {"metavar": "FLOAT", "nargs": len(get_args(option.type))}
+    elif option.type is bool:
         how = {"action": "store_true" if switch else argparse.BooleanOptionalAction}
-    action = group.add_argument(flag(field.name), dest=field.name, **how)
+    action = group.add_argument(flag(option.name), dest=option.name, **how)
     action.help = text  # set afterwards: BooleanOptionalAction of Python 3.10 appends a default of its own

@@ -21,9 +21,9 @@ from wgan_fast.training.option import (
     LEFT_OUT,
     NOT_NEGATIVE,
     POSITIVE,
-    check_each,
     flag,
     option,
+    options_of,
 )
 from wgan_fast.training.step.losses import LossName
 from wgan_fast.training.step.precision import AUTOCAST, NEEDS_CUDA, PrecisionName
@@ -186,11 +186,10 @@ class Config:
     )
 
     def __post_init__(self) -> None:
-        given: dict[str, Any] = {}
-        for name, value in vars(self).items():
-            if value is not LEFT_OUT:
-                given[name] = tuple(value) if isinstance(value, list) else value  # JSON has lists alone
-        check_each(Config, given, flag)
+        given = {name: value for name, value in vars(self).items() if value is not LEFT_OUT}
+        for name, value in given.items():
+            given[name] = tuple(value) if isinstance(value, list) else value  # JSON has lists alone
+            options_of(Config)[name].validate(given[name], flag(name))
         for name, value in defaults_for(given).items():
             object.__setattr__(self, name, value)
         _check_together(self)
@@ -321,10 +320,10 @@ def _check_together(config: Config) -> None:
 
 def check_resumable(saved: Config, wanted: Config) -> None:
     """Refuse a config that differs from a run's in an option that a resumed run cannot change."""
-    for field in dataclasses.fields(Config):
-        had, value = getattr(saved, field.name), getattr(wanted, field.name)
-        if value != had and not field.metadata["resumable"]:
-            told = f"{flag(field.name)} {value}"
+    for name, each in options_of(Config).items():
+        had, value = getattr(saved, name), getattr(wanted, name)
+        if value != had and not each.resumable:
+            told = f"{flag(name)} {value}"
             if isinstance(value, bool):
-                told = flag(field.name if value else f"no_{field.name}")
+                told = flag(name if value else f"no_{name}")
             raise UserError(f"{told} cannot change in a resumed run, which has {had}")

@@ -5,10 +5,10 @@ from __future__ import annotations
 import dataclasses
 import functools
 import math
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from types import NoneType
-from typing import Any, Literal, get_args, get_origin, get_type_hints
+from typing import Any, Literal, NamedTuple, get_args, get_origin, get_type_hints
 
 from wgan_fast.training.errors import UserError, did_you_mean
 
@@ -48,52 +48,53 @@ def option(
     return dataclasses.field(default=default, metadata=metadata)
 
 
-def grouped(kind: type) -> Iterator[tuple[str, dataclasses.Field[Any]]]:
-    """The options of a dataclass that are on the command line, each after its group."""
-    group = "options"
-    for field in dataclasses.fields(kind):
-        group = field.metadata["group"] or group
-        if not field.metadata["hidden"]:
-            yield group, field
+class Option(NamedTuple):
+    """A field of a dataclass that `option` made: its name, its type without None, and what was passed."""
 
+    name: str
+    type: Any
+    default: Any
+    text: str
+    group: str
+    check: Check | None
+    only: tuple[str, ...]
+    resumable: bool
+    hidden: bool
 
-def check_each(kind: type, values: Mapping[str, Any], spelled: Callable[[str], str]) -> None:
-    """Check values of a dataclass by the choices and checks of its options; ``spelled`` names one in a message."""
-    fields = {field.name: field for field in dataclasses.fields(kind)}
-    for key, value in values.items():
-        name, hint, check = spelled(key), type_of(kind, key), fields[key].metadata["check"]
+    def validate(self, value: Any, spelled: str) -> None:
+        """Refuse a value that is not one of the choices or fails the check; ``spelled`` names it in the message."""
+        if value is None and self.default is not None:
+            raise UserError(f"{spelled} cannot be None; leave it out for the default")
         if value is None:
-            if fields[key].default is None:
-                continue
-            raise UserError(f"{name} cannot be None; leave it out for the default")
-        if get_origin(hint) is Literal and value not in get_args(hint):
-            advice = did_you_mean(value, get_args(hint))
-            raise UserError(f"{name} must be one of {', '.join(get_args(hint))}, got {value}{advice}")
-        if check is not None and not check[0](value):
-            raise UserError(f"{name} must be {check[1]}, got {value}")
+            return
+        choices = get_args(self.type)
+        if get_origin(self.type) is Literal and value not in choices:
+            advice = did_you_mean(value, choices)
+            raise UserError(f"{spelled} must be one of {', '.join(choices)}, got {value}{advice}")
+        if self.check is not None and not self.check[0](value):
+            raise UserError(f"{spelled} must be {self.check[1]}, got {value}")
 
-
-def as_values(kind: type, given: Mapping[str, Any], spelled: Callable[[str], str]) -> dict[str, Any]:
-    """Arguments of the command line, or values of a file, as checked values of a dataclass of options."""
-    values = {}
-    for name, value in given.items():
+    def read(self, value: Any, spelled: str) -> Any:
+        """An argument of the command line, or a value of a file, as a value of the option's type that it may have."""
         try:
-            values[name] = _converted(value, type_of(kind, name))
+            converted = _converted(value, self.type)
         except ValueError as error:
-            raise UserError(f"{spelled(name)} must be {error}, got {value!r}") from None
-    check_each(kind, values, spelled)
-    return values
+            raise UserError(f"{spelled} must be {error}, got {value!r}") from None
+        self.validate(converted, spelled)
+        return converted
 
 
 @functools.cache
-def _types(kind: type) -> dict[str, Any]:
-    return get_type_hints(kind)
-
-
-def type_of(kind: type, name: str) -> Any:
-    """The type of a field, without None."""
-    hint = _types(kind)[name]
-    return next(part for part in get_args(hint) if part is not NoneType) if NoneType in get_args(hint) else hint
+def options_of(kind: type) -> Mapping[str, Option]:
+    """The options of a dataclass by name, in their order; a group goes on until the next one."""
+    found: dict[str, Option] = {}
+    types, group = get_type_hints(kind), "options"
+    for field in dataclasses.fields(kind):
+        hint, group = types[field.name], field.metadata["group"] or group
+        if NoneType in get_args(hint):
+            hint = get_args(hint)[0]
+        found[field.name] = Option(field.name, hint, field.default, **{**field.metadata, "group": group})
+    return found
 
 
 def _converted(value: Any, hint: Any) -> Any:
@@ -107,19 +108,19 @@ def _converted(value: Any, hint: Any) -> Any:
             return tuple(_converted(part, kind) for part, kind in zip(parts, kinds, strict=True))
         except ValueError:
             raise ValueError(f"{len(kinds)} numbers") from None
-    simple = {bool: (bool, "true or false"), str: (str, "text"), Path: (str, "text")}
-    if hint in simple:
-        kind, expected = simple[hint]
-        if not isinstance(value, kind):
-            raise ValueError(expected)
+    if hint in (bool, str, Path):
+        if not isinstance(value, bool if hint is bool else str):
+            raise ValueError("true or false" if hint is bool else "text")
         return hint(value)
     expected = "an integer" if hint is int else "a number"
     try:
-        number = math.nan if isinstance(value, bool) else float(value)
+        number = float(value)
     except (ValueError, TypeError):
         raise ValueError(expected) from None
-    if not math.isfinite(number) or (hint is int and number != int(number)):
-        raise ValueError(expected if isinstance(value, bool) or math.isfinite(number) else f"{expected} that is finite")
+    if not math.isfinite(number):
+        raise ValueError(f"{expected} that is finite")
+    if isinstance(value, bool) or (hint is int and number != int(number)):
+        raise ValueError(expected)
     return hint(number)
 
 

@@ -15,14 +15,15 @@ class MovingAverage:
         module: what is averaged.
         decay: weight of the past, in [0, 1). It starts lower, at 1/10 and rising: the first weights are forgotten
             quickly. 0 keeps no copy: the average is the module itself.
+        share_on: keep the weight as a scalar on this device, so that a CUDA graph of `update` sees its changes.
 
     Attributes:
         module: the averaged copy, in evaluation mode; integer buffers (counts of batches) are copied.
     """
 
-    def __init__(self, module: nn.Module, decay: float) -> None:
+    def __init__(self, module: nn.Module, decay: float, *, share_on: torch.device | None = None) -> None:
         self.decay = decay
-        self._share: float | Tensor = 1.0
+        self._share: float | Tensor = 1.0 if share_on is None else torch.zeros((), device=share_on)
         self.module = copy.deepcopy(module).eval().requires_grad_(False) if decay else module
         mine = [*self.module.parameters(), *self.module.buffers()]
         theirs = [*module.parameters(), *module.buffers()]
@@ -39,10 +40,6 @@ class MovingAverage:
                 self._share.fill_(share)
             else:
                 self._share = share
-
-    def keep_share_on(self, device: torch.device) -> None:
-        """Make the weight a scalar on the device, so that a CUDA graph of `update` sees its changes."""
-        self._share = torch.zeros((), device=device)
 
     @torch.no_grad()
     def update(self) -> None:

@@ -11,7 +11,7 @@ from __future__ import annotations
 import contextlib
 import datetime
 import os
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any, TypeVar
 
 import torch
@@ -39,17 +39,15 @@ class Processes:
     Args:
         rank: number of this process, from 0.
         size: number of processes; for more than one, the default process group must exist.
+
+    Attributes:
+        first: whether this is the process that writes and prints.
     """
 
     def __init__(self, rank: int = 0, size: int = 1) -> None:
-        self.rank, self.size = rank, size
-        self._decisions = dist.new_group(backend="gloo", timeout=TIMEOUT) if self.size > 1 else None
+        self.rank, self.size, self.first = rank, size, rank == 0
+        self._decisions = dist.new_group(backend="gloo", timeout=TIMEOUT) if size > 1 else None
         self._under_way: tuple[Any, Tensor] | None = None
-
-    @property
-    def first(self) -> bool:
-        """Whether this is the process that writes and prints."""
-        return self.rank == 0
 
     def part(self, batch: Tensor) -> Tensor:
         """This process's rows of a batch."""
@@ -58,11 +56,11 @@ class Processes:
 
     def average_gradients(self, parameters: Sequence[nn.Parameter]) -> None:
         """Replace every ``.grad`` by its mean over the processes, in the layout of its parameter."""
-        present = [p for p in parameters if p.grad is not None]
+        present = [(p, p.grad) for p in parameters if p.grad is not None]
         if self.size == 1 or not present:
             return
-        flat = self.mean_(torch.cat([p.grad.flatten() for p in present if p.grad is not None]))
-        for parameter, mean in zip(present, torch.split(flat, [p.numel() for p in present]), strict=True):
+        flat = self.mean_(torch.cat([gradient.flatten() for _, gradient in present]))
+        for (parameter, _), mean in zip(present, flat.split([p.numel() for p, _ in present]), strict=True):
             parameter.grad = torch.empty_like(parameter).copy_(mean.view_as(parameter))
 
     def mean_(self, values: Tensor) -> Tensor:
@@ -86,7 +84,7 @@ class Processes:
         return answer
 
     def settle(self) -> bool:
-        """Wait for the exchange that `agreed` has started."""
+        """Wait for the exchange that `agreed` has started, and return its result."""
         if self._under_way is None:
             return False
         (work, flag), self._under_way = self._under_way, None
@@ -109,16 +107,6 @@ class Processes:
         if isinstance(outcome[0], UserError):
             raise outcome[0]
         return outcome[0]  # type: ignore[no-any-return]
-
-    def synchronise(self, tensors: Iterable[Tensor]) -> None:
-        """Give every process the first one's values, in place."""
-        if self.size == 1:
-            return
-        with self._noticing_loss():
-            for tensor in tensors:
-                place = tensor.detach().contiguous()
-                dist.broadcast(place, src=0)
-                tensor.detach().copy_(place)
 
     @contextlib.contextmanager
     def _noticing_loss(self) -> Iterator[None]:

@@ -5,7 +5,7 @@ into buffers that stay (`graphed_step`), what a step changes is changed in place
 and noise comes from the device's default generator, which capture registers with the graph: it advances with every
 replay as it would eagerly. Warm-up steps train, so all their changes are undone (`rewound`).
 
-The capture itself is a `Capture`: `CudaCapture` on a GPU, another for tests without one.
+What records is a `Capture`: `CudaCapture` on a GPU, another in tests without one.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from contextlib import AbstractContextManager
 from typing import Any, Protocol, TypeVar
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 Result = TypeVar("Result")
 
@@ -25,17 +25,17 @@ WARM_UP_CALLS = 3
 
 
 class Capture(Protocol):
-    """How a function becomes its replay."""
+    """How a function is recorded."""
 
-    def warm_up(self, step: Callable[[], Any], iterations: int) -> None:
-        """Run ``step`` until it allocates and compiles nothing more.
+    def __call__(self, step: Callable[[], Result]) -> tuple[Result, Callable[[], None]]:
+        """Call ``step`` until it allocates and compiles nothing more, then record it.
+
+        Returns:
+            What ``step`` returned, tensors that every replay writes anew, and the replay.
 
         Raises:
             RuntimeError: the step synchronises with the device, so it cannot be recorded.
         """
-
-    def record(self, step: Callable[[], Result]) -> tuple[Result, Callable[[], None]]:
-        """What ``step`` returned, tensors that every replay writes anew, and the replay."""
 
 
 class CudaCapture:
@@ -47,13 +47,13 @@ class CudaCapture:
             self._pool = torch.cuda.graph_pool_handle()
             self._stream = torch.cuda.Stream(device)
 
-    def warm_up(self, step: Callable[[], Any], iterations: int) -> None:
+    def __call__(self, step: Callable[[], Result]) -> tuple[Result, Callable[[], None]]:
         with torch.cuda.device(self.device):
             current = torch.cuda.current_stream()
             self._stream.wait_stream(current)
             try:
                 with torch.cuda.stream(self._stream):
-                    for left in reversed(range(iterations)):
+                    for left in reversed(range(WARM_UP_CALLS)):
                         # Synchronising inside capture would invalidate the graph and the random generator with it;
                         # here it is an ordinary error. The first calls may: they allocate, compile, try algorithms.
                         with contextlib.nullcontext() if left else _waiting_forbidden():
@@ -61,9 +61,6 @@ class CudaCapture:
             finally:
                 current.wait_stream(self._stream)
                 torch.cuda.synchronize()
-
-    def record(self, step: Callable[[], Result]) -> tuple[Result, Callable[[], None]]:
-        with torch.cuda.device(self.device):
             graph = torch.cuda.CUDAGraph()
             with torch.cuda.graph(graph, pool=self._pool, stream=self._stream):
                 result = step()
@@ -133,8 +130,7 @@ def graphed_step(
         A function to the replayed result, which its next call overwrites; inputs of other shapes go through ``fn``.
     """
     with rewind:
-        capture.warm_up(lambda: fn(*static_inputs), WARM_UP_CALLS)
-        result, replay = capture.record(lambda: fn(*static_inputs))
+        result, replay = capture(lambda: fn(*static_inputs))
 
     def step(*inputs: Tensor) -> Any:
         if [(t.shape, t.dtype) for t in inputs] != [(t.shape, t.dtype) for t in static_inputs]:
@@ -151,32 +147,39 @@ class Graphs:
     """The recorded steps of a loop, each made when it is first needed.
 
     Args:
-        rewind: makes what undoes all that the steps change.
-        frozen: numbers that a recording holds as constants; if they have changed, it is recorded anew.
+        capture: what records a step.
+        networks: all that the steps change, besides the optimizers' states and the device's random generators.
+        optimizers: their learning rates and step counts are moved to the device.
+        device: where the steps run.
 
     Attributes:
         failure: why steps run eagerly, or None.
     """
 
     def __init__(
-        self, capture: Capture, rewind: Callable[[], AbstractContextManager[None]], frozen: Callable[[], Hashable]
+        self, capture: Capture, networks: nn.Module, optimizers: Sequence[torch.optim.Optimizer], device: torch.device
     ) -> None:
-        self._capture, self._rewind, self._frozen = capture, rewind, frozen
+        self._capture, self._networks, self._optimizers, self._device = capture, networks, optimizers, device
         self._steps: dict[tuple[str, Hashable], Callable[..., Any]] = {}
         self.failure: str | None = None
+        self.forget()
 
-    def run(self, name: str, fn: Callable[..., Any], inputs: Sequence[Tensor]) -> Any:
-        """``fn(*inputs)``, by the graph of that name; eagerly, after one warning, where it cannot be recorded."""
+    def run(self, name: str, fn: Callable[..., Any], inputs: Sequence[Tensor], constant: Hashable = None) -> Any:
+        """``fn(*inputs)``, by the graph of that name; eagerly, after one warning, where it cannot be recorded.
+
+        ``constant``, and the optimizers' numbers, are constants of a recording: one is made anew when they change.
+        """
         if self.failure is not None:
             return fn(*inputs)
-        key = (name, self._frozen())
+        constants = (constant, *_numbers(self._optimizers))
+        key = (name, constants)
         if key not in self._steps:
-            self._steps = {other: step for other, step in self._steps.items() if other[1] == key[1]}
+            self._steps = {other: step for other, step in self._steps.items() if other[1] == constants}
             buffers = [t.detach().clone(memory_format=torch.preserve_format) for t in inputs]
             try:
-                self._steps[key] = graphed_step(fn, buffers, capture=self._capture, rewind=self._rewind())
+                self._steps[key] = graphed_step(fn, buffers, capture=self._capture, rewind=self.rewound())
             except Exception as error:  # any error of a user's module
-                self.forget()
+                self._steps.clear()
                 self.failure = (str(error).strip() or type(error).__name__).partition("\n")[0]
                 warnings.warn(
                     f"the {name} cannot be recorded as a CUDA graph, training continues eagerly: {self.failure}",
@@ -185,9 +188,15 @@ class Graphs:
                 return fn(*inputs)
         return self._steps[key](*inputs)
 
+    def rewound(self) -> AbstractContextManager[None]:
+        """Undoes all that the steps change."""
+        weights = [*self._networks.parameters(), *self._networks.buffers()]
+        return rewound(weights, self._optimizers, default_generators(self._device))
+
     def forget(self) -> None:
-        """Drop every recording: the tensors that they hold have been replaced."""
+        """Drop every recording: the tensors of the optimizers' states have been replaced."""
         self._steps.clear()
+        _keep_on_device(self._optimizers)
 
 
 def default_generators(device: torch.device) -> list[torch.Generator]:
@@ -198,14 +207,15 @@ def default_generators(device: torch.device) -> list[torch.Generator]:
     return [torch.default_generator, torch.cuda.default_generators[index]]
 
 
-def constants(optimizers: Iterable[torch.optim.Optimizer]) -> Hashable:
+def _numbers(optimizers: Iterable[torch.optim.Optimizer]) -> Iterator[Hashable]:
     """The numbers of the optimizers that a recording does not read from the device."""
-    groups = (group for optimizer in optimizers for group in optimizer.param_groups)
-    numbers = ((name, value) for group in groups for name, value in group.items() if name != "params")
-    return tuple((name, id(value) if isinstance(value, Tensor) else repr(value)) for name, value in numbers)
+    for group in (group for optimizer in optimizers for group in optimizer.param_groups):
+        for name, value in group.items():
+            if name != "params":
+                yield name, id(value) if isinstance(value, Tensor) else repr(value)
 
 
-def keep_on_device(optimizers: Iterable[torch.optim.Optimizer]) -> None:
+def _keep_on_device(optimizers: Iterable[torch.optim.Optimizer]) -> None:
     """Make learning rates and step counts scalars of the parameters' device, where a CUDA graph can change them."""
     for optimizer, group in ((o, group) for o in optimizers for group in o.param_groups):
         device = group["params"][0].device

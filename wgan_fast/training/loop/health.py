@@ -10,19 +10,14 @@ from torch import Tensor, nn
 
 from wgan_fast.functional import clip_bounds
 from wgan_fast.penalties import gradient_penalty
+from wgan_fast.training.errors import UserError
 
 UNREAD_LIMIT = 100
 """Iterations after which the figures are read even if nothing is logged: the delay until divergence is noticed."""
 
 
-class NonFinite(ArithmeticError):
-    """``quantity`` is NaN or infinite at ``iteration``; the message says so."""
-
-    def __init__(self, quantity: str, iteration: int, value: float | None = None) -> None:
-        seen = "holds NaN or infinite values" if value is None else f"is {value}"
-        super().__init__(f"{quantity} {seen} at iteration {iteration}")
-        self.quantity = quantity
-        self.iteration = iteration
+class NonFinite(UserError):
+    """A quantity is NaN or infinite; the message says which, and at which iteration."""
 
 
 class Watch:
@@ -64,7 +59,7 @@ class Watch:
         for iteration, row in zip(iterations, rows, strict=True):
             for name, value in zip(self._names, row, strict=True):
                 if not math.isfinite(value):
-                    raise NonFinite(name, iteration, value)
+                    raise NonFinite(f"{name} is {value} at iteration {iteration}")
         return dict(zip(self._names, rows[-1], strict=True))
 
 

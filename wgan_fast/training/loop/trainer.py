@@ -5,8 +5,7 @@ from __future__ import annotations
 import logging
 import math
 import time
-from collections.abc import Callable, Hashable, Sequence
-from contextlib import AbstractContextManager
+from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Any, NamedTuple
 
@@ -21,7 +20,7 @@ from wgan_fast.training.loop.averaging import MovingAverage
 from wgan_fast.training.loop.choices import check_processes, make_capture, make_constraint, make_optimizer, prepared
 from wgan_fast.training.loop.distributed import Processes, ProcessLost
 from wgan_fast.training.loop.draws import Draws
-from wgan_fast.training.loop.graphs import Capture, Graphs, constants, default_generators, keep_on_device, rewound
+from wgan_fast.training.loop.graphs import Capture, Graphs
 from wgan_fast.training.loop.health import NonFinite, Watch, gradient_norm, weight_saturation
 from wgan_fast.training.loop.schedules import critic_steps, gamma, learning_rate, set_learning_rate
 from wgan_fast.training.models.sampling import Labels, as_labels, draw_latent, generate, slerp
@@ -97,7 +96,9 @@ class Trainer:
         self.constraint = constraint or make_constraint(self.config)
         self.generator = self._placed(generator).train()
         self.critic = prepared(self.constraint, self._placed(critic), self.data.sample_shape).train()
-        self.average = MovingAverage(self.generator, self.config.ema_decay)
+        capture = capture or make_capture(self.config, self.device, self.processes.size)
+        share_on = self.device if capture is not None else None
+        self.average = MovingAverage(self.generator, self.config.ema_decay, share_on=share_on)
         self.critic_optimizer = make_optimizer(self.config, self.critic, self.constraint.clip_value)
         self.generator_optimizer = make_optimizer(self.config, self.generator, None)
         self.critic_scaler = make_scaler(self.config.precision, self.device)
@@ -107,7 +108,7 @@ class Trainer:
         self.restores = 0
         self.watch = Watch(self.processes.mean_)
         self._stop_requested = False
-        self.graphs = self._make_graphs(capture or make_capture(self.config, self.device, self.processes.size))
+        self.graphs = Graphs(capture, self.networks(), self._optimizers(), self.device) if capture is not None else None
         self._choose_steps()
 
     def _placed(self, network: nn.Module) -> nn.Module:
@@ -115,13 +116,6 @@ class Trainer:
         if self.config.channels_last:
             network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
         return network
-
-    def _make_graphs(self, capture: Capture | None) -> Graphs | None:
-        if capture is None:
-            return None
-        self.average.keep_share_on(self.device)
-        keep_on_device(self._optimizers())
-        return Graphs(capture, self._rewind, self._frozen)
 
     def _choose_steps(self) -> None:
         """What all steps of this trainer have in common."""
@@ -143,23 +137,25 @@ class Trainer:
         self,
         on_record: Callable[[Record], None] | None = None,
         *,
-        after_iteration: Callable[[bool], None] = lambda stopped: None,
+        after_iteration: Callable[[Record | None, bool], None] = lambda record, stopped: None,
         recover: Callable[[NonFinite], None] | None = None,
     ) -> TrainResult:
         """Run until ``config.iterations`` iterations are done; `run.folder.Run` does so in a folder, with checkpoints.
 
         Args:
             on_record: called with every record, by the first of several processes.
-            after_iteration: called with whether the training stops here; its time is not counted.
+            after_iteration: called with the iteration's record, if it has one, and with whether the training stops
+                here; its time is not counted.
             recover: called when the training has diverged, to restore an earlier state; by default a `UserError`.
 
         Raises:
             UserError: the training diverged, or another process was lost.
         """
         self._synchronise()
-        first, start, apart, last, stopped = self.iteration, time.perf_counter(), 0.0, Record(), False
+        first, seconds, last, stopped = self.iteration, 0.0, Record(), False
         try:
             while self.iteration < self.config.iterations and not stopped:
+                start = time.perf_counter()
                 try:
                     record = self.iterate()
                     if record is not None:
@@ -169,9 +165,8 @@ class Trainer:
                     stopped = self.processes.agreed(self._stop_requested)
                     if stopped:
                         self.watch.read()
-                    before = time.perf_counter()
-                    after_iteration(stopped)
-                    apart += time.perf_counter() - before
+                    seconds += time.perf_counter() - start
+                    after_iteration(record, stopped)
                 except NonFinite as problem:
                     if recover is None:
                         advice = "a lower --learning-rate or a stronger constraint may help"
@@ -182,7 +177,7 @@ class Trainer:
             raise ProcessLost(f"{error} in iteration {self.iteration + 1}") from error
         finally:
             self._stop_requested = False
-        return TrainResult(self.iteration - first, time.perf_counter() - start - apart, last, stopped)
+        return TrainResult(self.iteration - first, seconds, last, stopped)
 
     def stop(self) -> None:
         """Ask `train` to finish its iteration and return."""
@@ -191,7 +186,9 @@ class Trainer:
     def _synchronise(self) -> None:
         """Give every process the first one's weights and random generators."""
         if self.processes.size > 1:
-            self.processes.synchronise(self.networks().state_dict().values())
+            networks = self.networks()
+            first = self.processes.by_first(lambda: {name: t.cpu() for name, t in networks.state_dict().items()})
+            networks.load_state_dict(first)
             self.draws.synchronise()
 
     def iterate(self) -> Record | None:
@@ -211,7 +208,7 @@ class Trainer:
                 seen, loss = self._step_by_step(count)
             else:
                 batches = [tensor for _ in range(count) for tensor in self.draws.batch()]
-                seen, loss = self.graphs.run("iteration", self._whole_iteration, batches)
+                seen, loss = self._run("iteration", self._whole_iteration, batches)
         self.iteration += 1
         figures: dict[str, Tensor | None] = {
             "wasserstein_estimate": seen.wasserstein_estimate,
@@ -237,15 +234,14 @@ class Trainer:
     def _step_by_step(self, count: int) -> tuple[CriticStep, Tensor]:
         for i in range(count):
             batch = self.draws.batch()
-            if (self.iteration * self.config.n_critic + i) % self.config.lazy == 0:
-                seen = self._run("critic step", self._critic_step, batch)
-            else:
-                seen = self._run("critic step without penalty", partial(self._critic_step, penalised=False), batch)
+            lazy = (self.iteration * self.config.n_critic + i) % self.config.lazy > 0
+            name = "critic step without penalty" if lazy else "critic step"
+            seen = self._run(name, partial(self._critic_step, penalised=not lazy), batch)
         return seen, self._run("generator step", self._generator_step, batch)
 
     def _run(self, name: str, step: Callable[..., Any], inputs: Sequence[Tensor]) -> Any:
         """``step(*inputs)``, as a graph of that name where steps are recorded."""
-        return step(*inputs) if self.graphs is None else self.graphs.run(name, step, inputs)
+        return step(*inputs) if self.graphs is None else self.graphs.run(name, step, inputs, repr(self.constraint))
 
     def _whole_iteration(self, *batches: Tensor) -> tuple[CriticStep, Tensor]:
         size = len(batches) // self.config.n_critic
@@ -294,23 +290,8 @@ class Trainer:
         average = {"average": self.average.module} if self.config.ema_decay else {}
         return nn.ModuleDict({"generator": self.generator, "critic": self.critic, **average})
 
-    def reloaded(self) -> None:
-        """To be called when the optimizers' states have been replaced by a checkpoint's."""
-        if self.graphs is not None:
-            self.graphs.forget()
-            keep_on_device(self._optimizers())
-
     def _optimizers(self) -> tuple[torch.optim.Optimizer, torch.optim.Optimizer]:
         return self.critic_optimizer, self.generator_optimizer
-
-    def _rewind(self) -> AbstractContextManager[None]:
-        networks = self.networks()
-        weights = [*networks.parameters(), *networks.buffers()]
-        return rewound(weights, self._optimizers(), default_generators(self.device))
-
-    def _frozen(self) -> Hashable:
-        """What a recording holds as constants: the constraint, and the optimizers' numbers."""
-        return repr(self.constraint), constants(self._optimizers())
 
     # ------------------------------------------------------------------------------------------- figures and samples
 

@@ -19,7 +19,6 @@ import os
 import pickle
 import shutil
 import zipfile
-from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -51,7 +50,7 @@ def save_checkpoint(
         keep: how many of the newest to keep, besides the best one.
         distance: how far the generated samples are from real ones; the best checkpoint has the smallest.
     """
-    folder = run / "checkpoints" / f"{iteration:08d}"
+    folder = _folder(run, iteration)
     files = _serialised(iteration, checkpoint, distance)
     temporary = folder.with_name(f".{folder.name}-{os.getpid()}")
     try:
@@ -68,13 +67,12 @@ def save_checkpoint(
     except OSError as error:
         shutil.rmtree(temporary, ignore_errors=True)
         reason = error.strerror or error
-        raise UserError(f"{folder}: the checkpoint cannot be written ({reason}); {_rest(run)}") from error
+        raise UserError(f"{folder}: the checkpoint cannot be written ({reason}); {_advice(run)}") from error
     with contextlib.suppress(OSError):  # a checkpoint too many does no harm
-        folders = _complete(run)
-        best = _best(folders)
-        for outdated in folders[:-keep]:
+        best = _best(run)
+        for outdated in iterations(run)[:-keep]:
             if outdated != best:
-                remove_folder(outdated)
+                remove_folder(_folder(run, outdated))
     return folder
 
 
@@ -85,23 +83,23 @@ def load_checkpoint(run: Path, device: torch.device | str = "cpu", which: str | 
         device: where the tensors of its state are put.
         which: "newest", "best" (the smallest distance to held-out samples), or an iteration.
     """
-    folder = _find(run, which)
+    iteration = _chosen(run, which)
     try:
-        return _read(folder, device)
+        return _read(_folder(run, iteration), device)
     except UserError as error:
-        raise UserError(f"{error}; {_rest(run, folder)}") from error
+        raise UserError(f"{error}; {_advice(run, damaged=iteration)}") from error
 
 
 def iterations(run: Path) -> list[int]:
     """Iterations of a run folder's complete checkpoints, ascending; damaged ones among them."""
-    return [int(folder.name) for folder in _complete(run)]
+    return sorted(int(p.name) for p in (run / "checkpoints").glob("*") if p.name.isdecimal() and p.is_dir())
 
 
 def remove_later(run: Path, iteration: int) -> None:
     """Remove the checkpoints after this iteration, the newest first, so that the run continues from it."""
-    for folder in reversed(_complete(run)):
-        if int(folder.name) > iteration:
-            remove_folder(folder)
+    for later in reversed(iterations(run)):
+        if later > iteration:
+            remove_folder(_folder(run, later))
 
 
 def verify(folder: Path) -> dict[str, bytes]:
@@ -135,8 +133,13 @@ def _serialised(iteration: int, checkpoint: Checkpoint, distance: float | None) 
     """All files in memory: their hashes are known before they are written, and disk errors are OSErrors."""
     state = io.BytesIO()
     torch.save(checkpoint.state, state)
-    weights = require("safetensors.torch", "checkpoints").save(_apart(checkpoint.weights))
-    files = {WEIGHTS: weights, STATE: state.getvalue()}
+    # Copies: safetensors refuses tensors that share memory, as tied weights do, and strided ones.
+    weights = {
+        name: tensor.detach().to("cpu", copy=True, memory_format=torch.contiguous_format)
+        for name, tensor in checkpoint.weights.items()
+    }
+    content = require("safetensors.torch", "checkpoints").save(weights)
+    files = {WEIGHTS: content, STATE: state.getvalue()}
     hashes = {name: {"bytes": len(data), "sha256": hashlib.sha256(data).hexdigest()} for name, data in files.items()}
     manifest = {
         "format": FORMAT,
@@ -166,65 +169,50 @@ def _read_manifest(folder: Path) -> dict[str, Any]:
     return manifest
 
 
-def _find(run: Path, which: str | int) -> Path:
-    folders = _complete(run)
-    if not folders:
+def _folder(run: Path, iteration: int) -> Path:
+    return run / "checkpoints" / f"{iteration:08d}"
+
+
+def _chosen(run: Path, which: str | int) -> int:
+    """The iteration of the newest, the best or a named checkpoint."""
+    present = iterations(run)
+    if not present:
         raise UserError(f"{run}: no checkpoint in it")
     if which == "newest":
-        return folders[-1]
+        return present[-1]
     if which == "best":
-        best = _best(folders)
+        best = _best(run)
         if best is None:
             raise UserError(f"{run}: none of its checkpoints has been compared with real samples; newest is there")
         return best
-    found = [folder for folder in folders if str(which).isdecimal() and int(folder.name) == int(which)]
-    if not found:
-        present = ", ".join(str(int(folder.name)) for folder in folders)
-        raise UserError(f"--checkpoint {which}: expected newest, best or one of the iterations {present}")
-    return found[0]
+    if not str(which).isdecimal() or int(which) not in present:
+        known = ", ".join(map(str, present))
+        raise UserError(f"--checkpoint {which}: expected newest, best or one of the iterations {known}")
+    return int(which)
 
 
-def _best(folders: list[Path]) -> Path | None:
-    compared: list[tuple[float, Path]] = []
-    for folder in folders:
+def _best(run: Path) -> int | None:
+    compared: list[tuple[float, int]] = []
+    for iteration in iterations(run):
         with contextlib.suppress(UserError):
-            distance = _read_manifest(folder).get("sliced_wasserstein")
+            distance = _read_manifest(_folder(run, iteration)).get("sliced_wasserstein")
             if isinstance(distance, float):
-                compared.append((distance, folder))
+                compared.append((distance, iteration))
     return min(compared)[1] if compared else None
 
 
-def _rest(run: Path, damaged: Path | None = None) -> str:
-    """The other checkpoints to continue from, as the end of a message."""
-    for folder in reversed(_complete(run)):
-        if folder != damaged:
+def _advice(run: Path, damaged: int | None = None) -> str:
+    """The newest checkpoint to continue from in place of a damaged one, as the end of a message."""
+    for iteration in reversed(iterations(run)):
+        if iteration != damaged:
             with contextlib.suppress(UserError):
-                verify(folder)
-                iteration = int(folder.name)
+                verify(_folder(run, iteration))
                 return f"the checkpoint of iteration {iteration} is intact: use --checkpoint {iteration}"
     return "there is no intact checkpoint"
 
 
-def _complete(run: Path) -> list[Path]:
-    folder = run / "checkpoints"
-    found = (p for p in folder.glob("*") if p.name.isdecimal() and p.is_dir())
-    return sorted(found, key=lambda p: int(p.name))
-
-
 def _damaged(folder: Path, reason: str) -> UserError:
     return UserError(f"{folder}: the checkpoint is damaged or foreign ({reason})")
-
-
-def _apart(weights: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """Contiguous copies on the CPU where tensors share memory (tied weights), which safetensors refuses."""
-    seen: set[int] = set()
-    apart: dict[str, Tensor] = {}
-    for name, tensor in weights.items():
-        plain = tensor.detach().cpu().contiguous()
-        address = plain.untyped_storage().data_ptr()
-        apart[name] = plain.clone() if address in seen else plain
-        seen.add(address)
-    return apart
 
 
 # ---------------------------------------------------- files that survive a crash

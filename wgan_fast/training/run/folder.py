@@ -7,7 +7,7 @@ import json
 import logging
 import math
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -27,22 +27,13 @@ from wgan_fast.training.report.metrics import sliced_wasserstein
 from wgan_fast.training.report.pictures import POINTS_SHOWN, real_points, write_critic, write_curves, write_samples
 from wgan_fast.training.run.checkpoint import iterations, load_checkpoint, remove_later, replace_file, save_checkpoint
 from wgan_fast.training.run.log import RunLog, read_metrics
-from wgan_fast.training.run.state import non_finite, restore, snapshot
+from wgan_fast.training.run.state import check_finite, restore, snapshot
 
 MAX_RESTORES = 3
 COMPARED_SAMPLES = 512
 
-CONTENTS = (
-    "config.json",
-    "metrics.jsonl",
-    "samples.png",
-    "curves.png",
-    "critic.png",
-    "evaluation.json",
-    "samples",
-    "tensorboard",
-    "checkpoints",
-)
+FILES = ("config.json", "metrics.jsonl", "evaluation.json", "samples.png", "curves.png", "critic.png")
+FOLDERS = ("samples", "tensorboard", "checkpoints")
 
 Distance = Callable[[Tensor, Tensor], float]
 
@@ -79,26 +70,13 @@ class Run:
             UserError: the folder holds a run already and ``overwrite`` is not set, or it cannot be written.
         """
         processes = processes or Processes()
-        present = [folder / name for name in CONTENTS if (folder / name).exists()]
-
-        def refuse_present() -> None:
-            if present and not overwrite:
-                raise UserError(f"--out {folder} holds a run already; --resume continues it, --overwrite replaces it")
-
-        processes.by_first(refuse_present)
+        present = processes.by_first(lambda: [folder / name for name in FILES + FOLDERS if (folder / name).exists()])
+        if present and not overwrite:
+            raise UserError(f"--out {folder} holds a run already; --resume continues it, --overwrite replaces it")
         if config.tensorboard:
             require("tensorboard", "--tensorboard")
         run = cls(build_trainer(config, processes), folder)
-
-        def replace_present() -> None:
-            for path in present:
-                if path.is_dir():
-                    shutil.rmtree(path)
-                else:
-                    path.unlink()
-            run._write_config()
-
-        processes.by_first(replace_present)
+        processes.by_first(lambda: run._write_config(in_place_of=present))
         return run
 
     @classmethod
@@ -121,13 +99,7 @@ class Run:
             raise UserError(f"{folder}: the run stopped before its first checkpoint; --overwrite starts it again")
         run = cls(build_trainer(config, processes), folder)
         run.load(checkpoint)
-
-        def continue_from_there() -> None:
-            with writing(f"--out {folder}"):
-                remove_later(folder, run.trainer.iteration)
-            run._write_config()
-
-        run.trainer.processes.by_first(continue_from_there)
+        run.trainer.processes.by_first(run._write_config)
         return run
 
     @classmethod
@@ -161,17 +133,9 @@ class Run:
             UserError: the training diverged, the folder holds more of a run than this trainer has done, or it
                 cannot be written; ProcessLost: another process has died.
         """
-        trainer = self.trainer
-
-        def logged(record: Record) -> None:
-            if on_record is not None:
-                on_record(record)
-            if trainer.iteration % trainer.config.log_every == 0:  # not the last one's: a longer run has no such line
-                self._log.append(record)
-
         try:
             self._begin()
-            return trainer.train(logged, after_iteration=self._draw_and_save, recover=self._go_back)
+            return self.trainer.train(on_record, after_iteration=self._after_iteration, recover=self._go_back)
         except ProcessLost as error:
             left = iterations(self.folder)
             advice = f"; --resume --out {self.folder} continues from iteration {left[-1]}" if left else ""
@@ -193,9 +157,11 @@ class Run:
             except NonFinite as problem:
                 raise UserError(f"the networks cannot be trained: {problem}") from problem
 
-    def _draw_and_save(self, stopped: bool) -> None:
-        """The picture and the checkpoint that are due after this iteration."""
+    def _after_iteration(self, record: Record | None, stopped: bool) -> None:
+        """Write the line of the log, the picture and the checkpoint that are due."""
         trainer, config, iteration = self.trainer, self.trainer.config, self.trainer.iteration
+        if record is not None and iteration % config.log_every == 0:  # else the last one's, which a longer run lacks
+            self._log.append(record)
         drawn = config.sample_every > 0 and iteration % config.sample_every == 0
         due = stopped or iteration % config.checkpoint_every == 0 or iteration == config.iterations
         if drawn or due:
@@ -209,27 +175,21 @@ class Run:
         """Restore the newest checkpoint with a lower learning rate, if configured, at most `MAX_RESTORES` times."""
         trainer, good = self.trainer, iterations(self.folder)[-1]
         restores = trainer.restores + 1
+        diverged, last = f"the training diverged: {problem}", f"the last good checkpoint is of iteration {good}"
         if trainer.config.on_nonfinite == "stop":
-            raise UserError(
-                f"the training diverged: {problem}; the last good checkpoint is of iteration {good}, and "
-                "--resume --on-nonfinite restore continues from it with a lower learning rate"
-            ) from problem
+            advice = "--resume --on-nonfinite restore continues from it with a lower learning rate"
+            raise UserError(f"{diverged}; {last}, and {advice}") from problem
         if restores > MAX_RESTORES:
-            raise UserError(
-                f"the training diverged: {problem}, after the learning rate was lowered {MAX_RESTORES} times; "
-                f"the last good checkpoint is of iteration {good}"
-            ) from problem
+            lowered = f"after the learning rate was lowered {MAX_RESTORES} times"
+            raise UserError(f"{diverged}, {lowered}; {last}") from problem
         self.load()
         trainer.restores = restores
         trainer.processes.by_first(lambda: self._log.resume_after(trainer.iteration))
         if trainer.processes.first:
+            rate = learning_rate(trainer.config, trainer.iteration, restores)
             _log.warning(
-                "%s: back to the checkpoint of iteration %d, learning rate %g from there on (restore %d of at most %d)",
-                problem,
-                good,
-                learning_rate(trainer.config, trainer.iteration, restores),
-                restores,
-                MAX_RESTORES,
+                f"{problem}: back to the checkpoint of iteration {good}, learning rate {rate:g} from there on "
+                f"(restore {restores} of at most {MAX_RESTORES})"
             )
 
     # ------------------------------------------------------------------------------------------------ checkpoints
@@ -263,23 +223,15 @@ class Run:
         Args:
             compare: measure the distance of samples to held-out ones, by which the best checkpoint is known.
         """
-        trainer = self.trainer
+        self.trainer.processes.by_first(lambda: self._write_checkpoint(compare))
+        self._kept = self.trainer.iteration
 
-        def write() -> str | None:
-            """Returns the name of what is not finite, which is then not saved."""
-            checkpoint = snapshot(trainer)
-            name = non_finite(checkpoint)
-            if name is None:
-                self._log.flush()
-                distance = self._compared() if compare else None
-                keep = trainer.config.keep_checkpoints
-                save_checkpoint(self.folder, trainer.iteration, checkpoint, keep=keep, distance=distance)
-            return name
-
-        name = trainer.processes.by_first(write)
-        if name is not None:
-            raise NonFinite(name, trainer.iteration)
-        self._kept = trainer.iteration
+    def _write_checkpoint(self, compare: bool) -> None:
+        checkpoint, keep = snapshot(self.trainer), self.trainer.config.keep_checkpoints
+        check_finite(checkpoint)
+        self._log.flush()
+        distance = self._compared() if compare else None
+        save_checkpoint(self.folder, self.trainer.iteration, checkpoint, keep=keep, distance=distance)
 
     def _compared(self) -> float | None:
         """The distance of samples to held-out ones, drawn separately from the training's; None if not available."""
@@ -289,7 +241,7 @@ class Run:
         try:
             distance = self._distance(self.trainer.sample(len(real)), real)
         except MissingPackage as absent:
-            _log.warning("no checkpoint will be known as the best: %s", absent)
+            _log.warning(f"no checkpoint will be known as the best: {absent}")
             self._distance = None
             return None
         return distance if math.isfinite(distance) else None
@@ -317,9 +269,16 @@ class Run:
         path.write_text(json.dumps({"figures": figures, "notes": evaluation.notes}, indent=2) + "\n")
         return evaluation, path
 
-    def _write_config(self) -> None:
+    def _write_config(self, in_place_of: Sequence[Path] = ()) -> None:
+        """Make the folder one of this run at this iteration: remove what is of another run, and what is later."""
         content = {"wgan_fast": wgan_fast.__version__, **dataclasses.asdict(self.trainer.config)}
         with writing(f"--out {self.folder}"):
+            for path in in_place_of:
+                if path.is_dir():
+                    shutil.rmtree(path)
+                else:
+                    path.unlink()
+            remove_later(self.folder, self.trainer.iteration)
             self.folder.mkdir(parents=True, exist_ok=True)
             replace_file(self.folder / "config.json", json.dumps(content, indent=2) + "\n")
 

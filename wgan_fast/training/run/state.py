@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from wgan_fast.training.errors import UserError, require
+from wgan_fast.training.loop.health import NonFinite
 from wgan_fast.training.loop.trainer import Trainer
 from wgan_fast.training.run.checkpoint import Checkpoint
 
@@ -41,24 +42,27 @@ def restore(trainer: Trainer, checkpoint: Checkpoint, source: Path) -> None:
         restore_random_state(state["random"], trainer.device)
         trainer.iteration = state["iteration"]
         trainer.restores = state["restores"]
-        trainer.reloaded()
+        if trainer.graphs is not None:
+            trainer.graphs.forget()
     except (RuntimeError, KeyError, ValueError, TypeError, AttributeError) as error:
         reason = " ".join(str(error).split())
         raise UserError(f"{source}: its checkpoint belongs to other networks ({reason})") from error
 
 
-def non_finite(checkpoint: Checkpoint) -> str | None:
-    """Name of the first weight or optimizer state that holds NaN or an infinity; synchronises once."""
+def check_finite(checkpoint: Checkpoint) -> None:
+    """Raise `NonFinite` for the first weight or optimizer state that holds NaN or an infinity; synchronises once."""
     named = dict(checkpoint.weights)
     for player in ("critic", "generator"):
         for index, values in checkpoint.state[f"{player}_optimizer"]["state"].items():
             named |= {f"{player}_optimizer.{index}.{name}": value for name, value in values.items()}
     floating = {name: t for name, t in named.items() if isinstance(t, Tensor) and t.is_floating_point() and t.numel()}
     if not floating:
-        return None
+        return
     device = max((t.device for t in floating.values()), key=lambda d: d.type != "cpu")
     finite = torch.stack([t.isfinite().all().to(device, non_blocking=True) for t in floating.values()]).tolist()
-    return next((name for name, is_finite in zip(floating, finite, strict=True) if not is_finite), None)
+    for name, is_finite in zip(floating, finite, strict=True):
+        if not is_finite:
+            raise NonFinite(f"{name} holds NaN or infinite values at iteration {checkpoint.state['iteration']}")
 
 
 def random_state(device: torch.device) -> dict[str, Any]:
@@ -84,10 +88,5 @@ def restore_random_state(state: Mapping[str, Any], device: torch.device) -> None
 
 def _stateful(trainer: Trainer) -> dict[str, Any]:
     """What has a state besides the networks: the optimizers, and the loss scaling of fp16."""
-    parts = {
-        "critic_optimizer": trainer.critic_optimizer,
-        "generator_optimizer": trainer.generator_optimizer,
-        "critic_scaler": trainer.critic_scaler,
-        "generator_scaler": trainer.generator_scaler,
-    }
-    return {name: part for name, part in parts.items() if part is not None}
+    names = ("critic_optimizer", "generator_optimizer", "critic_scaler", "generator_scaler")
+    return {name: getattr(trainer, name) for name in names if getattr(trainer, name) is not None}
