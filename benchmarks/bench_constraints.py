@@ -18,7 +18,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.utils import parametrizations
 
-from benchmarks.bench_gradient_penalty import dcgan, mlp
+from benchmarks.bench_gradient_penalty import DCGAN_32, dcgan, mlp
 from benchmarks.bench_orthogonal import penalty as orthogonal_penalty
 from benchmarks.common import DEVICE, STEP_TOLERANCE, Case, Provider, main
 from benchmarks.schema import OURS
@@ -52,7 +52,7 @@ CONSTRAINTS: dict[str, Constraint] = {
 }
 WORKLOADS: dict[str, tuple[Callable[[], nn.Module], tuple[int, ...]]] = {
     "3x512 MLP, B=256": (mlp, (256, 2)),
-    "DCGAN-32, B=64": (partial(dcgan, [64, 128, 256]), (64, 3, 32, 32)),
+    "DCGAN-32, B=64": (partial(dcgan, DCGAN_32), (64, 3, 32, 32)),
 }
 
 

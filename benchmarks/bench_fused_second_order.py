@@ -18,7 +18,7 @@ from torch import Tensor, nn
 
 import wgan_fast
 from benchmarks.bench_gradient_penalty import ours, textbook
-from benchmarks.common import DEVICE, STEP_TOLERANCE, Case, Provider, compiled, main
+from benchmarks.common import DEVICE, Case, by_backward, by_grad, main, step_case
 from benchmarks.schema import OURS
 
 
@@ -80,39 +80,13 @@ def whole(
     steps: dict[str, Callable[[nn.Module, Tensor], Tensor]],
 ) -> Case:
     torch.manual_seed(0)
-    torch._dynamo.reset()
     critic, x = make().to(DEVICE), torch.randn(shape, device=DEVICE)
-    parameters = list(critic.parameters())
-
-    def backward(value_of: Callable[[nn.Module, Tensor], Tensor]) -> Callable[[], tuple[Tensor, ...]]:
-        def run() -> tuple[Tensor, ...]:
-            critic.zero_grad()
-            value = value_of(critic, x)
-            value.backward()
-            return value.detach(), *(torch.zeros_like(p) if p.grad is None else p.grad for p in parameters)
-
-        return run
-
-    def traced() -> tuple[Tensor, ...]:
-        """In the form that torch.compile takes: it has no ``backward()``."""
-        value = steps["textbook"](critic, x)
-        gradients = torch.autograd.grad(value, parameters, allow_unused=True, materialize_grads=True)
-        return value.detach(), *gradients
-
-    runs = {name: backward(value_of) for name, value_of in steps.items()}
-    runs["torch.compile of the step"] = compiled(traced)
-    return Case(
-        op=op,
-        workload=workload,
-        bytes=0,  # bound by arithmetic: there is no copy to compare with
-        providers={name: Provider(timed=run, result=run) for name, run in runs.items()},
-        tolerance=STEP_TOLERANCE,
-        device=DEVICE,
-    )
+    losses = {name: partial(value_of, critic, x) for name, value_of in steps.items()}
+    runs = {name: by_backward(critic, loss) for name, loss in losses.items()}
+    return step_case(op, workload, runs, by_grad(critic, losses["textbook"]))
 
 
 def cases() -> Iterator[Case]:
-    torch._dynamo.config.trace_autograd_ops = True  # the inner gradient inside the compiled step
     steps: dict[str, Callable[[nn.Module, Tensor], Tensor]] = {OURS: ours, "textbook": textbook}
     for name, make in PERCEPTRON.items():
         yield whole("penalty", f"perceptron 3x512, {name}, B=256", make, (256, 2), steps)

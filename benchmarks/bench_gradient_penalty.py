@@ -11,13 +11,14 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager
+from functools import partial
 from itertools import pairwise
 
 import torch
 from torch import Tensor, nn
 
 import wgan_fast
-from benchmarks.common import DEVICE, STEP_TOLERANCE, Case, Provider, compiled, main
+from benchmarks.common import DEVICE, Case, by_grad, main, step_case
 from benchmarks.schema import OURS
 from wgan_fast.double_backward import exact_shortcut
 from wgan_fast.double_backward.convolution import DIRECT_DEVICES
@@ -28,6 +29,9 @@ Penalty = Callable[[nn.Module, Tensor], Tensor]
 def mlp() -> nn.Module:
     hidden = [nn.Linear(512, 512), nn.ReLU(), nn.Linear(512, 512), nn.ReLU()]
     return nn.Sequential(nn.Linear(2, 512), nn.ReLU(), *hidden, nn.Linear(512, 1))
+
+
+DCGAN_32, DCGAN_64 = [64, 128, 256], [64, 128, 256, 512]
 
 
 def dcgan(sizes: list[int], norm: bool = False) -> nn.Module:
@@ -67,9 +71,9 @@ def resnet(channels: int = 128) -> nn.Module:
 
 CRITICS: dict[str, tuple[Callable[[], nn.Module], tuple[int, ...]]] = {
     "3x512 MLP, B=256": (mlp, (256, 2)),
-    "DCGAN-64, B=32": (lambda: dcgan([64, 128, 256, 512]), (32, 3, 64, 64)),
+    "DCGAN-64, B=32": (partial(dcgan, DCGAN_64), (32, 3, 64, 64)),
     "ResNet-32, B=8": (resnet, (8, 3, 32, 32)),
-    "DCGAN-32 with InstanceNorm, B=32": (lambda: dcgan([64, 128, 256], norm=True), (32, 3, 32, 32)),
+    "DCGAN-32 with InstanceNorm, B=32": (partial(dcgan, DCGAN_32, norm=True), (32, 3, 32, 32)),
 }
 
 
@@ -108,39 +112,22 @@ def torchs_products(critic: nn.Module, x: Tensor) -> Tensor:
     return within(exact_shortcut(fast_linear=False), critic, x)
 
 
-def providers(critic: nn.Module, x: Tensor) -> dict[str, Provider]:
-    parameters = list(critic.parameters())
-
-    def step(penalty: Penalty) -> Callable[[], tuple[Tensor, ...]]:
-        def run() -> tuple[Tensor, ...]:
-            value = penalty(critic, x)
-            return value.detach(), *torch.autograd.grad(value, parameters, allow_unused=True, materialize_grads=True)
-
-        return run
-
-    steps = {OURS: step(ours), f"{OURS}, no shortcut": step(without_shortcut), "textbook": step(textbook)}
+def case(workload: str, make: Callable[[], nn.Module], shape: tuple[int, ...]) -> Case:
+    torch.manual_seed(0)
+    critic, x = make().to(DEVICE), torch.randn(shape, device=DEVICE)
+    ways: dict[str, Penalty] = {OURS: ours, f"{OURS}, no shortcut": without_shortcut, "textbook": textbook}
     if any(isinstance(module, nn.Conv2d) for module in critic.modules()):
         form = "ATen's" if DEVICE.type in DIRECT_DEVICES else "direct"
-        steps[f"{OURS}, {form} convolution"] = step(other_convolution)
+        ways[f"{OURS}, {form} convolution"] = other_convolution
     elif DEVICE.type == "cpu":
-        steps[f"{OURS}, torch's products"] = step(torchs_products)
-    steps["torch.compile of the step"] = compiled(step(textbook))
-    return {name: Provider(timed=run, result=run) for name, run in steps.items()}
+        ways[f"{OURS}, torch's products"] = torchs_products
+    steps = {name: by_grad(critic, partial(penalty, critic, x)) for name, penalty in ways.items()}
+    return step_case("whole penalty, forward + backward", workload, steps, steps["textbook"])
 
 
 def cases() -> Iterator[Case]:
-    torch._dynamo.config.trace_autograd_ops = True  # the inner gradient inside the compiled step
     for workload, (make, shape) in CRITICS.items():
-        torch.manual_seed(0)
-        torch._dynamo.reset()
-        yield Case(
-            op="whole penalty, forward + backward",
-            workload=workload,
-            bytes=0,  # bound by arithmetic: there is no copy to compare with
-            providers=providers(make().to(DEVICE), torch.randn(shape, device=DEVICE)),
-            tolerance=STEP_TOLERANCE,
-            device=DEVICE,
-        )
+        yield case(workload, make, shape)
 
 
 if __name__ == "__main__":
