@@ -58,18 +58,14 @@ def cases() -> Iterator[Case]:
     for workload, shapes in CRITICS.items():
         tensors = weights(shapes)
         torch._dynamo.reset()
-        yield Case(
-            op="clip_weights",
-            workload=workload,
-            bytes=2 * 4 * num_values(shapes),
-            providers={
-                OURS: provider(ours, tensors, shapes),
-                "loop": provider(loop, tensors, shapes),
-                "foreach pair": provider(foreach, tensors, shapes),
-                "torch.compile": provider(compiled(plain), tensors, shapes),
-                "flat buffer": flat_buffer(shapes),
-            },
-        )
+        providers = {
+            OURS: provider(ours, tensors, shapes),
+            "loop": provider(loop, tensors, shapes),
+            "foreach pair": provider(foreach, tensors, shapes),
+            "torch.compile": provider(compiled(plain), tensors, shapes),
+            "flat buffer": flat_buffer(shapes),
+        }
+        yield Case("clip_weights", workload, 2 * 4 * num_values(shapes), providers)
 
 
 if __name__ == "__main__":

@@ -18,9 +18,9 @@ import torch
 from torch import Tensor, nn
 from torch.nn.utils import parametrizations
 
-from benchmarks.bench_gradient_penalty import DCGAN_32, dcgan, mlp
 from benchmarks.bench_orthogonal import penalty as orthogonal_penalty
 from benchmarks.common import DEVICE, STEP_TOLERANCE, Case, Provider, main
+from benchmarks.critics import DCGAN_32, Critics, dcgan, mlp
 from benchmarks.schema import OURS
 from wgan_fast.constraints import (
     Constraint,
@@ -50,7 +50,7 @@ CONSTRAINTS: dict[str, Constraint] = {
     "orthogonal": OrthogonalRegularization(1e-4),
     "lipschitz": LipschitzNetwork(),
 }
-WORKLOADS: dict[str, tuple[Callable[[], nn.Module], tuple[int, ...]]] = {
+WORKLOADS: Critics = {
     "3x512 MLP, B=256": (mlp, (256, 2)),
     "DCGAN-32, B=64": (partial(dcgan, DCGAN_32), (64, 3, 32, 32)),
 }

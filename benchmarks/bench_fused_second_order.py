@@ -19,16 +19,8 @@ from torch import Tensor, nn
 import wgan_fast
 from benchmarks.bench_gradient_penalty import ours, textbook
 from benchmarks.common import DEVICE, Case, by_backward, by_grad, main, step_case
+from benchmarks.critics import perceptron
 from benchmarks.schema import OURS
-
-
-def perceptron(
-    activation: Callable[[], nn.Module], norm: Callable[[int], nn.Module] = lambda width: nn.Identity(), inputs: int = 2
-) -> nn.Module:
-    layers: list[nn.Module] = []
-    for width in (inputs, 512, 512):
-        layers += [nn.Linear(width, 512), norm(512), activation()]
-    return nn.Sequential(*layers, nn.Linear(512, 1))
 
 
 def convolutions(activation: Callable[[], nn.Module], norm: Callable[[int, int], nn.Module]) -> nn.Module:
@@ -47,10 +39,11 @@ def heads() -> nn.Module:
     return nn.Sequential(*layers, nn.Conv2d(128, 1, 1), nn.Flatten(), nn.Linear(16 * 16, 1))
 
 
+WIDTHS = [512, 512, 512]
 PERCEPTRON: dict[str, Callable[[], nn.Module]] = {
-    "LayerNorm": partial(perceptron, nn.ReLU, nn.LayerNorm),
-    "SiLU": partial(perceptron, nn.SiLU),
-    "GELU": partial(perceptron, nn.GELU),
+    "LayerNorm": partial(perceptron, [2, *WIDTHS], nn.ReLU, nn.LayerNorm),
+    "SiLU": partial(perceptron, [2, *WIDTHS], nn.SiLU),
+    "GELU": partial(perceptron, [2, *WIDTHS], nn.GELU),
 }
 CONVOLUTIONS: dict[str, Callable[[], nn.Module]] = {
     "InstanceNorm": partial(convolutions, nn.LeakyReLU, lambda c, s: nn.InstanceNorm2d(c, affine=True)),
@@ -90,7 +83,7 @@ def cases() -> Iterator[Case]:
     steps: dict[str, Callable[[nn.Module, Tensor], Tensor]] = {OURS: ours, "textbook": textbook}
     for name, make in PERCEPTRON.items():
         yield whole("penalty", f"perceptron 3x512, {name}, B=256", make, (256, 2), steps)
-    wide = partial(perceptron, nn.ReLU, nn.LayerNorm, inputs=784)
+    wide = partial(perceptron, [784, *WIDTHS], nn.ReLU, nn.LayerNorm)
     yield whole("penalty", "perceptron 784-3x512, LayerNorm, B=256", wide, (256, 784), steps)
     for name, make in CONVOLUTIONS.items():
         yield whole("penalty", f"convolutions 32x32, {name}, B=32", make, (32, 3, 32, 32), steps)

@@ -12,69 +12,18 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager
 from functools import partial
-from itertools import pairwise
 
 import torch
 from torch import Tensor, nn
 
 import wgan_fast
 from benchmarks.common import DEVICE, Case, by_grad, main, step_case
+from benchmarks.critics import CRITICS
 from benchmarks.schema import OURS
 from wgan_fast.double_backward import exact_shortcut
 from wgan_fast.double_backward.convolution import DIRECT_DEVICES
 
 Penalty = Callable[[nn.Module, Tensor], Tensor]
-
-
-def mlp() -> nn.Module:
-    hidden = [nn.Linear(512, 512), nn.ReLU(), nn.Linear(512, 512), nn.ReLU()]
-    return nn.Sequential(nn.Linear(2, 512), nn.ReLU(), *hidden, nn.Linear(512, 1))
-
-
-DCGAN_32, DCGAN_64 = [64, 128, 256], [64, 128, 256, 512]
-
-
-def dcgan(sizes: list[int], norm: bool = False) -> nn.Module:
-    layers: list[nn.Module] = [nn.Conv2d(3, sizes[0], 4, 2, 1), nn.LeakyReLU(0.2, inplace=True)]
-    for a, b in pairwise(sizes):
-        layers.append(nn.Conv2d(a, b, 4, 2, 1, bias=not norm))
-        layers += [nn.InstanceNorm2d(b, affine=True)] if norm else []
-        layers.append(nn.LeakyReLU(0.2, inplace=True))
-    return nn.Sequential(*layers, nn.Conv2d(sizes[-1], 1, 4))
-
-
-class Block(nn.Module):
-    """A residual block of the WGAN-GP critic: (ReLU,) conv, ReLU, conv, mean pool where it goes down."""
-
-    def __init__(self, channels_in: int, channels: int, down: bool, first: bool = False) -> None:
-        super().__init__()
-        self.main = nn.Sequential(
-            nn.Identity() if first else nn.ReLU(),
-            nn.Conv2d(channels_in, channels, 3, padding=1),
-            nn.ReLU(),
-            nn.Conv2d(channels, channels, 3, padding=1),
-            nn.AvgPool2d(2) if down else nn.Identity(),
-        )
-        self.skip = nn.Sequential(nn.AvgPool2d(2), nn.Conv2d(channels_in, channels, 1)) if down else nn.Identity()
-
-    def forward(self, x: Tensor) -> Tensor:
-        result: Tensor = self.main(x) + self.skip(x)
-        return result
-
-
-def resnet(channels: int = 128) -> nn.Module:
-    """The critic of Gulrajani et al. 2017 for 32x32 images."""
-    blocks = [Block(3, channels, down=True, first=True), Block(channels, channels, down=True)]
-    blocks += [Block(channels, channels, down=False) for _ in range(2)]
-    return nn.Sequential(*blocks, nn.ReLU(), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(channels, 1))
-
-
-CRITICS: dict[str, tuple[Callable[[], nn.Module], tuple[int, ...]]] = {
-    "3x512 MLP, B=256": (mlp, (256, 2)),
-    "DCGAN-64, B=32": (partial(dcgan, DCGAN_64), (32, 3, 64, 64)),
-    "ResNet-32, B=8": (resnet, (8, 3, 32, 32)),
-    "DCGAN-32 with InstanceNorm, B=32": (partial(dcgan, DCGAN_32, norm=True), (32, 3, 32, 32)),
-}
 
 
 def textbook(critic: nn.Module, x: Tensor) -> Tensor:

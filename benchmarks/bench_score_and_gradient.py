@@ -16,21 +16,9 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 import wgan_fast
-from benchmarks.bench_gradient_penalty import DCGAN_64, dcgan
 from benchmarks.common import DEVICE, Case, by_backward, by_grad, main, step_case
+from benchmarks.critics import DCGAN_64, dcgan, perceptron
 from benchmarks.schema import OURS
-
-
-def amp(activation: type[nn.Module] = nn.ReLU) -> nn.Module:
-    """The discriminator of MimicKit and skrl, for 250 numbers of motion."""
-    hidden = [nn.Linear(250, 1024), activation(), nn.Linear(1024, 512), activation()]
-    return nn.Sequential(*hidden, nn.Linear(512, 1))
-
-
-def toy() -> nn.Module:
-    """Too small to be served: what the choice and the checks of a call cost."""
-    hidden = [nn.Linear(2, 64), nn.ReLU(), nn.Linear(64, 64), nn.ReLU(), nn.Linear(64, 64), nn.ReLU()]
-    return nn.Sequential(*hidden, nn.Linear(64, 1))
 
 
 class Block(nn.Module):
@@ -106,15 +94,19 @@ class Workload:
     batches: int = 2
 
 
+AMP = [250, 1024, 512]
+"""The discriminator of MimicKit and skrl, for 250 numbers of motion."""
+TOY = [2, 64, 64, 64]
+"""Too small to be served: what the choice and the checks of a call cost."""
 WORKLOADS = {
-    "AMP perceptron, B=1024, R1 + R2": Workload(amp, (1024, 250), r1_and_r2, 2),
-    "AMP perceptron, B=1024, R1": Workload(amp, (1024, 250), hinge, 1),
-    "AMP perceptron, B=4096, R1 on one batch": Workload(amp, (4096, 250), alone, 1, batches=1),
+    "AMP perceptron, B=1024, R1 + R2": Workload(partial(perceptron, AMP), (1024, 250), r1_and_r2, 2),
+    "AMP perceptron, B=1024, R1": Workload(partial(perceptron, AMP), (1024, 250), hinge, 1),
+    "AMP perceptron, B=4096, R1 on one batch": Workload(partial(perceptron, AMP), (4096, 250), alone, 1, batches=1),
     "grouped residual, 32x32, B=16, relativistic": Workload(Residual, (16, 3, 32, 32), relativistic, 2),
     "DCGAN-64, B=32, hinge + R1": Workload(partial(dcgan, DCGAN_64), (32, 3, 64, 64), hinge, 1),
     "DCGAN-64 with InstanceNorm, B=16": Workload(partial(dcgan, DCGAN_64, norm=True), (16, 3, 64, 64), relativistic, 2),
-    "AMP perceptron with SiLU, B=1024": Workload(partial(amp, nn.SiLU), (1024, 250), relativistic, 2),
-    "toy perceptron 2-64-64-64-1, B=64, R1": Workload(toy, (64, 2), hinge, 1),
+    "AMP perceptron with SiLU, B=1024": Workload(partial(perceptron, AMP, nn.SiLU), (1024, 250), relativistic, 2),
+    "toy perceptron 2-64-64-64-1, B=64, R1": Workload(partial(perceptron, TOY), (64, 2), hinge, 1),
     "with minibatch statistics, 32x32, B=16": Workload(
         partial(Residual, minibatch=True), (16, 3, 32, 32), relativistic, 2
     ),

@@ -15,8 +15,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn.utils import parametrizations
 
-from benchmarks.bench_gradient_penalty import CRITICS
 from benchmarks.common import DEVICE, Case, Provider, main
+from benchmarks.critics import CRITICS
 from benchmarks.schema import OURS
 from wgan_fast.nn import spectral_norm
 from wgan_fast.nn.matrices import matrix_layers
