@@ -11,14 +11,14 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 
 from wgan_fast.studies.ensemble import EnsembleRun, best_estimate, train_and_read
-from wgan_fast.studies.study import Results, draw_points, legend_below, panels, spread
+from wgan_fast.studies.study import Array, Results, by_name, draw_points, legend_below, panels, spread
 
 SIGMA = 0.5
 LOG_2 = math.log(2)
@@ -97,26 +97,18 @@ Family = Normal | Uniform
 CASES: dict[str, Family] = {"normal": Normal(), "uniform": Uniform(), "lines": Lines()}
 
 
-class Exact(NamedTuple):
-    js: float
-    js_gradient: float
-    kl: float
-    kl_gradient: float
-    w1: float
-    w1_gradient: float
-
-
-def exact(family: Family, theta: float) -> Exact:
-    w1 = theta, 1.0 if theta > 0 else math.nan
-    return Exact(*family.jensen_shannon(theta), *family.kullback_leibler(theta), *w1)
+def exact(family: Family, theta: float) -> dict[str, float]:
+    """All divergences and their derivatives, by name."""
+    found = {"js": family.jensen_shannon(theta), "kl": family.kullback_leibler(theta)}
+    found["w1"] = theta, 1.0 if theta > 0 else math.nan
+    return {f"{name}{kind}_exact": pair[i] for name, pair in found.items() for i, kind in enumerate(("", "_gradient"))}
 
 
 def measure(family: Family, seed: int, settings: Settings) -> dict[str, Any]:
     theta = settings.theta()
-    exact_values = zip(*(exact(family, t) for t in theta), strict=True)
     return {
         "theta": theta,
-        **{f"{name}_exact": values for name, values in zip(Exact._fields, exact_values, strict=True)},
+        **by_name([exact(family, t) for t in theta]),
         **train_and_read(settings, family.draw, settings.test_samples, features=family.features, one_sided=True),
     }
 
@@ -143,12 +135,12 @@ def draw(results: Results) -> Any:
     dense = np.linspace(0, results.settings.furthest, 301)
     steeper = best_estimate(dense, lambda_gp), 1 + dense / lambda_gp / 2
     for rows, (case, family) in zip(grid.T, CASES.items(), strict=True):
-        exact_values = Exact(*np.array([exact(family, float(t)) for t in dense]).T)
+        exact_values = by_name([exact(family, t) for t in dense.tolist()])
         theta = results.values(case, "theta")[0]
         for axes, kind, best, measured in zip(rows, ("", "_gradient"), steeper, MEASURED, strict=True):
             axes.plot(dense, best, color="C0", linestyle="dotted", label="W1 (1 + θ / 2λ), penalty's optimum")
-            curves = {name: getattr(exact_values, name + kind) for name in COLORS}
-            infinite = {name for name, curve in curves.items() if np.isinf(curve[-1])}
+            curves = {name: exact_values[f"{name}{kind}_exact"] for name in COLORS}
+            infinite = {name for name, curve in curves.items() if math.isinf(curve[-1])}
             for name, color in COLORS.items():
                 axes.plot(dense, curves[name], color=color, label=f"{name.upper()} exact")
                 if name in infinite:
@@ -167,12 +159,14 @@ def draw(results: Results) -> Any:
 
 
 def conclude(results: Results) -> str:
-    apart = {c: results.values(c, "js_gradient_exact")[0] == 0 for c in CASES if c != "normal"}
-    js_pull = max(np.abs(results.values(c, "js_gradient_discriminator")[:, where]).max() for c, where in apart.items())
-    js_error = max(np.abs(results.values(c, "js_discriminator")[:, where] - LOG_2).max() for c, where in apart.items())
-    w1_slope = np.mean(
-        [results.values(c, "w1_gradient_critic")[:, where].mean(1) for c, where in apart.items()], axis=0
-    )
+    def apart(name: str) -> list[Array]:
+        """The values where the supports are apart, of the two cases that have such places."""
+        cases = ("uniform", "lines")
+        return [results.values(c, name)[:, results.values(c, "js_gradient_exact")[0] == 0] for c in cases]
+
+    js_pull = max(np.abs(slopes).max() for slopes in apart("js_gradient_discriminator"))
+    js_error = max(np.abs(js - LOG_2).max() for js in apart("js_discriminator"))
+    w1_slope = np.mean([slopes.mean(1) for slopes in apart("w1_gradient_critic")], axis=0)
     far = results.values("normal", "js_gradient_discriminator")[:, -1]
     near = results.values("normal", "js_gradient_discriminator").max(1)
     pot = np.concatenate([np.abs(results.values(c, "w1_pot") - results.values(c, "w1_exact")) for c in CASES])

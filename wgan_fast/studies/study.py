@@ -240,6 +240,11 @@ def legend_below(canvas: Any, *panels: Any, columns: int) -> None:
     canvas.legend(entries.values(), entries.keys(), loc="outside lower center", ncols=columns, fontsize=9)
 
 
+def by_name(numbers: Sequence[Mapping[str, Any]]) -> dict[str, list[Any]]:
+    """One list per name, of the numbers that all of these have."""
+    return {name: [each[name] for each in numbers] for name in numbers[0]}
+
+
 def by_mean(values: Mapping[str, Array]) -> list[str]:
     """The cases from the lowest to the highest mean over seeds; NaN counts as infinite."""
     return sorted(values, key=lambda case: np.nan_to_num(values[case].mean(), nan=np.inf))

@@ -18,8 +18,8 @@ import torch
 from torch import Tensor, nn
 
 from wgan_fast.studies.probes import train_against_fixed
-from wgan_fast.studies.study import Array, Results, draw_band, legend_below, panels, spread
-from wgan_fast.studies.toy_runs import STANDARD_GAN, Options, by_name, constrained
+from wgan_fast.studies.study import Array, Results, by_name, draw_band, legend_below, panels, spread
+from wgan_fast.studies.toy_runs import STANDARD_GAN, Options, constrained
 from wgan_fast.training.config import Config
 from wgan_fast.training.data.sets import load_data
 from wgan_fast.training.loop.trainer import Trainer

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
 import torch
 
 from wgan_fast.studies.probes import dual_estimate, lipschitz_constant
+from wgan_fast.studies.study import by_name
 from wgan_fast.training.config import Config, ConstraintName
 from wgan_fast.training.data.points import STREAMS, PointStream, gaussian_mixture
 from wgan_fast.training.data.sets import Data, load_data
@@ -127,11 +128,6 @@ def watch(trainer: Trainer, look: Callable[[Trainer], dict[str, Any]]) -> dict[s
     seconds = time.perf_counter() - start - looking
     seen += [seen[-1]] * (len(iterations) - len(seen))
     return {"iteration": iterations, **by_name(seen), "diverged": diverged, "seconds": seconds}
-
-
-def by_name(looks: Sequence[Mapping[str, Any]]) -> dict[str, list[Any]]:
-    """One list per name, of the numbers of all looks."""
-    return {name: [numbers[name] for numbers in looks] for name in looks[0]}
 
 
 def modes_reached(trainer: Trainer, count: int, seed: int) -> dict[str, float]:
