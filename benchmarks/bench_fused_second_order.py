@@ -16,8 +16,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-import wgan_fast
-from benchmarks.bench_gradient_penalty import ours, textbook
+from benchmarks.bench_gradient_penalty import Penalty, ours, textbook
+from benchmarks.bench_score_and_gradient import Way, one_pass, users
 from benchmarks.common import DEVICE, Case, by_backward, by_grad, main, step_case
 from benchmarks.critics import perceptron
 from benchmarks.schema import OURS
@@ -52,25 +52,14 @@ CONVOLUTIONS: dict[str, Callable[[], nn.Module]] = {
 }
 
 
-def shared_scores(critic: nn.Module, x: Tensor) -> Tensor:
+def shared_scores(way: Way, critic: nn.Module, x: Tensor) -> Tensor:
     """A loss of the scores and R1 at the same points."""
-    penalty, scores = wgan_fast.r1_penalty(critic, x, weight=0.5, return_scores=True)
+    penalty, scores = way(critic, x)
     return F.softplus(-scores).mean() + penalty
 
 
-def textbook_shared_scores(critic: nn.Module, x: Tensor) -> Tensor:
-    x = x.detach().requires_grad_()
-    scores = critic(x)
-    (gradients,) = torch.autograd.grad(scores.sum(), x, create_graph=True)
-    return F.softplus(-scores).mean() + 0.5 * gradients.square().flatten(1).sum(1).mean()
-
-
 def whole(
-    op: str,
-    workload: str,
-    make: Callable[[], nn.Module],
-    shape: tuple[int, ...],
-    steps: dict[str, Callable[[nn.Module, Tensor], Tensor]],
+    op: str, workload: str, make: Callable[[], nn.Module], shape: tuple[int, ...], steps: dict[str, Penalty]
 ) -> Case:
     torch.manual_seed(0)
     critic, x = make().to(DEVICE), torch.randn(shape, device=DEVICE)
@@ -80,14 +69,14 @@ def whole(
 
 
 def cases() -> Iterator[Case]:
-    steps: dict[str, Callable[[nn.Module, Tensor], Tensor]] = {OURS: ours, "textbook": textbook}
+    steps: dict[str, Penalty] = {OURS: ours, "textbook": textbook}
     for name, make in PERCEPTRON.items():
         yield whole("penalty", f"perceptron 3x512, {name}, B=256", make, (256, 2), steps)
     wide = partial(perceptron, [784, *WIDTHS], nn.ReLU, nn.LayerNorm)
     yield whole("penalty", "perceptron 784-3x512, LayerNorm, B=256", wide, (256, 784), steps)
     for name, make in CONVOLUTIONS.items():
         yield whole("penalty", f"convolutions 32x32, {name}, B=32", make, (32, 3, 32, 32), steps)
-    shared: dict[str, Callable[[nn.Module, Tensor], Tensor]] = {OURS: shared_scores, "textbook": textbook_shared_scores}
+    shared: dict[str, Penalty] = {OURS: partial(shared_scores, one_pass), "textbook": partial(shared_scores, users)}
     workload = "heads 64x16x16, GroupNorm and SiLU, B=16"
     yield whole("loss and R1 on shared scores", workload, heads, (16, 64, 16, 16), shared)
 

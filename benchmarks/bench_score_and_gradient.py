@@ -113,6 +113,10 @@ WORKLOADS = {
 }
 
 
+Way = Callable[[nn.Module, Tensor], tuple[Tensor, Tensor]]
+"""Half R1's penalty, and the scores at the same points."""
+
+
 def users(critic: nn.Module, x: Tensor) -> tuple[Tensor, Tensor]:
     x = x.detach().requires_grad_()
     scores = critic(x)
@@ -134,7 +138,7 @@ def case(name: str, workload: Workload) -> Case:
     batches = torch.randn((workload.batches, *workload.shape), device=DEVICE).unbind()
     penalised, scored = batches[: workload.penalties], batches[workload.penalties :]
 
-    def loss(way: Callable[[nn.Module, Tensor], tuple[Tensor, Tensor]]) -> Tensor:
+    def loss(way: Way) -> Tensor:
         return workload.loss(*(way(critic, x) for x in penalised), *(critic(x) for x in scored))
 
     ways = {OURS: one_pass, f"{OURS}, own forward pass": own_forward, "users' lines": users}

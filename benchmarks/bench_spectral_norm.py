@@ -8,7 +8,7 @@ written in the forward pass, and of the gradient read twice, W read once and the
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import torch
@@ -58,8 +58,7 @@ def _provider(critic: nn.Module, hook: PowerIteration | None) -> Provider:
         found = work()
         return [*found, *(buffer.clone() for buffer in critic.buffers())]
 
-    timed: Callable[[], object] = work
-    return Provider(timed=timed, result=result)
+    return Provider(timed=work, result=result)
 
 
 if __name__ == "__main__":
