@@ -18,7 +18,7 @@ from torch import Tensor, nn
 
 from benchmarks.bench_gradient_penalty import Penalty, ours, textbook
 from benchmarks.bench_score_and_gradient import Way, one_pass, users
-from benchmarks.common import DEVICE, Case, by_backward, by_grad, main, step_case
+from benchmarks.common import DEVICE, Case, main, step_case
 from benchmarks.critics import perceptron
 from benchmarks.schema import OURS
 
@@ -64,8 +64,7 @@ def whole(
     torch.manual_seed(0)
     critic, x = make().to(DEVICE), torch.randn(shape, device=DEVICE)
     losses = {name: partial(value_of, critic, x) for name, value_of in steps.items()}
-    runs = {name: by_backward(critic, loss) for name, loss in losses.items()}
-    return step_case(op, workload, runs, by_grad(critic, losses["textbook"]))
+    return step_case(op, workload, critic, losses, "textbook")
 
 
 def cases() -> Iterator[Case]:

@@ -70,8 +70,8 @@ def case(workload: str, make: Callable[[], nn.Module], shape: tuple[int, ...]) -
         ways[f"{OURS}, {form} convolution"] = other_convolution
     elif DEVICE.type == "cpu":
         ways[f"{OURS}, torch's products"] = torchs_products
-    steps = {name: by_grad(critic, partial(penalty, critic, x)) for name, penalty in ways.items()}
-    return step_case("whole penalty, forward + backward", workload, steps, steps["textbook"])
+    losses = {name: partial(penalty, critic, x) for name, penalty in ways.items()}
+    return step_case("whole penalty, forward + backward", workload, critic, losses, "textbook", by_grad)
 
 
 def cases() -> Iterator[Case]:

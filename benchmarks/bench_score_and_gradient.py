@@ -16,7 +16,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 import wgan_fast
-from benchmarks.common import DEVICE, Case, by_backward, by_grad, main, step_case
+from benchmarks.common import DEVICE, Case, main, step_case
 from benchmarks.critics import DCGAN_64, dcgan, perceptron
 from benchmarks.schema import OURS
 
@@ -142,11 +142,9 @@ def case(name: str, workload: Workload) -> Case:
         return workload.loss(*(way(critic, x) for x in penalised), *(critic(x) for x in scored))
 
     ways = {OURS: one_pass, f"{OURS}, own forward pass": own_forward, "users' lines": users}
-    steps = {name: by_backward(critic, partial(loss, way)) for name, way in ways.items()}
-    uncompiled = by_grad(critic, partial(loss, users))
-    return step_case(
-        "critic step, penalty at the scored samples", name, steps, uncompiled, "torch.compile of the users' step"
-    )
+    losses = {name: partial(loss, way) for name, way in ways.items()}
+    op, compiled = "critic step, penalty at the scored samples", "torch.compile of the users' step"
+    return step_case(op, name, critic, losses, "users' lines", compiled_name=compiled)
 
 
 def cases() -> Iterator[Case]:

@@ -262,20 +262,22 @@ def by_grad(critic: nn.Module, loss: Callable[[], Tensor]) -> Step:
 def step_case(
     op: str,
     workload: str,
-    steps: Mapping[str, Step],
-    uncompiled: Step,
+    critic: nn.Module,
+    losses: Mapping[str, Callable[[], Tensor]],
+    usual: str,
+    form: Callable[[nn.Module, Callable[[], Tensor]], Step] = by_backward,
     compiled_name: str = "torch.compile of the step",
 ) -> Case:
-    """Ways to take a critic's step, and ``uncompiled``, which has an inner gradient, compiled."""
+    """A critic's step by every loss, in one ``form``; and by the ``usual`` one, with its inner gradient, compiled."""
     torch._dynamo.reset()
-    runs = dict(steps)
+    steps = {name: form(critic, loss) for name, loss in losses.items()}
     if hasattr(torch._dynamo.config, "trace_autograd_ops"):
-        torch._dynamo.config.trace_autograd_ops = True  # the inner gradient inside the compiled step
-        runs[compiled_name] = compiled(uncompiled)
+        torch._dynamo.config.trace_autograd_ops = True
+        steps[compiled_name] = compiled(by_grad(critic, losses[usual]))
     else:
         print(f"{workload}: {compiled_name} is left out: torch {torch.__version__} has no trace_autograd_ops")
     # No bytes: bound by arithmetic, so there is no copy to compare with.
-    return Case(op, workload, 0, {name: Provider(run, run) for name, run in runs.items()}, STEP_TOLERANCE, DEVICE)
+    return Case(op, workload, 0, {name: Provider(step, step) for name, step in steps.items()}, STEP_TOLERANCE, DEVICE)
 
 
 def keep_freed_memory() -> None:

@@ -16,7 +16,6 @@ from functools import partial
 from typing import Any
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
 import wgan_fast
@@ -215,13 +214,12 @@ def second_order_case(make: Callable[..., Case], op: str, *arguments: Any, backe
 
 def second_order_cases(backend: str) -> Iterator[tuple[str, Callable[[], Case]]]:
     op = "norm_double_backward, bandwidth"
-    for name, shape, groups, forward in (
-        ("LayerNorm, 131072x512", (131072, 512), 1, lambda x, weight: F.layer_norm(x, x.shape[1:], weight)),
-        ("GroupNorm, 512x128x32x32", (512, 128, 32, 32), 32, lambda x, weight: F.group_norm(x, 32, weight)),
-        ("InstanceNorm, 1024x64x32x32", (1024, 64, 32, 32), 64, lambda x, weight: F.instance_norm(x, weight=weight)),
+    for norm in (
+        ("LayerNorm", (131072, 512), 1),
+        ("GroupNorm", (512, 128, 32, 32), 32),
+        ("InstanceNorm", (1024, 64, 32, 32), 64),
     ):
-        norm = (norms.alone, op, name, shape, groups, forward)
-        yield op, partial(second_order_case, *norm, backend=backend)
+        yield op, partial(second_order_case, norms.alone, op, *norm, backend=backend)
     op = "activation_double_backward, bandwidth"
     for name in ("SiLU", "GELU"):
         activation = (activations.alone, op, name, *activations.ALONE[name], 64 << 20)
