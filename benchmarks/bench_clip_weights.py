@@ -59,18 +59,14 @@ def cases() -> Iterator[Case]:
     for workload, shapes, dtype in [*workloads, ("DCGAN-64 critic in bf16, 2.76 M in 9", DCGAN_64, torch.bfloat16)]:
         tensors = weights(shapes, dtype=dtype)
         torch._dynamo.reset()
-        yield Case(
-            op="clip_weights",
-            workload=workload,
-            bytes=2 * dtype.itemsize * num_values(shapes),
-            providers={
-                OURS: provider(ours, tensors, shapes),
-                "loop": provider(loop, tensors, shapes),
-                "foreach pair": provider(foreach, tensors, shapes),
-                "torch.compile": provider(compiled(plain), tensors, shapes),
-                "flat buffer": flat_buffer(tensors),
-            },
-        )
+        providers = {
+            OURS: provider(ours, tensors, shapes),
+            "loop": provider(loop, tensors, shapes),
+            "foreach pair": provider(foreach, tensors, shapes),
+            "torch.compile": provider(compiled(plain), tensors, shapes),
+            "flat buffer": flat_buffer(tensors),
+        }
+        yield Case("clip_weights", workload, 2 * dtype.itemsize * num_values(shapes), providers)
 
 
 if __name__ == "__main__":

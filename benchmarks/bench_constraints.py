@@ -13,14 +13,15 @@ from __future__ import annotations
 import copy
 from collections.abc import Callable, Iterator, Sequence
 from functools import partial
+from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
 from torch.nn.utils import parametrizations
 
-from benchmarks.bench_gradient_penalty import dcgan, mlp
 from benchmarks.bench_orthogonal import penalty as orthogonal_penalty
 from benchmarks.common import DEVICE, STEP_TOLERANCE, Case, Provider, main
+from benchmarks.critics import DCGAN_32, Critics, dcgan, mlp
 from benchmarks.schema import OURS
 from wgan_fast.constraints import (
     Constraint,
@@ -37,22 +38,78 @@ from wgan_fast.training.step.feedforward import written_out
 from wgan_fast.training.step.steps import critic_step
 
 CLIP = 0.01
-PLAIN = "plain PyTorch"
-CONSTRAINTS: dict[str, Constraint] = {
-    "none": Constraint(),
-    "clip": WeightClipping(CLIP),
-    "gp": GradientPenalty(10.0),
-    "lp": GradientPenalty(10.0, one_sided=True),
-    "r1": GradientPenalty.r1(),
-    "dragan": GradientPenalty.dragan(),
-    "spectral": SpectralNorm(),
-    "spectral, true convolutions": SpectralNorm("operator"),
-    "orthogonal": OrthogonalRegularization(1e-4),
-    "lipschitz": LipschitzNetwork(),
+
+
+def penalised(
+    points: Callable[[Tensor, Tensor], Tensor],
+    critic: nn.Module,
+    real: Tensor,
+    fake: Tensor,
+    *,
+    weight: float = 10.0,
+    target: float = 1.0,
+    one_sided: bool = False,
+) -> Tensor:
+    x = points(real, fake).detach().requires_grad_()
+    (gradients,) = torch.autograd.grad(critic(x).sum(), x, create_graph=True)
+    excess = gradients.flatten(1).norm(2, dim=1) - target
+    penalty: Tensor = weight * ((excess.clamp_min(0) if one_sided else excess) ** 2).mean()
+    return penalty
+
+
+def mixed(real: Tensor, fake: Tensor) -> Tensor:
+    return torch.lerp(fake, real, torch.rand(len(real), *[1] * (real.dim() - 1), device=real.device))
+
+
+def around_real(real: Tensor, fake: Tensor) -> Tensor:
+    return mixed(real + 0.5 * real.std() * torch.rand_like(real), real)
+
+
+def orthogonal(critic: nn.Module, real: Tensor, fake: Tensor) -> Tensor:
+    return orthogonal_penalty([layer.weight for _, layer in matrix_layers(critic)])
+
+
+def normalized(critic: nn.Module) -> nn.Module:
+    for _, layer in list(matrix_layers(critic)):
+        parametrizations.spectral_norm(layer)
+    return critic
+
+
+def orthonormal(critic: nn.Module) -> nn.Module | None:
+    """None where there are convolutions."""
+    layers = [layer for _, layer in matrix_layers(critic)]
+    if not all(isinstance(layer, nn.Linear) for layer in layers):
+        return None
+    for layer in layers:
+        parametrizations.orthogonal(layer, orthogonal_map="cayley")
+    assert isinstance(critic, nn.Sequential)
+    return nn.Sequential(*[MaxMin() if isinstance(module, nn.ReLU) else module for module in critic])
+
+
+class Plain(NamedTuple):
+    """A constraint in plain PyTorch; ``prepare`` gives None where PyTorch has nothing of the kind."""
+
+    penalty: Callable[[nn.Module, Tensor, Tensor], Tensor | float] = lambda critic, real, fake: 0.0
+    prepare: Callable[[nn.Module], nn.Module | None] = lambda critic: critic
+    comparable: bool = True
+    clip: bool = False
+
+
+CONSTRAINTS: dict[str, tuple[Constraint, Plain]] = {
+    "none": (Constraint(), Plain()),
+    "clip": (WeightClipping(CLIP), Plain(clip=True)),
+    "gp": (GradientPenalty(10.0), Plain(partial(penalised, mixed))),
+    "lp": (GradientPenalty(10.0, one_sided=True), Plain(partial(penalised, mixed, one_sided=True))),
+    "r1": (GradientPenalty.r1(), Plain(partial(penalised, lambda real, fake: real, weight=5.0, target=0.0))),
+    "dragan": (GradientPenalty.dragan(), Plain(partial(penalised, around_real))),
+    "spectral": (SpectralNorm(), Plain(prepare=normalized, comparable=False)),
+    "spectral, true convolutions": (SpectralNorm("operator"), Plain(prepare=lambda critic: None)),
+    "orthogonal": (OrthogonalRegularization(1e-4), Plain(orthogonal)),
+    "lipschitz": (LipschitzNetwork(), Plain(prepare=orthonormal, comparable=False)),
 }
-WORKLOADS: dict[str, tuple[Callable[[], nn.Module], tuple[int, ...]]] = {
+WORKLOADS: Critics = {
     "3x512 MLP, B=256": (mlp, (256, 2)),
-    "DCGAN-32, B=64": (partial(dcgan, [64, 128, 256]), (64, 3, 32, 32)),
+    "DCGAN-32, B=64": (partial(dcgan, DCGAN_32), (64, 3, 32, 32)),
 }
 
 
@@ -61,17 +118,14 @@ def cases() -> Iterator[Case]:
         torch.manual_seed(0)
         critic = make().to(DEVICE)
         real, fake = torch.randn(2, *shape, device=DEVICE).unbind()
-        for name, constraint in CONSTRAINTS.items():
+        for name, (constraint, plain) in CONSTRAINTS.items():
             torch.manual_seed(0)
             ours = constraint.prepare(copy.deepcopy(critic), real[:1])
             torch.manual_seed(0)
             providers = {OURS: _ours(ours, constraint, real, fake)}
-            plain = _plain_critic(name, critic)
-            if plain is not None:
-                comparable = name not in ("lipschitz", "spectral")
-                if name == "spectral":
-                    plain.load_state_dict(ours.state_dict())
-                providers[PLAIN] = _plain(plain, name, real, fake, comparable)
+            theirs = plain.prepare(copy.deepcopy(critic))
+            if theirs is not None:
+                providers["plain PyTorch"] = _plain(plain, theirs, real, fake)
             yield Case(f"critic step, {name}", workload, 0, providers, tolerance=STEP_TOLERANCE, device=DEVICE)
 
 
@@ -88,23 +142,20 @@ def _ours(critic: nn.Module, constraint: Constraint, real: Tensor, fake: Tensor)
     return Provider(step, partial(_gradients, critic, step))
 
 
-def _plain(critic: nn.Module, name: str, real: Tensor, fake: Tensor, comparable: bool) -> Provider:
-    clip = name == "clip"
-    optimizer: torch.optim.Optimizer = torch.optim.Adam(critic.parameters(), lr=1e-4)
-    if clip:
-        optimizer = torch.optim.RMSprop(critic.parameters(), lr=1e-4)
+def _plain(plain: Plain, critic: nn.Module, real: Tensor, fake: Tensor) -> Provider:
+    optimizer = (torch.optim.RMSprop if plain.clip else torch.optim.Adam)(critic.parameters(), lr=1e-4)
 
     def step() -> object:
-        loss = critic(fake).mean() - critic(real).mean() + _plain_penalty(name, critic, real, fake)
+        loss = critic(fake).mean() - critic(real).mean() + plain.penalty(critic, real, fake)
         optimizer.zero_grad()
         loss.backward()
         optimizer.step()
-        if clip:
+        if plain.clip:
             for parameter in critic.parameters():
                 parameter.data.clamp_(-CLIP, CLIP)
         return loss
 
-    return Provider(step, partial(_gradients, critic, step) if comparable else None)
+    return Provider(step, partial(_gradients, critic, step) if plain.comparable else None)
 
 
 def _gradients(critic: nn.Module, step: Callable[[], object]) -> Sequence[Tensor]:
@@ -115,47 +166,6 @@ def _gradients(critic: nn.Module, step: Callable[[], object]) -> Sequence[Tensor
     gradients = [p.grad.clone() for p in critic.parameters() if p.grad is not None]
     critic.load_state_dict(state)
     return gradients
-
-
-def _plain_critic(name: str, critic: nn.Module) -> nn.Module | None:
-    """None where PyTorch has nothing of the kind."""
-    critic = copy.deepcopy(critic)
-    layers = [layer for _, layer in matrix_layers(critic)]
-    if name == "spectral":
-        for layer in layers:
-            parametrizations.spectral_norm(layer)
-    elif name == "spectral, true convolutions":
-        return None
-    elif name == "lipschitz":
-        if not all(isinstance(layer, nn.Linear) for layer in layers):
-            return None
-        for layer in layers:
-            parametrizations.orthogonal(layer, orthogonal_map="cayley")
-        assert isinstance(critic, nn.Sequential)
-        return nn.Sequential(*[MaxMin() if isinstance(module, nn.ReLU) else module for module in critic])
-    return critic
-
-
-def _plain_penalty(name: str, critic: nn.Module, real: Tensor, fake: Tensor) -> Tensor | float:
-    if name == "orthogonal":
-        return orthogonal_penalty([layer.weight for _, layer in matrix_layers(critic)])
-    if name not in ("gp", "lp", "r1", "dragan"):
-        return 0.0
-    points = real
-    noise = torch.rand_like(real) if name == "dragan" else None
-    alpha = torch.rand(len(real), *[1] * (real.dim() - 1), device=real.device)
-    if noise is not None:
-        points = real + alpha * 0.5 * real.std() * noise
-    elif name != "r1":
-        points = torch.lerp(fake, real, alpha)
-    points = points.detach().requires_grad_()
-    (gradients,) = torch.autograd.grad(critic(points).sum(), points, create_graph=True)
-    norms = gradients.flatten(1).norm(2, dim=1)
-    excess = norms if name == "r1" else norms - 1
-    if name == "lp":
-        excess = excess.clamp_min(0)
-    penalty: Tensor = (5.0 if name == "r1" else 10.0) * (excess**2).mean()
-    return penalty
 
 
 if __name__ == "__main__":

@@ -16,19 +16,11 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-import wgan_fast
-from benchmarks.bench_gradient_penalty import ours, textbook
-from benchmarks.common import DEVICE, STEP_TOLERANCE, Case, Provider, compiled, main
+from benchmarks.bench_gradient_penalty import Penalty, ours, textbook
+from benchmarks.bench_score_and_gradient import Way, one_pass, users
+from benchmarks.common import DEVICE, Case, main, step_case
+from benchmarks.critics import perceptron
 from benchmarks.schema import OURS
-
-
-def perceptron(
-    activation: Callable[[], nn.Module], norm: Callable[[int], nn.Module] = lambda width: nn.Identity(), inputs: int = 2
-) -> nn.Module:
-    layers: list[nn.Module] = []
-    for width in (inputs, 512, 512):
-        layers += [nn.Linear(width, 512), norm(512), activation()]
-    return nn.Sequential(*layers, nn.Linear(512, 1))
 
 
 def convolutions(activation: Callable[[], nn.Module], norm: Callable[[int, int], nn.Module]) -> nn.Module:
@@ -47,10 +39,11 @@ def heads() -> nn.Module:
     return nn.Sequential(*layers, nn.Conv2d(128, 1, 1), nn.Flatten(), nn.Linear(16 * 16, 1))
 
 
+WIDTHS = [512, 512, 512]
 PERCEPTRON: dict[str, Callable[[], nn.Module]] = {
-    "LayerNorm": partial(perceptron, nn.ReLU, nn.LayerNorm),
-    "SiLU": partial(perceptron, nn.SiLU),
-    "GELU": partial(perceptron, nn.GELU),
+    "LayerNorm": partial(perceptron, [2, *WIDTHS], nn.ReLU, nn.LayerNorm),
+    "SiLU": partial(perceptron, [2, *WIDTHS], nn.SiLU),
+    "GELU": partial(perceptron, [2, *WIDTHS], nn.GELU),
 }
 CONVOLUTIONS: dict[str, Callable[[], nn.Module]] = {
     "InstanceNorm": partial(convolutions, nn.LeakyReLU, lambda c, s: nn.InstanceNorm2d(c, affine=True)),
@@ -59,68 +52,30 @@ CONVOLUTIONS: dict[str, Callable[[], nn.Module]] = {
 }
 
 
-def shared_scores(critic: nn.Module, x: Tensor) -> Tensor:
+def shared_scores(way: Way, critic: nn.Module, x: Tensor) -> Tensor:
     """A loss of the scores and R1 at the same points."""
-    penalty, scores = wgan_fast.r1_penalty(critic, x, weight=0.5, return_scores=True)
+    penalty, scores = way(critic, x)
     return F.softplus(-scores).mean() + penalty
 
 
-def textbook_shared_scores(critic: nn.Module, x: Tensor) -> Tensor:
-    x = x.detach().requires_grad_()
-    scores = critic(x)
-    (gradients,) = torch.autograd.grad(scores.sum(), x, create_graph=True)
-    return F.softplus(-scores).mean() + 0.5 * gradients.square().flatten(1).sum(1).mean()
-
-
 def whole(
-    op: str,
-    workload: str,
-    make: Callable[[], nn.Module],
-    shape: tuple[int, ...],
-    steps: dict[str, Callable[[nn.Module, Tensor], Tensor]],
+    op: str, workload: str, make: Callable[[], nn.Module], shape: tuple[int, ...], steps: dict[str, Penalty]
 ) -> Case:
     torch.manual_seed(0)
-    torch._dynamo.reset()
     critic, x = make().to(DEVICE), torch.randn(shape, device=DEVICE)
-    parameters = list(critic.parameters())
-
-    def backward(value_of: Callable[[nn.Module, Tensor], Tensor]) -> Callable[[], tuple[Tensor, ...]]:
-        def run() -> tuple[Tensor, ...]:
-            critic.zero_grad()
-            value = value_of(critic, x)
-            value.backward()
-            return value.detach(), *(torch.zeros_like(p) if p.grad is None else p.grad for p in parameters)
-
-        return run
-
-    def traced() -> tuple[Tensor, ...]:
-        """In the form that torch.compile takes: it has no ``backward()``."""
-        value = steps["textbook"](critic, x)
-        gradients = torch.autograd.grad(value, parameters, allow_unused=True, materialize_grads=True)
-        return value.detach(), *gradients
-
-    runs = {name: backward(value_of) for name, value_of in steps.items()}
-    runs["torch.compile of the step"] = compiled(traced)
-    return Case(
-        op=op,
-        workload=workload,
-        bytes=0,  # bound by arithmetic: there is no copy to compare with
-        providers={name: Provider(timed=run, result=run) for name, run in runs.items()},
-        tolerance=STEP_TOLERANCE,
-        device=DEVICE,
-    )
+    losses = {name: partial(value_of, critic, x) for name, value_of in steps.items()}
+    return step_case(op, workload, critic, losses, "textbook")
 
 
 def cases() -> Iterator[Case]:
-    torch._dynamo.config.trace_autograd_ops = True  # the inner gradient inside the compiled step
-    steps: dict[str, Callable[[nn.Module, Tensor], Tensor]] = {OURS: ours, "textbook": textbook}
+    steps: dict[str, Penalty] = {OURS: ours, "textbook": textbook}
     for name, make in PERCEPTRON.items():
         yield whole("penalty", f"perceptron 3x512, {name}, B=256", make, (256, 2), steps)
-    wide = partial(perceptron, nn.ReLU, nn.LayerNorm, inputs=784)
+    wide = partial(perceptron, [784, *WIDTHS], nn.ReLU, nn.LayerNorm)
     yield whole("penalty", "perceptron 784-3x512, LayerNorm, B=256", wide, (256, 784), steps)
     for name, make in CONVOLUTIONS.items():
         yield whole("penalty", f"convolutions 32x32, {name}, B=32", make, (32, 3, 32, 32), steps)
-    shared: dict[str, Callable[[nn.Module, Tensor], Tensor]] = {OURS: shared_scores, "textbook": textbook_shared_scores}
+    shared: dict[str, Penalty] = {OURS: partial(shared_scores, one_pass), "textbook": partial(shared_scores, users)}
     workload = "heads 64x16x16, GroupNorm and SiLU, B=16"
     yield whole("loss and R1 on shared scores", workload, heads, (16, 64, 16, 16), shared)
 

@@ -33,39 +33,29 @@ def lambda_outside(gradients: Tensor) -> Tensor:
     return penalty
 
 
+def provider(function: Callable[[Tensor], Tensor], gradients: Tensor) -> Provider:
+    def timed() -> None:
+        gradients.grad = None
+        function(gradients).backward()
+
+    def result() -> list[Tensor]:
+        leaf = gradients.detach().requires_grad_()
+        value = function(leaf)
+        return [value.detach(), *torch.autograd.grad(value, leaf)]
+
+    return Provider(timed=timed, result=result)
+
+
 def cases() -> Iterator[Case]:
     for shape in SHAPES:
         gradients = torch.randn(shape, requires_grad=True)
-
-        def provider(function: Callable[[Tensor], Tensor], gradients: Tensor = gradients) -> Provider:
-            def timed() -> None:
-                gradients.grad = None
-                function(gradients).backward()
-
-            def result() -> list[Tensor]:
-                leaf = gradients.detach().requires_grad_()
-                value = function(leaf)
-                value.backward()
-                assert leaf.grad is not None
-                return [value.detach(), leaf.grad]
-
-            return Provider(timed=timed, result=result)
-
         num_bytes = 2 * 4 * gradients.numel()
         torch._dynamo.reset()
-        yield Case(
-            op="penalty forward + backward",
-            workload="x".join(map(str, shape)),
-            bytes=num_bytes,
-            tolerance=1e-5,
-            providers={
-                OURS: provider(ours),
-                "textbook": provider(textbook),
-                "torch.compile": provider(compiled(textbook)),
-                f"{OURS}, lambda outside": provider(lambda_outside),
-                LIMIT: copy_of(num_bytes),
-            },
-        )
+        ways = {OURS: ours, "textbook": textbook, "torch.compile": compiled(textbook)}
+        ways[f"{OURS}, lambda outside"] = lambda_outside
+        providers = {name: provider(function, gradients) for name, function in ways.items()}
+        providers[LIMIT] = copy_of(num_bytes)
+        yield Case("penalty forward + backward", "x".join(map(str, shape)), num_bytes, providers, tolerance=1e-5)
 
 
 if __name__ == "__main__":

@@ -11,66 +11,19 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager
-from itertools import pairwise
+from functools import partial
 
 import torch
 from torch import Tensor, nn
 
 import wgan_fast
-from benchmarks.common import DEVICE, STEP_TOLERANCE, Case, Provider, compiled, main
+from benchmarks.common import DEVICE, Case, by_grad, main, step_case
+from benchmarks.critics import CRITICS
 from benchmarks.schema import OURS
 from wgan_fast.double_backward import exact_shortcut
 from wgan_fast.double_backward.convolution import DIRECT_DEVICES
 
 Penalty = Callable[[nn.Module, Tensor], Tensor]
-
-
-def mlp() -> nn.Module:
-    hidden = [nn.Linear(512, 512), nn.ReLU(), nn.Linear(512, 512), nn.ReLU()]
-    return nn.Sequential(nn.Linear(2, 512), nn.ReLU(), *hidden, nn.Linear(512, 1))
-
-
-def dcgan(sizes: list[int], norm: bool = False) -> nn.Module:
-    layers: list[nn.Module] = [nn.Conv2d(3, sizes[0], 4, 2, 1), nn.LeakyReLU(0.2, inplace=True)]
-    for a, b in pairwise(sizes):
-        layers.append(nn.Conv2d(a, b, 4, 2, 1, bias=not norm))
-        layers += [nn.InstanceNorm2d(b, affine=True)] if norm else []
-        layers.append(nn.LeakyReLU(0.2, inplace=True))
-    return nn.Sequential(*layers, nn.Conv2d(sizes[-1], 1, 4))
-
-
-class Block(nn.Module):
-    """A residual block of the WGAN-GP critic: (ReLU,) conv, ReLU, conv, mean pool where it goes down."""
-
-    def __init__(self, channels_in: int, channels: int, down: bool, first: bool = False) -> None:
-        super().__init__()
-        self.main = nn.Sequential(
-            nn.Identity() if first else nn.ReLU(),
-            nn.Conv2d(channels_in, channels, 3, padding=1),
-            nn.ReLU(),
-            nn.Conv2d(channels, channels, 3, padding=1),
-            nn.AvgPool2d(2) if down else nn.Identity(),
-        )
-        self.skip = nn.Sequential(nn.AvgPool2d(2), nn.Conv2d(channels_in, channels, 1)) if down else nn.Identity()
-
-    def forward(self, x: Tensor) -> Tensor:
-        result: Tensor = self.main(x) + self.skip(x)
-        return result
-
-
-def resnet(channels: int = 128) -> nn.Module:
-    """The critic of Gulrajani et al. 2017 for 32x32 images."""
-    blocks = [Block(3, channels, down=True, first=True), Block(channels, channels, down=True)]
-    blocks += [Block(channels, channels, down=False) for _ in range(2)]
-    return nn.Sequential(*blocks, nn.ReLU(), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(channels, 1))
-
-
-CRITICS: dict[str, tuple[Callable[[], nn.Module], tuple[int, ...]]] = {
-    "3x512 MLP, B=256": (mlp, (256, 2)),
-    "DCGAN-64, B=32": (lambda: dcgan([64, 128, 256, 512]), (32, 3, 64, 64)),
-    "ResNet-32, B=8": (resnet, (8, 3, 32, 32)),
-    "DCGAN-32 with InstanceNorm, B=32": (lambda: dcgan([64, 128, 256], norm=True), (32, 3, 32, 32)),
-}
 
 
 def textbook(critic: nn.Module, x: Tensor) -> Tensor:
@@ -108,39 +61,22 @@ def torchs_products(critic: nn.Module, x: Tensor) -> Tensor:
     return within(exact_shortcut(fast_linear=False), critic, x)
 
 
-def providers(critic: nn.Module, x: Tensor) -> dict[str, Provider]:
-    parameters = list(critic.parameters())
-
-    def step(penalty: Penalty) -> Callable[[], tuple[Tensor, ...]]:
-        def run() -> tuple[Tensor, ...]:
-            value = penalty(critic, x)
-            return value.detach(), *torch.autograd.grad(value, parameters, allow_unused=True, materialize_grads=True)
-
-        return run
-
-    steps = {OURS: step(ours), f"{OURS}, no shortcut": step(without_shortcut), "textbook": step(textbook)}
+def case(workload: str, make: Callable[[], nn.Module], shape: tuple[int, ...]) -> Case:
+    torch.manual_seed(0)
+    critic, x = make().to(DEVICE), torch.randn(shape, device=DEVICE)
+    ways: dict[str, Penalty] = {OURS: ours, f"{OURS}, no shortcut": without_shortcut, "textbook": textbook}
     if any(isinstance(module, nn.Conv2d) for module in critic.modules()):
         form = "ATen's" if DEVICE.type in DIRECT_DEVICES else "direct"
-        steps[f"{OURS}, {form} convolution"] = step(other_convolution)
+        ways[f"{OURS}, {form} convolution"] = other_convolution
     elif DEVICE.type == "cpu":
-        steps[f"{OURS}, torch's products"] = step(torchs_products)
-    steps["torch.compile of the step"] = compiled(step(textbook))
-    return {name: Provider(timed=run, result=run) for name, run in steps.items()}
+        ways[f"{OURS}, torch's products"] = torchs_products
+    losses = {name: partial(penalty, critic, x) for name, penalty in ways.items()}
+    return step_case("whole penalty, forward + backward", workload, critic, losses, "textbook", by_grad)
 
 
 def cases() -> Iterator[Case]:
-    torch._dynamo.config.trace_autograd_ops = True  # the inner gradient inside the compiled step
     for workload, (make, shape) in CRITICS.items():
-        torch.manual_seed(0)
-        torch._dynamo.reset()
-        yield Case(
-            op="whole penalty, forward + backward",
-            workload=workload,
-            bytes=0,  # bound by arithmetic: there is no copy to compare with
-            providers=providers(make().to(DEVICE), torch.randn(shape, device=DEVICE)),
-            tolerance=STEP_TOLERANCE,
-            device=DEVICE,
-        )
+        yield case(workload, make, shape)
 
 
 if __name__ == "__main__":

@@ -22,34 +22,27 @@ def lerp(real: Tensor, fake: Tensor, alpha: Tensor) -> Tensor:
     return torch.lerp(fake, real, alpha)
 
 
+def case(shape: tuple[int, ...]) -> Case:
+    real, fake, alpha = torch.randn(shape), torch.randn(shape), torch.rand(shape[0])
+    column = alpha.view(-1, *[1] * (len(shape) - 1))
+
+    def provider(function: Callable[[Tensor, Tensor, Tensor], Tensor], weight: Tensor) -> Provider:
+        return Provider(timed=lambda: function(real, fake, weight), result=lambda: [function(real, fake, weight)])
+
+    num_bytes = 3 * 4 * real.numel()
+    torch._dynamo.reset()
+    providers = {
+        OURS: provider(wgan_fast.interpolate, alpha),
+        "textbook": provider(textbook, column),
+        "torch.lerp": provider(lerp, column),
+        "torch.compile": provider(compiled(textbook), column),
+        LIMIT: copy_of(num_bytes),
+    }
+    return Case("interpolate", "x".join(map(str, shape)), num_bytes, providers, tolerance=1e-6)
+
+
 def cases() -> Iterator[Case]:
-    for shape in SHAPES:
-        real, fake, alpha = torch.randn(shape), torch.randn(shape), torch.rand(shape[0])
-        column = alpha.view(-1, *[1] * (len(shape) - 1))
-
-        def provider(
-            function: Callable[[Tensor, Tensor, Tensor], Tensor],
-            weight: Tensor,
-            real: Tensor = real,
-            fake: Tensor = fake,
-        ) -> Provider:
-            return Provider(timed=lambda: function(real, fake, weight), result=lambda: [function(real, fake, weight)])
-
-        num_bytes = 3 * 4 * real.numel()
-        torch._dynamo.reset()
-        yield Case(
-            op="interpolate",
-            workload="x".join(map(str, shape)),
-            bytes=num_bytes,
-            tolerance=1e-6,
-            providers={
-                OURS: provider(wgan_fast.interpolate, alpha),
-                "textbook": provider(textbook, column),
-                "torch.lerp": provider(lerp, column),
-                "torch.compile": provider(compiled(textbook), column),
-                LIMIT: copy_of(num_bytes),
-            },
-        )
+    yield from map(case, SHAPES)
 
 
 if __name__ == "__main__":

@@ -1,7 +1,6 @@
 """RMSprop and Adam with clip against torch.optim's step followed by the clamp loop.
 
-Each provider owns its parameters, gradients and moments. The copy moves as many bytes as the fused step has to:
-5 values per parameter for RMSprop (reads p, g, v; writes p, v), 7 for Adam.
+Each provider owns its parameters, gradients and moments. The copy moves as many bytes as the fused step has to.
 """
 
 from __future__ import annotations
@@ -13,11 +12,10 @@ import torch
 from torch import Tensor
 
 import wgan_fast
+from benchmarks.bench_clip_weights import CLIP_VALUE, loop
 from benchmarks.common import Case, Provider, copy_of, main
 from benchmarks.schema import LIMIT, OURS
 from benchmarks.workloads import CRITICS, Shapes, num_values, weights
-
-CLIP_VALUE = 0.01
 
 
 def set_gradients(params: list[Tensor]) -> None:
@@ -54,8 +52,7 @@ def then_loop(optimizer: Callable[..., Any], **options: Any) -> Callable[[list[T
 
         def step() -> None:
             theirs.step()
-            for param in params:
-                param.data.clamp_(-CLIP_VALUE, CLIP_VALUE)
+            loop(params)
 
         return step
 
@@ -64,31 +61,26 @@ def then_loop(optimizer: Callable[..., Any], **options: Any) -> Callable[[list[T
 
 RMSPROP = {"lr": 5e-5}
 ADAM = {"lr": 1e-4, "betas": (0.0, 0.9)}
-# For each optimizer the values moved per parameter, and what takes its step.
+MOVED = {"RMSprop": 5, "Adam": 7}
+"""Values per parameter that the fused step reads and writes: RMSprop reads p, g, v and writes p, v."""
 STEPS = {
-    "RMSprop": (
-        5,
-        {
-            OURS: fused(wgan_fast.optim.RMSprop, **RMSPROP),
-            "torch.optim + loop": then_loop(torch.optim.RMSprop, **RMSPROP),
-            "foreach + loop": then_loop(torch.optim.RMSprop, foreach=True, **RMSPROP),
-        },
-    ),
-    "Adam": (
-        7,
-        {
-            OURS: fused(wgan_fast.optim.Adam, **ADAM),
-            "torch.optim fused + loop": then_loop(torch.optim.Adam, fused=True, **ADAM),
-            "torch.optim + loop": then_loop(torch.optim.Adam, **ADAM),
-        },
-    ),
+    "RMSprop": {
+        OURS: fused(wgan_fast.optim.RMSprop, **RMSPROP),
+        "torch.optim + loop": then_loop(torch.optim.RMSprop, **RMSPROP),
+        "foreach + loop": then_loop(torch.optim.RMSprop, foreach=True, **RMSPROP),
+    },
+    "Adam": {
+        OURS: fused(wgan_fast.optim.Adam, **ADAM),
+        "torch.optim fused + loop": then_loop(torch.optim.Adam, fused=True, **ADAM),
+        "torch.optim + loop": then_loop(torch.optim.Adam, **ADAM),
+    },
 }
 
 
 def cases() -> Iterator[Case]:
-    for name, (moved, makers) in STEPS.items():
+    for name, makers in STEPS.items():
         for workload, shapes in CRITICS.items():
-            num_bytes = moved * 4 * num_values(shapes)
+            num_bytes = MOVED[name] * 4 * num_values(shapes)
             providers = {way: provider(shapes, make) for way, make in makers.items()}
             providers[LIMIT] = copy_of(num_bytes)
             yield Case(f"{name} step + clip", workload, num_bytes, providers, tolerance=1e-6)

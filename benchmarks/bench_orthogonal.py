@@ -13,8 +13,8 @@ from functools import partial
 import torch
 from torch import Tensor, nn
 
-from benchmarks.bench_gradient_penalty import CRITICS
 from benchmarks.common import DEVICE, Case, Provider, compiled, main
+from benchmarks.critics import CRITICS
 from benchmarks.schema import OURS
 from wgan_fast.nn import add_orthogonal_gradients_
 from wgan_fast.nn.matrices import matrix_layers

@@ -9,35 +9,16 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from itertools import pairwise
+from functools import partial
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 import wgan_fast
-from benchmarks.common import DEVICE, STEP_TOLERANCE, Case, Provider, compiled, main
+from benchmarks.common import DEVICE, Case, main, step_case
+from benchmarks.critics import DCGAN_64, dcgan, perceptron
 from benchmarks.schema import OURS
-
-
-def amp(activation: type[nn.Module] = nn.ReLU) -> nn.Module:
-    """The discriminator of MimicKit and skrl, for 250 numbers of motion."""
-    hidden = [nn.Linear(250, 1024), activation(), nn.Linear(1024, 512), activation()]
-    return nn.Sequential(*hidden, nn.Linear(512, 1))
-
-
-def toy() -> nn.Module:
-    """Too small to be served: what the choice and the checks of a call cost."""
-    hidden = [nn.Linear(2, 64), nn.ReLU(), nn.Linear(64, 64), nn.ReLU(), nn.Linear(64, 64), nn.ReLU()]
-    return nn.Sequential(*hidden, nn.Linear(64, 1))
-
-
-def dcgan(norm: bool = False) -> nn.Module:
-    layers: list[nn.Module] = []
-    for i, (a, b) in enumerate(pairwise([3, 64, 128, 256, 512])):
-        layers += [nn.Conv2d(a, b, 4, 2, 1), *([nn.InstanceNorm2d(b, affine=True)] if norm and i else [])]
-        layers.append(nn.LeakyReLU(0.2))
-    return nn.Sequential(*layers, nn.Conv2d(512, 1, 4), nn.Flatten())
 
 
 class Block(nn.Module):
@@ -113,17 +94,27 @@ class Workload:
     batches: int = 2
 
 
+AMP = [250, 1024, 512]
+"""The discriminator of MimicKit and skrl, for 250 numbers of motion."""
+TOY = [2, 64, 64, 64]
+"""Too small to be served: what the choice and the checks of a call cost."""
 WORKLOADS = {
-    "AMP perceptron, B=1024, R1 + R2": Workload(amp, (1024, 250), r1_and_r2, 2),
-    "AMP perceptron, B=1024, R1": Workload(amp, (1024, 250), hinge, 1),
-    "AMP perceptron, B=4096, R1 on one batch": Workload(amp, (4096, 250), alone, 1, batches=1),
+    "AMP perceptron, B=1024, R1 + R2": Workload(partial(perceptron, AMP), (1024, 250), r1_and_r2, 2),
+    "AMP perceptron, B=1024, R1": Workload(partial(perceptron, AMP), (1024, 250), hinge, 1),
+    "AMP perceptron, B=4096, R1 on one batch": Workload(partial(perceptron, AMP), (4096, 250), alone, 1, batches=1),
     "grouped residual, 32x32, B=16, relativistic": Workload(Residual, (16, 3, 32, 32), relativistic, 2),
-    "DCGAN-64, B=32, hinge + R1": Workload(dcgan, (32, 3, 64, 64), hinge, 1),
-    "DCGAN-64 with InstanceNorm, B=16": Workload(lambda: dcgan(True), (16, 3, 64, 64), relativistic, 2),
-    "AMP perceptron with SiLU, B=1024": Workload(lambda: amp(nn.SiLU), (1024, 250), relativistic, 2),
-    "toy perceptron 2-64-64-64-1, B=64, R1": Workload(toy, (64, 2), hinge, 1),
-    "with minibatch statistics, 32x32, B=16": Workload(lambda: Residual(True), (16, 3, 32, 32), relativistic, 2),
+    "DCGAN-64, B=32, hinge + R1": Workload(partial(dcgan, DCGAN_64), (32, 3, 64, 64), hinge, 1),
+    "DCGAN-64 with InstanceNorm, B=16": Workload(partial(dcgan, DCGAN_64, norm=True), (16, 3, 64, 64), relativistic, 2),
+    "AMP perceptron with SiLU, B=1024": Workload(partial(perceptron, AMP, nn.SiLU), (1024, 250), relativistic, 2),
+    "toy perceptron 2-64-64-64-1, B=64, R1": Workload(partial(perceptron, TOY), (64, 2), hinge, 1),
+    "with minibatch statistics, 32x32, B=16": Workload(
+        partial(Residual, minibatch=True), (16, 3, 32, 32), relativistic, 2
+    ),
 }
+
+
+Way = Callable[[nn.Module, Tensor], tuple[Tensor, Tensor]]
+"""Half R1's penalty, and the scores at the same points."""
 
 
 def users(critic: nn.Module, x: Tensor) -> tuple[Tensor, Tensor]:
@@ -141,51 +132,24 @@ def own_forward(critic: nn.Module, x: Tensor) -> tuple[Tensor, Tensor]:
     return wgan_fast.r1_penalty(critic, x, weight=0.5), critic(x)
 
 
-def providers(workload: Workload) -> dict[str, Provider]:
+def case(name: str, workload: Workload) -> Case:
     torch.manual_seed(0)
     critic = workload.make().to(DEVICE)
     batches = torch.randn((workload.batches, *workload.shape), device=DEVICE).unbind()
     penalised, scored = batches[: workload.penalties], batches[workload.penalties :]
-    parameters = list(critic.parameters())
 
-    def loss_of(way: Callable[[nn.Module, Tensor], tuple[Tensor, Tensor]]) -> Tensor:
+    def loss(way: Way) -> Tensor:
         return workload.loss(*(way(critic, x) for x in penalised), *(critic(x) for x in scored))
 
-    def step(way: Callable[[nn.Module, Tensor], tuple[Tensor, Tensor]]) -> Callable[[], tuple[Tensor, ...]]:
-        def run() -> tuple[Tensor, ...]:
-            critic.zero_grad()
-            loss = loss_of(way)
-            loss.backward()
-            return loss.detach(), *(parameter.grad for parameter in parameters if parameter.grad is not None)
-
-        return run
-
-    def traced() -> tuple[Tensor, ...]:
-        """In the form that torch.compile takes: it has no ``backward()``."""
-        loss = loss_of(users)
-        return loss.detach(), *torch.autograd.grad(loss, parameters)
-
-    steps = {
-        OURS: step(one_pass),
-        f"{OURS}, own forward pass": step(own_forward),
-        "users' lines": step(users),
-        "torch.compile of the users' step": compiled(traced),
-    }
-    return {name: Provider(timed=run, result=run) for name, run in steps.items()}
+    ways = {OURS: one_pass, f"{OURS}, own forward pass": own_forward, "users' lines": users}
+    losses = {name: partial(loss, way) for name, way in ways.items()}
+    op, compiled = "critic step, penalty at the scored samples", "torch.compile of the users' step"
+    return step_case(op, name, critic, losses, "users' lines", compiled_name=compiled)
 
 
 def cases() -> Iterator[Case]:
-    torch._dynamo.config.trace_autograd_ops = True  # the inner gradient inside the compiled step
     for name, workload in WORKLOADS.items():
-        torch._dynamo.reset()
-        yield Case(
-            op="critic step, penalty at the scored samples",
-            workload=name,
-            bytes=0,  # bound by arithmetic: there is no copy to compare with
-            providers=providers(workload),
-            tolerance=STEP_TOLERANCE,
-            device=DEVICE,
-        )
+        yield case(name, workload)
 
 
 if __name__ == "__main__":

@@ -8,15 +8,15 @@ written in the forward pass, and of the gradient read twice, W read once and the
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.nn.utils import parametrizations
 
-from benchmarks.bench_gradient_penalty import CRITICS
 from benchmarks.common import DEVICE, Case, Provider, main
+from benchmarks.critics import CRITICS
 from benchmarks.schema import OURS
 from wgan_fast.nn import spectral_norm
 from wgan_fast.nn.matrices import matrix_layers
@@ -58,8 +58,7 @@ def _provider(critic: nn.Module, hook: PowerIteration | None) -> Provider:
         found = work()
         return [*found, *(buffer.clone() for buffer in critic.buffers())]
 
-    timed: Callable[[], object] = work
-    return Provider(timed=timed, result=result)
+    return Provider(timed=work, result=result)
 
 
 if __name__ == "__main__":

@@ -21,7 +21,8 @@ import torch
 from benchmarks.common import arguments, device_name, interleaved, keep_freed_memory, rows_of, seconds
 from benchmarks.report import print_table
 from benchmarks.schema import OURS, Row, write_csv
-from benchmarks.training_workloads import DCGAN, MNIST, TOY, Workload, flops, ours, textbook, verify
+from benchmarks.training_workloads import DCGAN, MNIST, TOY, Workload, ours, textbook, verify
+from wgan_fast.double_backward.flops import count_flops
 from wgan_fast.onednn import product
 from wgan_fast.training import Config
 from wgan_fast.training.loop.build import build_trainer
@@ -54,7 +55,7 @@ def measure(load: Workload, rounds: int) -> list[Row]:
         "textbook": textbook(load).iterate,
         lowered: ours(load, precision="bf16", channels_last=images).iterate,
     }
-    operations = {name: flops(iterate) for name, iterate in loops.items()}
+    operations = {name: count_flops(iterate) for name, iterate in loops.items()}
     squares = {dtype: square_product(dtype) for dtype in (torch.float32, torch.bfloat16)}
     everything = loops | {str(dtype): square for dtype, square in squares.items()}
     everything["data"] = lambda: [mine.draws.batch() for _ in range(mine.config.n_critic)]

@@ -25,7 +25,7 @@ from types import MappingProxyType
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 import wgan_fast
 from benchmarks.schema import LIMIT, OF_THIS_PROCESSOR, OURS, Row, read_csv, write_csv
@@ -40,6 +40,9 @@ CANCELLED = 1e-2
 # Of whole steps: the convolutions of a GPU round what they multiply to 10 bits (TF32). In fp32 the CPU's differ by up
 # to 1e-4.
 STEP_TOLERANCE = 1e-2 if DEVICE.type == "cuda" else 1e-3
+
+Step = Callable[[], tuple[Tensor, ...]]
+"""Returns the loss and the gradients of all parameters."""
 
 
 @dataclass(frozen=True)
@@ -231,6 +234,50 @@ def compiled(function: Callable[..., Any]) -> Callable[..., Any]:
     """torch.compile as its users would call it for speed."""
     compiled_function: Callable[..., Any] = torch.compile(function, fullgraph=True)
     return compiled_function
+
+
+def by_backward(critic: nn.Module, loss: Callable[[], Tensor]) -> Step:
+    """A critic's step as it is written: the loss and the parameters' gradients, by ``backward()``."""
+
+    def step() -> tuple[Tensor, ...]:
+        critic.zero_grad()
+        value = loss()
+        value.backward()
+        return value.detach(), *(torch.zeros_like(p) if p.grad is None else p.grad for p in critic.parameters())
+
+    return step
+
+
+def by_grad(critic: nn.Module, loss: Callable[[], Tensor]) -> Step:
+    """The same without gradients at the points, in the form that torch.compile takes: it has no ``backward()``."""
+
+    def step() -> tuple[Tensor, ...]:
+        value = loss()
+        parameters = list(critic.parameters())
+        return value.detach(), *torch.autograd.grad(value, parameters, allow_unused=True, materialize_grads=True)
+
+    return step
+
+
+def step_case(
+    op: str,
+    workload: str,
+    critic: nn.Module,
+    losses: Mapping[str, Callable[[], Tensor]],
+    usual: str,
+    form: Callable[[nn.Module, Callable[[], Tensor]], Step] = by_backward,
+    compiled_name: str = "torch.compile of the step",
+) -> Case:
+    """A critic's step by every loss, in one ``form``; and by the ``usual`` one, with its inner gradient, compiled."""
+    torch._dynamo.reset()
+    steps = {name: form(critic, loss) for name, loss in losses.items()}
+    if hasattr(torch._dynamo.config, "trace_autograd_ops"):
+        torch._dynamo.config.trace_autograd_ops = True
+        steps[compiled_name] = compiled(by_grad(critic, losses[usual]))
+    else:
+        print(f"{workload}: {compiled_name} is left out: torch {torch.__version__} has no trace_autograd_ops")
+    # No bytes: bound by arithmetic, so there is no copy to compare with.
+    return Case(op, workload, 0, {name: Provider(step, step) for name, step in steps.items()}, STEP_TOLERANCE, DEVICE)
 
 
 def keep_freed_memory() -> None:

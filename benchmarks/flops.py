@@ -11,17 +11,21 @@ import argparse
 import json
 import sys
 from collections.abc import Callable
+from functools import partial
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 import wgan_fast
+from benchmarks.critics import Critics, perceptron
 from benchmarks.schema import RESULTS
 from wgan_fast.double_backward.flops import count_flops
 
 PATH = RESULTS / "flops.json"
 ALLOWED = 1.01
+
+Loss = Callable[[nn.Module, Tensor, Tensor], Tensor]
 
 
 def own_points(critic: nn.Module, real: Tensor, fake: Tensor) -> Tensor:
@@ -41,9 +45,7 @@ def r1_r2(critic: nn.Module, real: Tensor, fake: Tensor) -> Tensor:
     return F.softplus(on_fake - on_real).mean() + wgan_fast.gradient_norm_penalty(gradients, target=0.0)
 
 
-def perceptron(*between: Callable[[], nn.Module]) -> nn.Sequential:
-    hidden = [module for _ in range(3) for module in (nn.Linear(256, 256), *(make() for make in between))]
-    return nn.Sequential(*hidden, nn.Linear(256, 1))
+WIDTHS = [256, 256, 256, 256]
 
 
 def convolutions(*between: Callable[[], nn.Module]) -> nn.Sequential:
@@ -51,32 +53,28 @@ def convolutions(*between: Callable[[], nn.Module]) -> nn.Sequential:
     return nn.Sequential(*first, nn.Conv2d(32, 32, 3, padding=1, groups=4), nn.ReLU(), nn.Flatten(), nn.Linear(8192, 1))
 
 
-CRITICS: dict[str, tuple[Callable[[], nn.Module], tuple[int, ...]]] = {
-    "perceptron": (lambda: perceptron(nn.ReLU), (128, 256)),
-    "perceptron, LayerNorm": (lambda: perceptron(lambda: nn.LayerNorm(256), nn.ReLU), (128, 256)),
-    "perceptron, SiLU": (lambda: perceptron(nn.SiLU), (128, 256)),
+CRITICS: Critics = {
+    "perceptron": (partial(perceptron, WIDTHS), (128, 256)),
+    "perceptron, LayerNorm": (partial(perceptron, WIDTHS, nn.ReLU, nn.LayerNorm), (128, 256)),
+    "perceptron, SiLU": (partial(perceptron, WIDTHS, nn.SiLU), (128, 256)),
     "convolutions": (lambda: convolutions(nn.LeakyReLU), (4, 3, 32, 32)),
     "convolutions, InstanceNorm": (lambda: convolutions(lambda: nn.InstanceNorm2d(32), nn.ReLU), (4, 3, 32, 32)),
 }
 LOSSES = {"WGAN-GP": own_points, "R1": r1, "R1 and R2": r1_r2}
 
 
+def step(loss: Loss, make: Callable[[], nn.Module], shape: tuple[int, ...]) -> None:
+    critic, real, fake = make(), torch.randn(shape), torch.randn(shape)
+    loss(critic, real, fake).backward()
+
+
 def measured() -> dict[str, int]:
     """FLOPs per pattern."""
-    found = {}
-    for critic_name, (make, shape) in CRITICS.items():
-        for loss_name, loss in LOSSES.items():
-            critic, batches = make(), (torch.randn(shape), torch.randn(shape))
-
-            def step(
-                loss: Callable[..., Tensor] = loss,
-                critic: nn.Module = critic,
-                batches: tuple[Tensor, Tensor] = batches,
-            ) -> None:
-                loss(critic, *batches).backward()
-
-            found[f"{loss_name}, {critic_name}"] = count_flops(step)
-    return found
+    return {
+        f"{loss_name}, {critic_name}": count_flops(partial(step, loss, make, shape))
+        for critic_name, (make, shape) in CRITICS.items()
+        for loss_name, loss in LOSSES.items()
+    }
 
 
 def main() -> int:

@@ -17,7 +17,6 @@ a device and no part failed.
 from __future__ import annotations
 
 import argparse
-import csv
 import datetime
 import importlib.util
 import json
@@ -34,8 +33,8 @@ from functools import partial
 from pathlib import Path
 
 from benchmarks.gpu_parts import ROOT, Part, Report, run, run_parts
-from benchmarks.gpu_targets import BACKENDS, CSVRow, aims
-from benchmarks.schema import LIMIT, OURS, RESULTS
+from benchmarks.gpu_targets import BACKENDS, aims
+from benchmarks.schema import LIMIT, OURS, RESULTS, Line, read_lines
 
 SECONDS = 540.0
 WORKERS = 4
@@ -175,14 +174,9 @@ def parts(folder: Path, device: bool) -> list[Part]:
 # --------------------------------------------------------------------------------------------------- results
 
 
-def measured_rows(folder: Path) -> list[CSVRow]:
-    rows: list[CSVRow] = []
-    for name in MEASURED:
-        path = folder / f"gpu_{name}.csv"
-        if path.exists():
-            with path.open(newline="") as file:
-                rows += csv.DictReader(file)
-    return rows
+def measured_rows(folder: Path) -> list[Line]:
+    paths = (folder / f"gpu_{name}.csv" for name in MEASURED)
+    return read_lines(path for path in paths if path.exists())
 
 
 def earlier_reports(folder: Path) -> dict[str, Report]:

@@ -16,18 +16,18 @@ from functools import partial
 from typing import Any
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
 import wgan_fast
 from benchmarks import bench_activation_double_backward as activations
 from benchmarks import bench_norm_double_backward as norms
+from benchmarks.bench_clip_weights import CLIP_VALUE, foreach, loop
+from benchmarks.bench_optimizer_step import MOVED
 from benchmarks.common import Case, Provider, copy_of, device_name, measure
 from benchmarks.gpu_rows import Jobs, arguments, measure_all
 from benchmarks.schema import LIMIT, OURS, Row
 from benchmarks.workloads import CRITICS, DCGAN_64, MNIST_MLP, Shapes, num_values, weights
 
-CLIP_VALUE = 0.01
 # 64 M values: as parameters, and as the gradients or images of a batch.
 LARGE: Shapes = [(4 << 20,)] * 16
 LARGE_BATCH = (5461, 12288)
@@ -83,16 +83,6 @@ def on_device(shapes: Shapes) -> list[Tensor]:
 # ------------------------------------------------------------------------------------------------ clip_weights
 
 
-def foreach_pair(tensors: list[Tensor]) -> None:
-    torch._foreach_clamp_min_(tensors, -CLIP_VALUE)
-    torch._foreach_clamp_max_(tensors, CLIP_VALUE)
-
-
-def loop(tensors: list[Tensor]) -> None:
-    for tensor in tensors:
-        tensor.clamp_(-CLIP_VALUE, CLIP_VALUE)
-
-
 def clip_case(backend: str, op: str, workload: str, shapes: Shapes, prepare: Prepare) -> Case:
     tensors = on_device(shapes)
     num_bytes = 2 * 4 * num_values(shapes)
@@ -107,7 +97,7 @@ def clip_case(backend: str, op: str, workload: str, shapes: Shapes, prepare: Pre
 
     providers = {
         OURS: provider(partial(wgan_fast.clip_weights_, clip_value=CLIP_VALUE, backend=backend)),
-        "foreach pair": provider(foreach_pair),
+        "foreach pair": provider(foreach),
         "loop": provider(loop),
     }
     return on_gpu(op, workload, num_bytes, prepare, providers)
@@ -171,12 +161,11 @@ def penalty_case(backend: str, op: str, workload: str, shape: tuple[int, ...], p
 
 
 def step_case(backend: str, op: str, workload: str, name: str, shapes: Shapes, prepare: Prepare) -> Case:
-    num_bytes = (5 if name == "RMSprop" else 7) * 4 * num_values(shapes)
+    num_bytes = MOVED[name] * 4 * num_values(shapes)
 
     def ours(params: list[Tensor]) -> Work:
-        step: Work = getattr(wgan_fast.optim, name)(
-            params, lr=5e-5, clip_value=CLIP_VALUE, capturable=True, backend=backend
-        ).step
+        options = {"lr": 5e-5, "clip_value": CLIP_VALUE, "capturable": True, "backend": backend}
+        step: Work = getattr(wgan_fast.optim, name)(params, **options).step
         return step
 
     def theirs(params: list[Tensor], **options: Any) -> Work:
@@ -184,7 +173,7 @@ def step_case(backend: str, op: str, workload: str, name: str, shapes: Shapes, p
 
         def step() -> None:
             optimizer.step()
-            foreach_pair([param.data for param in params])
+            foreach(params)
 
         return step
 
@@ -225,13 +214,12 @@ def second_order_case(make: Callable[..., Case], op: str, *arguments: Any, backe
 
 def second_order_cases(backend: str) -> Iterator[tuple[str, Callable[[], Case]]]:
     op = "norm_double_backward, bandwidth"
-    for name, shape, groups, forward in (
-        ("LayerNorm, 131072x512", (131072, 512), 1, lambda x, weight: F.layer_norm(x, x.shape[1:], weight)),
-        ("GroupNorm, 512x128x32x32", (512, 128, 32, 32), 32, lambda x, weight: F.group_norm(x, 32, weight)),
-        ("InstanceNorm, 1024x64x32x32", (1024, 64, 32, 32), 64, lambda x, weight: F.instance_norm(x, weight=weight)),
+    for norm in (
+        ("LayerNorm", (131072, 512), 1),
+        ("GroupNorm", (512, 128, 32, 32), 32),
+        ("InstanceNorm", (1024, 64, 32, 32), 64),
     ):
-        norm = (norms.alone, op, name, shape, groups, forward)
-        yield op, partial(second_order_case, *norm, backend=backend)
+        yield op, partial(second_order_case, norms.alone, op, *norm, backend=backend)
     op = "activation_double_backward, bandwidth"
     for name in ("SiLU", "GELU"):
         activation = (activations.alone, op, name, *activations.ALONE[name], 64 << 20)

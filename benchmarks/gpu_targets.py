@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import Literal, NamedTuple
 
-from benchmarks.schema import OURS
+from benchmarks.schema import OURS, Line
 
 BACKENDS = ("triton", "cuda")
 DCGAN_CRITIC = "DCGAN-64 critic, 2.76 M in 9"
@@ -38,8 +38,6 @@ CRITIC_STEPS = {
     ("penalty", "convolutions 32x32, SiLU, B=32", "textbook"): 1.08,
 }
 
-CSVRow = dict[str, str]
-
 
 class Aim(NamedTuple):
     """A figure that should be at least ``least``; ``measured`` is None where its case is missing."""
@@ -53,7 +51,7 @@ class Aim(NamedTuple):
         return "absent" if self.measured is None else "ok" if self.measured >= self.least else "short"
 
 
-def aims(rows: list[CSVRow]) -> Iterator[Aim]:
+def aims(rows: list[Line]) -> Iterator[Aim]:
     found = {(row["op"], row["workload"], row["provider"]): row for row in rows}
 
     def value(op: str, workload: str, provider: str, column: str) -> float | None:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import csv
 import math
 from collections.abc import Iterable, Iterator
 from itertools import groupby
@@ -12,17 +11,7 @@ from pathlib import Path
 from rich.console import Console
 from rich.table import Table
 
-from benchmarks.schema import LIMIT, OF_THIS_PROCESSOR, OURS
-
-Line = dict[str, str]
-
-
-def read(paths: Iterable[Path]) -> list[Line]:
-    lines: list[Line] = []
-    for path in paths:
-        with path.open(newline="") as file:
-            lines += csv.DictReader(file)
-    return lines
+from benchmarks.schema import LIMIT, OF_THIS_PROCESSOR, OURS, Line, read_lines
 
 
 def by_case(lines: list[Line]) -> Iterator[tuple[tuple[str, str], list[Line]]]:
@@ -31,7 +20,7 @@ def by_case(lines: list[Line]) -> Iterator[tuple[tuple[str, str], list[Line]]]:
 
 
 def print_table(paths: Iterable[Path]) -> None:
-    lines = read(paths)
+    lines = read_lines(paths)
     for device, versions, date in sorted({(line["device"], line["versions"], line["date"]) for line in lines}):
         Console(width=120).print(f"{device}; {versions}; {date}", style="dim", highlight=False)
     table = Table("operation", "workload", "provider", width=118)
@@ -65,7 +54,7 @@ def plot(paths: Iterable[Path], target: Path) -> None:
 
     bars = [
         (f"{op}\n{workload}", line["provider"], float(line["ratio"]))
-        for (op, workload), group in by_case(read(paths))
+        for (op, workload), group in by_case(read_lines(paths))
         for line in group
         if line["provider"] not in (OURS, LIMIT)
     ]

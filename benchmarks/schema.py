@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import csv
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import Any
@@ -17,6 +17,8 @@ OF_THIS_PROCESSOR = RESULTS / torch.backends.cpu.get_cpu_capability().lower()
 # Names of providers: ours, and the copy of the same bytes, which shows what the memory allows.
 OURS = "wgan_fast"
 LIMIT = "copy"
+
+Line = dict[str, str]
 
 
 @dataclass(frozen=True)
@@ -53,15 +55,16 @@ def write_csv(rows: Iterable[Row], path: Path) -> None:
     unfinished.replace(path)
 
 
+def read_lines(paths: Iterable[Path]) -> list[Line]:
+    """The rows of these files as they are written, a text per column."""
+    lines: list[Line] = []
+    for path in paths:
+        with path.open(newline="") as file:
+            lines += csv.DictReader(file)
+    return lines
+
+
 def read_csv(path: Path) -> list[Row]:
-    with path.open(newline="") as file:
-        return [
-            Row(
-                **{column.name: _typed(column.type, line[column.name]) for column in fields(Row) if column.name in line}
-            )
-            for line in csv.DictReader(file)
-        ]
-
-
-def _typed(kind: Any, text: str) -> Any:
-    return {"int": int, "float": float}.get(kind, str)(text)
+    typed: dict[Any, Callable[[str], Any]] = {"int": int, "float": float, "str": str}
+    kinds = {column.name: typed[column.type] for column in fields(Row)}
+    return [Row(**{name: kinds[name](text) for name, text in line.items()}) for line in read_lines([path])]

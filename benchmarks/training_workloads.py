@@ -8,8 +8,6 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.utils._python_dispatch import TorchDispatchMode
-from torch.utils.flop_counter import flop_registry
 
 from benchmarks.textbook import Textbook
 from wgan_fast.training import Config, Trainer, build_models
@@ -131,27 +129,3 @@ def verify(load: Workload, device: str = "cpu") -> None:
     update = len(expected) ** 0.5 * OPTIONS["learning_rate"] * N_CRITIC
     if not difference < 0.1 * update:
         raise AssertionError(f"{load.name}: fp32 weights differ by {difference:.3g}, updates are up to {update:.3g}")
-
-
-class CountFlops(TorchDispatchMode):
-    """Floating-point operations of matrix products and convolutions."""
-
-    def __init__(self) -> None:
-        super().__init__()  # type: ignore[no-untyped-call]  # torch leaves it untyped
-        self.flops = 0
-
-    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        out = func(*args, **(kwargs or {}))
-        count = flop_registry.get(func._overloadpacket)
-        if count is not None:
-            self.flops += count(*args, **(kwargs or {}), out_val=out)
-        elif func is torch.ops.mkldnn._linear_pointwise.default:  # oneDNN's product, which the registry leaves out
-            self.flops += 2 * args[0].numel() * args[1].shape[0]
-        return out
-
-
-def flops(iterate: Callable[[], object]) -> int:
-    counter = CountFlops()
-    with counter:
-        iterate()
-    return counter.flops

@@ -8,7 +8,8 @@ from torch import nn
 
 from wgan_fast.studies.ensemble import CriticEnsemble, jensen_shannon, read, wasserstein
 from wgan_fast.studies.probes import dual_estimate, input_gradient_norms, lipschitz_constant
-from wgan_fast.studies.toy_runs import ToyRun, make_trainer, watch, wide_modes
+from wgan_fast.studies.toy_runs import ToyRun, watch, wide_modes
+from wgan_fast.training.data.sets import load_data
 from wgan_fast.training.loop.trainer import Trainer
 from wgan_fast.training.report.metrics import mode_coverage
 
@@ -73,7 +74,7 @@ def test_watching_changes_nothing(variant: str) -> None:
     def weights(looks: int) -> list[torch.Tensor]:
         torch.manual_seed(0)
         run = ToyRun(4, looks=looks, width=8, batch=16)
-        trainer = make_trainer(run.config(variant, "8gaussians", 0), run.width)
+        trainer = run.trainer(load_data("8gaussians"), 0, constraint=variant)
         seen = watch(trainer, lambda t: {"mean": t.critic(t.sample(8)).mean().item()})
         assert len(seen["mean"]) == len(seen["iteration"]) == looks + 1
         return [p.detach().clone() for p in (*trainer.generator.parameters(), *trainer.critic.parameters())]
@@ -89,7 +90,7 @@ def test_watching_a_run_that_diverges_repeats_the_last_look() -> None:
         calls.append(trainer.iteration)
         return {"look": float(len(calls))}
 
-    seen = watch(make_trainer(run.config("gp", "8gaussians", 0), run.width), look)
+    seen = watch(run.trainer(load_data("8gaussians"), 0, constraint="gp"), look)
     assert seen["diverged"] == 1
     assert len(seen["look"]) == 5
     assert seen["look"][-1] == len(calls)
