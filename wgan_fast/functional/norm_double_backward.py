@@ -74,7 +74,7 @@ def norm_double_backward(
         results = (to_output, to_x, to_weight if weight is not None else None)
     else:
         results = ops.norm_double_backward(tensors, num_groups, needed, backend)
-    return cast(tuple[Tensor, Tensor, Tensor | None], results)
+    return cast("tuple[Tensor, Tensor, Tensor | None]", results)  # Dynamo of torch 2.9 refuses the union
 
 
 def _check_rows(x: Tensor, num_groups: int, mean: Tensor | None, rstd: Tensor, weight: Tensor | None) -> None:

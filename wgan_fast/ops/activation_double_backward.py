@@ -27,7 +27,7 @@ def activation_double_backward(
     tensors = (saved, grad_grad_input) if grad_output is None else (saved, grad_output, grad_grad_input)
     launch = serving(backend, *tensors).activation_double_backward
     results = launch(saved, grad_output, grad_grad_input, activation=activation, options=options, needed=needed)
-    return cast(tuple[Tensor | None, Tensor | None], results)
+    return cast("tuple[Tensor | None, Tensor | None]", results)
 
 
 @torch.library.custom_op("wgan_fast::activation_double_backward", mutates_args=())

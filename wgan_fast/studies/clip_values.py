@@ -17,12 +17,12 @@ from torch import Tensor, nn
 
 from wgan_fast.studies.probes import train_against_fixed
 from wgan_fast.studies.study import Results, by_mean, draw_band, draw_points, panels, spread
-from wgan_fast.studies.toy_runs import ToyRun, diverges, estimate_beside_w1
+from wgan_fast.studies.toy_runs import Options, ToyRun, constrained, diverges, estimate_beside_w1
 from wgan_fast.training.data.sets import load_data
 
 CLIP_VALUES = (1e-3, 3e-3, 1e-2, 3e-2, 0.1, 0.3, 1.0)
-CLIPPED = tuple(f"clip {c:g}" for c in CLIP_VALUES)
-CASES = (*CLIPPED, "gp")
+CLIPPED: dict[str, Options] = {f"clip {c:g}": {"constraint": "clip", "clip_value": c} for c in CLIP_VALUES}
+CASES = CLIPPED | constrained("gp")
 DEEP_LAYERS = 12
 COLORS = (*(f"C{place}" for place in range(len(CLIPPED))), "black")
 
@@ -48,18 +48,17 @@ SIZES = {
 }
 
 
-def measure(case: str, seed: int, settings: Settings) -> dict[str, Any]:
-    norms = deep_gradient_norms(case, seed, settings)
-    trainer = settings.trainer(case, load_data("8gaussians"), seed)
-    diverged = diverges(trainer)
+def measure(options: Options, seed: int, settings: Settings) -> dict[str, Any]:
+    norms = deep_gradient_norms(options, seed, settings)
+    trainer = settings.trainer(load_data("8gaussians"), seed, **options)
     return {
         "layer_gradient_norms": norms,
-        "diverged": diverged,
+        "diverged": diverges(trainer),
         **estimate_beside_w1(trainer, settings.samples, seed),
     }
 
 
-def deep_gradient_norms(case: str, seed: int, settings: Settings) -> list[float]:
+def deep_gradient_norms(options: Options, seed: int, settings: Settings) -> list[float]:
     """Norm of the gradient of E[D(fake)] - E[D(real)] in the activations of each hidden layer, first to last."""
     width, data = settings.deep_width, load_data("swissroll")
     random = torch.Generator().manual_seed(seed)
@@ -70,7 +69,7 @@ def deep_gradient_norms(case: str, seed: int, settings: Settings) -> list[float]
         real, fake = (data.batch(settings.batch, random) for _ in range(2))
         return real, fake + torch.randn(fake.shape, generator=random)
 
-    train_against_fixed(critic, settings.config(case, data.name, seed), samples, settings.deep_steps)
+    train_against_fixed(critic, settings.config(data.name, seed, **options), samples, settings.deep_steps)
     real, fake = samples()
     activations, x = [], torch.cat([real, fake]).double()
     for module in critic.double():
@@ -110,7 +109,7 @@ def draw(results: Results) -> Any:
 
 
 def conclude(results: Results) -> str:
-    smallest, largest = CLIPPED[0], CLIPPED[-1]
+    smallest, *_, largest = CLIPPED
     c = {case: case.replace("clip", "c =") for case in CLIPPED}
     norms = {case: values.clip(1e-300) for case, values in results.each("layer_gradient_norms").items()}
     # The factor by which the gradient grows from one layer to the one before it.

@@ -8,7 +8,6 @@ rounds in which all constraints take turns, memory the peak that a step allocate
 from __future__ import annotations
 
 import os
-import statistics
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -20,20 +19,21 @@ import torch
 from wgan_fast.studies.study import Array, Results, by_mean, draw_bars, panels, spread
 from wgan_fast.studies.toy_runs import (
     CONSTRAINTS,
+    Options,
     ToyRun,
+    constrained,
+    digits_trainer,
     diverges,
     estimate_beside_w1,
-    make_trainer,
     modes_reached,
     wide_modes,
 )
-from wgan_fast.training.config import Config
 from wgan_fast.training.step.feedforward import written_out
 from wgan_fast.training.step.steps import critic_step
 
-VARIANTS = ("none", *CONSTRAINTS)
+VARIANTS = constrained("none", *CONSTRAINTS)
 COST = "cost of a critic step"
-CASES = (*VARIANTS, COST)
+CASES: dict[str, Options | None] = {**VARIANTS, COST: None}
 LOGIT_LOSSES = ("none", "r1", "r2", "dragan")
 
 
@@ -51,12 +51,12 @@ SIZES = {
 }
 
 
-def measure(case: str, seed: int, settings: Settings) -> dict[str, Any]:
-    return costs(seed, settings) if case == COST else trained(case, seed, settings)
+def measure(options: Options | None, seed: int, settings: Settings) -> dict[str, Any]:
+    return costs(seed, settings) if options is None else trained(options, seed, settings)
 
 
-def trained(variant: str, seed: int, settings: Settings) -> dict[str, Any]:
-    trainer = settings.trainer(variant, wide_modes("8gaussians"), seed)
+def trained(options: Options, seed: int, settings: Settings) -> dict[str, Any]:
+    trainer = settings.trainer(wide_modes("8gaussians"), seed, **options)
     diverged = diverges(trainer)
     trainer.critic.eval()
     reached = modes_reached(trainer, settings.mode_samples, seed)
@@ -71,26 +71,27 @@ def trained(variant: str, seed: int, settings: Settings) -> dict[str, Any]:
 
 def costs(seed: int, settings: Settings) -> dict[str, Any]:
     """Milliseconds and mebibytes of a critic step, in the order of ``VARIANTS``."""
-    steps = [digits_step(variant, seed, settings) for variant in VARIANTS]
+    steps = [digits_step(options, seed, settings) for options in VARIANTS.values()]
     for step in steps:
         step()
-    times: list[list[float]] = [[] for _ in VARIANTS]
-    for _ in range(settings.rounds):
-        for step, record in zip(steps, times, strict=True):
-            start = time.perf_counter()
-            step()
-            record.append(1e3 * (time.perf_counter() - start))
+    times = [[milliseconds(step) for step in steps] for _ in range(settings.rounds)]
     return {
-        "variant": VARIANTS,
-        "milliseconds": [statistics.median(record) for record in times],
+        "variant": list(VARIANTS),
+        "milliseconds": np.median(times, axis=0).tolist(),
         "mebibytes": [peak_bytes(step) / 2**20 for step in steps],
     }
 
 
-def digits_step(variant: str, seed: int, settings: Settings) -> Callable[[], object]:
+def milliseconds(step: Callable[[], object]) -> float:
+    start = time.perf_counter()
+    step()
+    return 1e3 * (time.perf_counter() - start)
+
+
+def digits_step(options: Options, seed: int, settings: Settings) -> Callable[[], object]:
     """A critic step without making its batch; it leaves no gradients behind."""
-    config = Config(data="digits", constraint=variant, loss="wgan", seed=seed)  # type: ignore[arg-type]
-    trainer = make_trainer(config, settings.digits_width)
+    trainer = digits_trainer(settings.digits_width, seed, loss="wgan", **options)
+    config = trainer.config
     real = trainer.data.batch(config.batch_size, torch.Generator().manual_seed(seed))
     latent = torch.randn(config.batch_size, config.latent_dim)
     optimizer, layers = trainer.critic_optimizer, written_out(trainer.critic, trainer.constraint)
@@ -126,9 +127,9 @@ PANELS = (
 
 def column(results: Results, name: str) -> dict[str, Array]:
     """The values of all seeds by constraint; no ratio for scores that are logits."""
-    if name in ("milliseconds", "mebibytes"):
-        return dict(zip(VARIANTS, results.values(COST, name).T, strict=True))
-    values = {variant: results.values(variant, name) for variant in VARIANTS}
+    values = results.each(name)
+    if COST in values:
+        return dict(zip(VARIANTS, values[COST].T, strict=True))
     if name == "ratio":
         values |= {variant: np.full_like(values[variant], np.nan) for variant in LOGIT_LOSSES}
     return values

@@ -12,22 +12,23 @@ keeps the critic of a thousand steps from bending. Surfaces are compared up to s
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
 
+from wgan_fast.penalties import Critic
 from wgan_fast.studies.probes import dual_estimate, input_gradient_norms, lipschitz_constant, train_against_fixed
 from wgan_fast.studies.study import Array, Results, panels, spread
-from wgan_fast.studies.toy_runs import ToyRun
+from wgan_fast.studies.toy_runs import Options, ToyRun, constrained
 from wgan_fast.training.data.sets import load_data
 from wgan_fast.training.errors import require
 from wgan_fast.training.models.pairs import build_models
 
-KINDS = ("clip", "gp", "exact")
+KINDS: dict[str, Options | None] = {**constrained("clip", "gp"), "exact": None}
 DATA = ("8gaussians", "25gaussians", "swissroll")
-CASES = [f"{kind} {data}" for kind in KINDS for data in DATA]
+CASES = {f"{kind} {data}": (data, options) for kind, options in KINDS.items() for data in DATA}
 PLANE = 2.5
 
 
@@ -50,7 +51,8 @@ SIZES = {
 }
 
 
-class ExactCritic(NamedTuple):
+@dataclass(frozen=True)
+class ExactCritic:
     """The optimal 1-Lipschitz function between two samples; ``w1`` is what it attains."""
 
     fake: Tensor
@@ -69,8 +71,8 @@ def exact_critic(real: Tensor, fake: Tensor) -> ExactCritic:
     return ExactCritic(fake, torch.from_numpy(log["v"]).to(fake), float(w1))
 
 
-def measure(case: str, seed: int, settings: Settings) -> dict[str, Any]:
-    kind, name = case.split()
+def measure(case: tuple[str, Options | None], seed: int, settings: Settings) -> dict[str, Any]:
+    name, options = case
     data = load_data(name)
     random = torch.Generator().manual_seed(seed)
 
@@ -83,16 +85,16 @@ def measure(case: str, seed: int, settings: Settings) -> dict[str, Any]:
     axis = torch.linspace(-PLANE, PLANE, settings.resolution)
     plane = torch.cartesian_prod(axis, axis)
     points = torch.cat([real, fake])
-    if kind == "exact":
-        surface, values = exact(plane), exact(points)
-        gap, lipschitz, norms = float(values[: len(real)].mean() - values[len(real) :].mean()), 1.0, torch.ones(1)
+    if options is None:
+        critic: Critic = exact
+        lipschitz, norms = 1.0, torch.ones(1)
     else:
         critic = build_models("mlp", (2,), 2, settings.width).critic
-        train_against_fixed(critic, settings.config(kind, name, seed), samples, settings.iterations)
-        gap, lipschitz = dual_estimate(critic, real, fake), lipschitz_constant(critic, real, fake)
-        with torch.no_grad():
-            surface, values = critic(plane), critic(points)
-        norms = input_gradient_norms(critic, points)
+        train_against_fixed(critic, settings.config(name, seed, **options), samples, settings.iterations)
+        lipschitz, norms = lipschitz_constant(critic, real, fake), input_gradient_norms(critic, points)
+    gap = dual_estimate(critic, real, fake)
+    with torch.no_grad():
+        surface, values = critic(plane), critic(points)
     return {
         "w1_exact": exact.w1,
         "estimate": gap,
@@ -147,9 +149,9 @@ def conclude(results: Results) -> str:
     for kind, full in (("gp", "the gradient penalty"), ("clip", "weight clipping")):
         norms = over_data(kind, "gradient_norm_std") / over_data(kind, "gradient_norm_mean")
         sentences.append(
-            f"under {full} the critic's gap is {spread(over_data(kind, 'share_of_w1'))} of the most that its Lipschitz "
+            f"Under {full} the critic's gap is {spread(over_data(kind, 'share_of_w1'))} of the most that its Lipschitz "
             f"constant allows, its values correlate with the exact critic's by "
             f"{spread(over_data(kind, 'correlation_with_exact'))}, and its gradient norm varies by {spread(norms)} of "
-            "its mean"
+            "its mean."
         )
-    return ". ".join(s[0].upper() + s[1:] for s in sentences) + "."
+    return " ".join(sentences)

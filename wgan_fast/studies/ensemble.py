@@ -1,4 +1,4 @@
-"""Many small critics trained side by side, one per position of the generated distribution.
+"""Many small critics trained side by side, one per position θ of the generated distribution.
 
 Their layers are batched matrix products, so that seventeen critics take little longer than one.
 """
@@ -14,11 +14,8 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor, nn
 
-from wgan_fast import gradient_norm_penalty, interpolate
+from wgan_fast import gradient_penalty
 from wgan_fast.training.report.metrics import wasserstein_1
-
-Draw = Callable[[], tuple[Tensor, Tensor]]
-"""Draws real and generated samples, each ``(members, B, features)``."""
 
 
 @dataclass(frozen=True)
@@ -78,22 +75,6 @@ def jensen_shannon(discriminators: CriticEnsemble, real: Tensor, fake: Tensor) -
     return math.log(2) - cross_entropy / 2
 
 
-def kullback_leibler(discriminators: CriticEnsemble, real: Tensor) -> Tensor:
-    """``(members,)`` E[log p_real - log p_fake] over real samples: the mean logit of the optimal discriminator."""
-    with torch.no_grad():
-        scores: Tensor = discriminators(real)
-        return scores.mean(dim=1)
-
-
-def penalty(critics: CriticEnsemble, real: Tensor, fake: Tensor, *, lambda_gp: float, one_sided: bool) -> Tensor:
-    """The penalty of WGAN-GP (or, ``one_sided``, WGAN-LP), summed over the members."""
-    members, batch, features = real.shape
-    points = interpolate(real.reshape(-1, features), fake.reshape(-1, features)).requires_grad_(True)
-    scores = critics(points.view(members, batch, features)).sum()
-    (gradients,) = torch.autograd.grad(scores, points, create_graph=True)
-    return gradient_norm_penalty(gradients, one_sided=one_sided, weight=lambda_gp * members)
-
-
 class Reading(NamedTuple):
     """A divergence as the critics estimate it, and its derivative when the generated points move along the first
     axis; each ``(members,)``."""
@@ -110,21 +91,39 @@ def read(divergence: Divergence, critics: CriticEnsemble, real: Tensor, fake: Te
     return Reading(value.detach(), slope[..., 0].sum(dim=1))
 
 
-def train_and_read(run: EnsembleRun, draw: Draw, draw_test: Draw, *, features: int, one_sided: bool) -> dict[str, Any]:
-    """Train critics and discriminators, and read the divergences that they find in other samples."""
+def train_and_read(
+    run: EnsembleRun, draw: Callable[[int, int], Tensor], test_samples: int, *, features: int, one_sided: bool
+) -> dict[str, Any]:
+    """Train critics and discriminators between a distribution and its copies shifted by θ along the first axis, and
+    read the divergences that they find in other samples.
+
+    Args:
+        draw: from members and count to ``(members, count, features)`` points at θ = 0.
+        one_sided: the penalty of WGAN-LP instead of WGAN-GP's.
+    """
     critics, discriminators = (CriticEnsemble(run.positions, features, run.width) for _ in range(2))
+    shift = torch.zeros(run.positions, 1, features)
+    shift[:, 0, 0] = torch.tensor(run.theta())
+
+    def samples(count: int) -> tuple[Tensor, Tensor]:
+        return draw(run.positions, count), draw(run.positions, count) + shift
+
+    def scores(points: Tensor) -> Tensor:
+        by_member: Tensor = critics(points.unflatten(0, (run.positions, run.batch)))
+        return by_member.flatten()
 
     def critic_loss() -> Tensor:
-        samples = draw()
-        penalised = penalty(critics, *samples, lambda_gp=run.lambda_gp, one_sided=one_sided)
-        return penalised - wasserstein(critics, *samples).sum()
+        real, fake = samples(run.batch)
+        weight = run.lambda_gp * run.positions  # the penalty is a mean over the members, of which the sum is wanted
+        penalty = gradient_penalty(scores, real.flatten(0, 1), fake.flatten(0, 1), weight=weight, one_sided=one_sided)
+        return penalty - wasserstein(critics, real, fake).sum()
 
     def discriminator_loss() -> Tensor:
-        return -2 * jensen_shannon(discriminators, *draw()).sum()  # the cross-entropy is 2 log 2 - 2 JS
+        return -2 * jensen_shannon(discriminators, *samples(run.batch)).sum()  # the cross-entropy is 2 log 2 - 2 JS
 
     _descend(critics, critic_loss, run)
     _descend(discriminators, discriminator_loss, run)
-    real, fake = draw_test()
+    real, fake = samples(test_samples)
     w1, js = read(wasserstein, critics, real, fake), read(jensen_shannon, discriminators, real, fake)
     return {
         "w1_pot": [wasserstein_1(x, y) for x, y in zip(real, fake, strict=True)],
@@ -132,7 +131,8 @@ def train_and_read(run: EnsembleRun, draw: Draw, draw_test: Draw, *, features: i
         "w1_gradient_critic": w1.gradient,
         "js_discriminator": js.value,
         "js_gradient_discriminator": js.gradient,
-        "kl_discriminator": kullback_leibler(discriminators, real),
+        # E[log p_real - log p_fake] over real samples: the mean logit of the optimal discriminator.
+        "kl_discriminator": discriminators(real).mean(dim=1).detach(),
     }
 
 

@@ -17,8 +17,7 @@ import torch
 
 from wgan_fast.penalties import first_output
 from wgan_fast.studies.study import Array, Results, panels
-from wgan_fast.studies.toy_runs import make_trainer, named, watch
-from wgan_fast.training.config import Config
+from wgan_fast.studies.toy_runs import STANDARD_GAN, Options, constrained, digits_trainer, watch
 from wgan_fast.training.data.sets import TensorData
 from wgan_fast.training.loop.trainer import Trainer
 from wgan_fast.training.report.features import feature_network
@@ -27,13 +26,15 @@ from wgan_fast.training.step.losses import critic_loss, generator_loss
 
 RESAMPLES = 2000
 BLOCK = 4
-LOSSES = {
-    "gp": {"wasserstein_estimate": "WGAN-GP: Wasserstein estimate"},
-    "clip": {"wasserstein_estimate": "WGAN, clip: Wasserstein estimate"},
-    "gan": {"jensen_shannon_estimate": "GAN: Jensen-Shannon estimate", "generator_loss": "GAN: generator's loss"},
-    "r1": {"jensen_shannon_estimate": "GAN, R1: Jensen-Shannon estimate"},
-}
-CASES = tuple(LOSSES)
+CASES = constrained("gp", "clip") | {"gan": STANDARD_GAN["gan"] | {"n_critic": 1}} | constrained("r1")
+CURVES = (
+    ("gp", "wasserstein_estimate", "WGAN-GP: Wasserstein estimate"),
+    ("clip", "wasserstein_estimate", "WGAN, clip: Wasserstein estimate"),
+    ("gan", "jensen_shannon_estimate", "GAN: Jensen-Shannon estimate"),
+    ("gan", "generator_loss", "GAN: generator's loss"),
+    ("r1", "jensen_shannon_estimate", "GAN, R1: Jensen-Shannon estimate"),
+)
+"""The losses that are compared with quality: case, name of the number, and label."""
 
 
 @dataclass(frozen=True)
@@ -51,18 +52,16 @@ SIZES = {
 }
 
 
-def measure(case: str, seed: int, settings: Settings) -> dict[str, Any]:
-    config = Config(
-        data="digits",
-        **named(case),
+def measure(options: Options, seed: int, settings: Settings) -> dict[str, Any]:
+    trainer = digits_trainer(
+        settings.width,
+        seed,
         iterations=settings.iterations,
-        seed=seed,
-        n_critic=1 if case == "gan" else 5,
         critic_burst=False,
         ema_decay=0.0,
         log_every=max(1, settings.iterations // settings.looks),
+        **options,
     )
-    trainer = make_trainer(config, settings.width)
     data = trainer.data
     assert isinstance(data, TensorData)
     network = feature_network(data)
@@ -75,7 +74,7 @@ def measure(case: str, seed: int, settings: Settings) -> dict[str, Any]:
         return {
             "wasserstein_estimate": float(on_real.mean() - on_fake.mean()),
             "jensen_shannon_estimate": float(np.log(2) - critic_loss("gan", on_real, on_fake) / 2),
-            "generator_loss": float(generator_loss(config.loss, on_fake)),
+            "generator_loss": float(generator_loss(trainer.config.loss, on_fake)),
             "frechet_distance": frechet_distance(network, fake, real),
             "sliced_wasserstein": sliced_wasserstein(fake, real, projections=128),
         }
@@ -116,16 +115,15 @@ def _shown(results: Results, case: str, loss: str, quality: str, *, of_ranks: bo
 
 
 def draw(results: Results) -> Any:
-    pairs = [(case, loss) for case, losses in LOSSES.items() for loss in losses]
-    canvas, grid = panels(14, 6.4, 2, len(pairs), lines=False)
-    for (top, bottom), (case, loss) in zip(grid.T, pairs, strict=True):
+    canvas, grid = panels(14, 6.4, 2, len(CURVES), lines=False)
+    for (top, bottom), (case, loss, label) in zip(grid.T, CURVES, strict=True):
         iteration = results.values(case, "iteration")[0][1:]
         values, quality = results.values(case, loss)[:, 1:], results.values(case, "frechet_distance")[:, 1:]
         other = top.twinx()
         for row, distance in zip(values, quality, strict=True):
             top.plot(iteration, row, color="C0", linewidth=1)
             other.plot(iteration, distance, color="C3", linewidth=1, linestyle="dashed")
-        top.set(xlabel="generator iteration", title=LOSSES[case][loss].replace(": ", ":\n"))
+        top.set(xlabel="generator iteration", title=label.replace(": ", ":\n"))
         top.tick_params(axis="y", colors="C0")
         other.tick_params(axis="y", colors="C3")
         points = bottom.scatter(values, quality, c=np.tile(iteration, len(values)), cmap="viridis", s=12)
@@ -143,9 +141,8 @@ def draw(results: Results) -> Any:
 def conclude(results: Results) -> str:
     def listed(quality: str, *, of_ranks: bool = False, late: bool = False) -> str:
         return ", ".join(
-            f"{title} {_shown(results, case, loss, quality, of_ranks=of_ranks, late=late)}"
-            for case, losses in LOSSES.items()
-            for loss, title in losses.items()
+            f"{label} {_shown(results, case, loss, quality, of_ranks=of_ranks, late=late)}"
+            for case, loss, label in CURVES
         )
 
     return (

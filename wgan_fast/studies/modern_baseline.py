@@ -14,14 +14,13 @@ import torch
 
 from wgan_fast.penalties import r2_penalty
 from wgan_fast.studies.study import Results, draw_band, draw_bars, panels, spread
-from wgan_fast.studies.toy_runs import ToyRun, make_trainer, modes_reached, watch, wide_modes
-from wgan_fast.training.config import Config
+from wgan_fast.studies.toy_runs import Options, ToyRun, digits_trainer, modes_reached, watch, wide_modes
 from wgan_fast.training.data.sets import TensorData
 from wgan_fast.training.loop.trainer import Trainer
 from wgan_fast.training.report.features import feature_network
 from wgan_fast.training.report.metrics import frechet_distance, sliced_wasserstein, wasserstein_1
 
-VARIANTS: dict[str, dict[str, Any]] = {
+VARIANTS: dict[str, Options] = {
     "relativistic, R1 and R2": {"loss": "relativistic", "constraint": "r1r2", "n_critic": 1},
     "relativistic, R1": {"loss": "relativistic", "constraint": "r1", "n_critic": 1},
     "GAN, R1": {"loss": "gan", "constraint": "r1", "n_critic": 1},
@@ -31,7 +30,7 @@ MODES = 25
 MODE_SAMPLES = 2500
 # The quality on each data set: name of the number, axis label.
 QUALITY = {"25gaussians": ("w1", "exact W1 to held-out points"), "digits": ("frechet_distance", "Fréchet distance")}
-CASES = [f"{variant} / {data}" for data in QUALITY for variant in VARIANTS]
+CASES = {f"{variant} / {data}": (data, options) for data in QUALITY for variant, options in VARIANTS.items()}
 
 
 @dataclass(frozen=True)
@@ -48,9 +47,13 @@ SIZES = {
 }
 
 
-def measure(case: str, seed: int, settings: Settings) -> dict[str, Any]:
-    variant, name = case.split(" / ")
-    trainer = (_points if name == "25gaussians" else _digits)(VARIANTS[variant], seed, settings)
+def measure(case: tuple[str, Options], seed: int, settings: Settings) -> dict[str, Any]:
+    name, options = case
+    if name == "digits":
+        schedule = {"iterations": settings.iterations, "log_every": settings.log_every}
+        trainer = digits_trainer(settings.digits_width, seed, gamma=settings.digits_gamma, **schedule, **options)
+    else:
+        trainer = settings.trainer(wide_modes(name), seed, gamma=settings.gamma, **options)
     data = trainer.data
     real = data.held_out(settings.samples, torch.Generator().manual_seed(seed))
     network = feature_network(data) if isinstance(data, TensorData) else None
@@ -67,33 +70,16 @@ def measure(case: str, seed: int, settings: Settings) -> dict[str, Any]:
     return watch(trainer, look)
 
 
-def _points(options: dict[str, Any], seed: int, settings: Settings) -> Trainer:
-    data = wide_modes("25gaussians")
-    return settings.trainer(options["constraint"], data, seed, gamma=settings.gamma, **options)
-
-
-def _digits(options: dict[str, Any], seed: int, settings: Settings) -> Trainer:
-    config = Config(
-        data="digits",
-        gamma=settings.digits_gamma,
-        iterations=settings.iterations,
-        seed=seed,
-        log_every=settings.log_every,
-        **options,
-    )
-    return make_trainer(config, settings.digits_width)
-
-
 def draw(results: Results) -> Any:
     canvas, grid = panels(12, 7, 2, 3)
     colors = [f"C{place}" for place in range(len(VARIANTS))]
     for (quality, slope, seconds), (data, (number, label)) in zip(grid, QUALITY.items(), strict=True):
+        here = results.ending(f" / {data}")
         for variant, color in zip(VARIANTS, colors, strict=True):
-            case = f"{variant} / {data}"
-            iterations = results.values(case, "iteration")[0]
-            draw_band(quality, iterations, results.values(case, number), color=color, label=variant)
-            draw_band(slope, iterations, results.values(case, "fake_gradient_norm"), color=color)
-        draw_bars(seconds, {variant: results.values(f"{variant} / {data}", "seconds") for variant in VARIANTS}, colors)
+            iterations = here.values(variant, "iteration")[0]
+            draw_band(quality, iterations, here.values(variant, number), color=color, label=variant)
+            draw_band(slope, iterations, here.values(variant, "fake_gradient_norm"), color=color)
+        draw_bars(seconds, here.each("seconds"), colors)
         quality.set(title=data, xlabel="generator iteration", ylabel=label)
         slope.set(title="gradient at generated samples", xlabel="generator iteration", yscale="log")
         seconds.set(title="seconds of training")
@@ -103,19 +89,20 @@ def draw(results: Results) -> Any:
 
 def conclude(results: Results) -> str:
     baseline, without, *_ = VARIANTS
-
-    def diverged(variant: str) -> int:
-        return int(sum(results.values(f"{variant} / {data}", "diverged").sum() for data in QUALITY))
-
-    def summary(variant: str) -> str:
-        covered, w1 = (spread(results.last(f"{variant} / 25gaussians", number)) for number in ("covered", "w1"))
-        frechet = spread(results.last(f"{variant} / digits", "frechet_distance"))
-        return f"{variant} {covered} of {MODES} modes, W1 {w1}, Fréchet {frechet}"
-
-    figures = "; ".join(map(summary, VARIANTS))
-    steepest = [results.last(f"{variant} / 25gaussians", "fake_gradient_norm").max() for variant in (without, baseline)]
+    points, digits = (results.ending(f" / {data}") for data in QUALITY)
+    covered, w1, slope = (points.ends(number) for number in ("covered", "w1", "fake_gradient_norm"))
+    frechet = digits.ends("frechet_distance")
+    figures = "; ".join(
+        f"{variant} {spread(covered[variant])} of {MODES} modes, W1 {spread(w1[variant])}, "
+        f"Fréchet {spread(frechet[variant])}"
+        for variant in VARIANTS
+    )
+    diverged = {
+        variant: int(sum(here.values(variant, "diverged").sum() for here in (points, digits))) for variant in VARIANTS
+    }
     return (
         f"After {results.settings.iterations} iterations: {figures}. "
-        f"Runs that diverged: {diverged(without)} with R1 alone, {diverged(baseline)} with R1 and R2, and "
-        f"the steepest gradient at generated points was {steepest[0]:.3g} without R2 and {steepest[1]:.3g} with it."
+        f"Runs that diverged: {diverged[without]} with R1 alone, {diverged[baseline]} with R1 and R2, and "
+        f"the steepest gradient at generated points was {slope[without].max():.3g} without R2 and "
+        f"{slope[baseline].max():.3g} with it."
     )

@@ -7,7 +7,7 @@ from collections.abc import Callable
 import torch
 from torch import Tensor, nn
 
-from wgan_fast.penalties import first_output, input_gradient
+from wgan_fast.penalties import Critic, first_output, input_gradient
 from wgan_fast.training.config import Config
 from wgan_fast.training.loop.choices import make_constraint, make_optimizer
 from wgan_fast.training.step.feedforward import written_out
@@ -50,7 +50,7 @@ def lipschitz_constant(critic: nn.Module, real: Tensor, fake: Tensor, *, seed: i
     return float(norms.max())
 
 
-def dual_estimate(critic: nn.Module, real: Tensor, fake: Tensor) -> float:
+def dual_estimate(critic: Critic, real: Tensor, fake: Tensor) -> float:
     """E[D(real)] - E[D(fake)] over these samples."""
     with torch.no_grad():
         return float(first_output(critic(real)).mean() - first_output(critic(fake)).mean())

@@ -52,13 +52,19 @@ class Results:
         """``(seeds, ...)`` float64: the number or list of that name, one row per seed."""
         return np.array([m.numbers[name] for m in self.measurements if m.case == case], dtype=np.float64)
 
-    def last(self, case: str, name: str) -> Array:
-        """``(seeds, ...)``: the last entry of the list of that name, its value at the end of training."""
-        return self.values(case, name)[:, -1]
-
     def each(self, name: str) -> dict[str, Array]:
-        """The values of that name by case, in the order in which the study names the cases."""
-        return {case: self.values(case, name) for case in dict.fromkeys(m.case for m in self.measurements)}
+        """The values of that name by case, of the cases that have it, in the order in which the study names them."""
+        cases = dict.fromkeys(m.case for m in self.measurements if name in m.numbers)
+        return {case: self.values(case, name) for case in cases}
+
+    def ends(self, name: str) -> dict[str, Array]:
+        """``(seeds, ...)`` by case: the last entry of the list of that name, its value at the end of training."""
+        return {case: values[:, -1] for case, values in self.each(name).items()}
+
+    def ending(self, suffix: str) -> Results:
+        """The measurements of the cases whose names end so, which here are named by what is before it."""
+        ours = [m for m in self.measurements if m.case.endswith(suffix)]
+        return Results(self.settings, [m._replace(case=m.case.removesuffix(suffix)) for m in ours])
 
 
 class Study(Protocol):
@@ -66,9 +72,9 @@ class Study(Protocol):
 
     SIZES: dict[Size, Any]
     """The settings (a dataclass) of each size."""
-    CASES: Sequence[str]
-    """The names of what is compared."""
-    measure: Callable[[str, int, Any], dict[str, Any]]
+    CASES: Mapping[str, Any]
+    """What is compared, by name: of each case, what ``measure`` takes."""
+    measure: Callable[[Any, int, Any], dict[str, Any]]
     """From case, seed and settings to numbers (or tensors of them); runs in a process of its own, on one thread."""
     draw: Callable[[Results], Any]
     """The figure."""
@@ -130,7 +136,7 @@ def collect(study: Study, size: Size, seed: int) -> Results:
     """Measure every case with every seed, in as many processes as there are cores (smoke: in this one)."""
     settings = study.SIZES[size]
     seeds = range(seed, seed + SEEDS[size])
-    tasks = [(study.measure, case, each, settings) for case in study.CASES for each in seeds]
+    tasks = [(study.measure, name, case, each, settings) for name, case in study.CASES.items() for each in seeds]
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     workers = min(cores, len(tasks))
     if size == "smoke" or workers == 1:
@@ -139,24 +145,21 @@ def collect(study: Study, size: Size, seed: int) -> Results:
             return Results(settings, [_timed(task) for task in tasks])
         finally:
             torch.set_num_threads(threads)
-    with ProcessPoolExecutor(workers, multiprocessing.get_context("spawn"), _end_on_interrupt) as pool:
+    # Ctrl-C reaches every process of the terminal: the workers end without a traceback, and only this one reports it.
+    ends = (signal.SIGINT, signal.SIG_DFL)
+    with ProcessPoolExecutor(workers, multiprocessing.get_context("spawn"), signal.signal, ends) as pool:
         return Results(settings, list(pool.map(_timed, tasks)))
 
 
-def _end_on_interrupt() -> None:
-    """End without a traceback at Ctrl-C, which reaches every process of the terminal; only the first reports it."""
-    signal.signal(signal.SIGINT, signal.SIG_DFL)
-
-
-def _timed(task: tuple[Callable[[str, int, Any], dict[str, Any]], str, int, Any]) -> Measurement:
-    measure, case, seed, settings = task
+def _timed(task: tuple[Callable[[Any, int, Any], dict[str, Any]], str, Any, int, Any]) -> Measurement:
+    measure, name, case, seed, settings = task
     torch.set_num_threads(1)
     torch.manual_seed(seed)
     start = time.process_time()
     measured = measure(case, seed, settings)
     # As lists: tensors would be passed in shared memory, of which a container may have little.
-    numbers = {name: value.tolist() if isinstance(value, torch.Tensor) else value for name, value in measured.items()}
-    return Measurement(case, seed, numbers, round(time.process_time() - start, 3))
+    numbers = {key: value.tolist() if isinstance(value, torch.Tensor) else value for key, value in measured.items()}
+    return Measurement(name, seed, numbers, round(time.process_time() - start, 3))
 
 
 def _write_numbers(path: Path, content: dict[str, Any], measurements: Sequence[Measurement]) -> None:
@@ -235,6 +238,11 @@ def legend_below(canvas: Any, *panels: Any, columns: int) -> None:
         handles, labels = axes.get_legend_handles_labels()
         entries = dict(zip(labels, handles, strict=True)) | entries
     canvas.legend(entries.values(), entries.keys(), loc="outside lower center", ncols=columns, fontsize=9)
+
+
+def by_name(numbers: Sequence[Mapping[str, Any]]) -> dict[str, list[Any]]:
+    """One list per name, of the numbers that all of these have."""
+    return {name: [each[name] for each in numbers] for name in numbers[0]}
 
 
 def by_mean(values: Mapping[str, Array]) -> list[str]:

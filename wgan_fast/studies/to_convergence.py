@@ -9,6 +9,7 @@ dimensions; the critics start anew.
 
 from __future__ import annotations
 
+import copy
 from dataclasses import dataclass
 from typing import Any
 
@@ -17,8 +18,8 @@ import torch
 from torch import Tensor, nn
 
 from wgan_fast.studies.probes import train_against_fixed
-from wgan_fast.studies.study import Array, Results, draw_band, legend_below, panels, spread
-from wgan_fast.studies.toy_runs import named
+from wgan_fast.studies.study import Array, Results, by_name, draw_band, legend_below, panels, spread
+from wgan_fast.studies.toy_runs import STANDARD_GAN, Options, constrained
 from wgan_fast.training.config import Config
 from wgan_fast.training.data.sets import load_data
 from wgan_fast.training.loop.trainer import Trainer
@@ -26,8 +27,11 @@ from wgan_fast.training.models.pairs import Pair, build_models
 from wgan_fast.training.step.losses import LossName, generator_loss
 
 LATENT = 32
-READINGS: dict[str, tuple[LossName, ...]] = {"gan": ("gan-minimax", "gan"), "gp": ("wgan",), "clip": ("wgan",)}
-CASES = tuple(READINGS)
+CASES: dict[str, tuple[Options, tuple[LossName, ...]]] = {
+    "gan": (STANDARD_GAN["gan"], ("gan-minimax", "gan")),
+    **{case: (options, ("wgan",)) for case, options in constrained("gp", "clip").items()},
+}
+"""What the critic is trained with, and the losses of the generator whose gradients are read."""
 
 
 @dataclass(frozen=True)
@@ -50,7 +54,8 @@ SIZES = {
 }
 
 
-def measure(case: str, seed: int, settings: Settings) -> dict[str, Any]:
+def measure(case: tuple[Options, tuple[LossName, ...]], seed: int, settings: Settings) -> dict[str, Any]:
+    options, losses = case
     data = load_data("digits")
 
     def pair() -> Pair:
@@ -64,14 +69,13 @@ def measure(case: str, seed: int, settings: Settings) -> dict[str, Any]:
     critic, random = pair().critic, torch.Generator().manual_seed(seed)
     config = Config(
         data="digits",
-        **named(case),
         learning_rate=settings.learning_rate,
         lambda_gp=settings.lambda_gp,
         clip_value=settings.clip_value,
+        **options,
     )
     steps = sorted({round(step) for step in np.geomspace(1, settings.steps, settings.looks)})
-    norms: dict[str, list[float]] = {f"gradient_norm_{name}": [] for name in READINGS[case]}
-    separation: list[float] = []
+    seen: list[dict[str, float]] = []
 
     def samples() -> tuple[Tensor, Tensor]:
         return data.batch(settings.batch, random), torch.randn(settings.batch, LATENT)
@@ -79,23 +83,22 @@ def measure(case: str, seed: int, settings: Settings) -> dict[str, Any]:
     def look(step: int) -> None:
         if step in steps:
             latent = torch.randn(settings.read_batch, LATENT, generator=torch.Generator().manual_seed(seed))
-            for name in READINGS[case]:
-                norms[f"gradient_norm_{name}"].append(generator_gradient_norm(critic, generator, latent, name))
-            separation.append(_separation(critic, data.batch(settings.read_batch, random), generator(latent)))
+            norms = {
+                f"gradient_norm_{loss}": generator_gradient_norm(critic, generator, latent, loss) for loss in losses
+            }
+            real = data.batch(settings.read_batch, random)
+            seen.append({**norms, "separation": _separation(critic, real, generator(latent))})
 
     train_against_fixed(critic, config, samples, settings.steps, generator=generator, look=look)
-    return {"step": steps, **norms, "separation": separation}
+    return {"step": steps, **by_name(seen)}
 
 
 def generator_gradient_norm(critic: nn.Module, generator: nn.Module, latent: Tensor, loss_name: LossName) -> float:
     """Norm of the gradient of the generator's loss in all its weights; in double precision, as it may be tiny."""
-    critic, generator = critic.double(), generator.double()
+    critic, generator = (copy.deepcopy(network).double() for network in (critic, generator))
     loss = generator_loss(loss_name, critic(generator(latent.double())))
     gradients = torch.autograd.grad(loss, list(generator.parameters()))
-    norm = float(torch.cat([g.flatten() for g in gradients]).norm())
-    critic.float()
-    generator.float()
-    return norm
+    return float(torch.cat([g.flatten() for g in gradients]).norm())
 
 
 def _separation(critic: nn.Module, real: Tensor, fake: Tensor) -> float:
@@ -144,5 +147,5 @@ def conclude(results: Results) -> str:
         f"{spread(saturating)} of its largest value, under gp it is at {spread(kept['gp'])} and under clip at "
         f"{spread(kept['clip'])} of theirs: the claim {'holds' if holds else 'does not hold'} here. "
         f"The gradient of -log D goes from {spread(non_saturating[:, 0])} to {spread(non_saturating[:, -1])}, with the "
-        f"discriminator ranking {spread(100 * results.last('gan', 'separation'), 3)} % of the pairs correctly."
+        f"discriminator ranking {spread(100 * results.ends('separation')['gan'], 3)} % of the pairs correctly."
     )

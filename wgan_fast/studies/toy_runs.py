@@ -11,8 +11,9 @@ from typing import Any
 import torch
 
 from wgan_fast.studies.probes import dual_estimate, lipschitz_constant
-from wgan_fast.training.config import Config
-from wgan_fast.training.data.points import PointStream, gaussian_mixture
+from wgan_fast.studies.study import by_name
+from wgan_fast.training.config import Config, ConstraintName
+from wgan_fast.training.data.points import STREAMS, PointStream, gaussian_mixture
 from wgan_fast.training.data.sets import Data, load_data
 from wgan_fast.training.errors import UserError
 from wgan_fast.training.loop.trainer import Record, Trainer
@@ -20,8 +21,15 @@ from wgan_fast.training.models.pairs import build_models
 from wgan_fast.training.report.metrics import mode_coverage, wasserstein_1
 
 CONSTRAINTS = ("clip", "gp", "lp", "r1", "r2", "dragan", "spectral", "orthogonal", "lipschitz")
+Options = dict[str, Any]
+"""Options of a `Config`; the loss is by default that of the constraint's paper."""
+STANDARD_GAN: dict[str, Options] = {name: {"constraint": "none", "loss": name} for name in ("gan", "gan-minimax")}
 LEAST_W1 = 1e-6
-Look = Callable[[Trainer], dict[str, Any]]
+
+
+def constrained(*names: str) -> dict[str, Options]:
+    """The options of these constraints, by name."""
+    return {name: {"constraint": name} for name in names}
 
 
 @dataclass(frozen=True)
@@ -47,36 +55,34 @@ class ToyRun:
         """Iterations between two looks."""
         return max(1, self.iterations // self.looks)
 
-    def config(self, variant: str, data: str, seed: int, **options: Any) -> Config:
-        """``variant``: as in `named`, or "clip 0.01" with the clip value."""
-        name, _, bound = variant.partition(" ")
-        ours: dict[str, Any] = {
-            "data": data,
-            "iterations": self.iterations,
-            "seed": seed,
-            "batch_size": self.batch,
-            "learning_rate": self.clip_learning_rate if name == "clip" else self.learning_rate,
-            "clip_value": float(bound) if bound else self.clip_value,
-            "lambda_gp": self.lambda_gp,
-            "critic_burst": False,
-            "log_every": self.log_every,
-        }
-        return Config(**named(name) | ours | options)
+    def config(self, data: str, seed: int, *, constraint: ConstraintName, **options: Any) -> Config:
+        """The options of one variant, within the budget."""
+        return Config(
+            data=data,
+            seed=seed,
+            constraint=constraint,
+            iterations=self.iterations,
+            batch_size=self.batch,
+            learning_rate=self.clip_learning_rate if constraint == "clip" else self.learning_rate,
+            lambda_gp=self.lambda_gp,
+            critic_burst=False,
+            log_every=self.log_every,
+            **{"clip_value": self.clip_value} | options,
+        )
 
-    def trainer(self, variant: str, data: Data, seed: int, **options: Any) -> Trainer:
-        """A pair of the budget's width, ready to train; ``variant`` and ``options`` as in `config`."""
-        return make_trainer(self.config(variant, data.name, seed, **options), self.width, data)
-
-
-def named(variant: str) -> dict[str, Any]:
-    """The options of a constraint with the loss of its paper, or of the standard GAN: gan or gan-minimax."""
-    return {"constraint": "none", "loss": variant} if variant.startswith("gan") else {"constraint": variant}
+    def trainer(self, data: Data, seed: int, **options: Any) -> Trainer:
+        """A pair of the budget's width, ready to train; ``options`` as in `config`."""
+        return make_trainer(self.config(data.name, seed, **options), self.width, data)
 
 
-def make_trainer(config: Config, width: int, data: Data | None = None) -> Trainer:
-    """Three hidden layers of ``width`` on both sides, ready to train on ``data``, by default what the config names."""
-    networks = build_models("mlp", config.sample_shape, config.latent_dim, width)
-    return Trainer(*networks, data or load_data(config.data), config)
+def make_trainer(config: Config, width: int, data: Data) -> Trainer:
+    """Three hidden layers of ``width`` on both sides, ready to train on ``data``."""
+    return Trainer(*build_models("mlp", config.sample_shape, config.latent_dim, width), data, config)
+
+
+def digits_trainer(width: int, seed: int, **options: Any) -> Trainer:
+    """A pair of this width, ready to train on the digits."""
+    return make_trainer(Config(data="digits", seed=seed, **options), width, load_data("digits"))
 
 
 def diverges(trainer: Trainer, on_record: Callable[[Record], None] | None = None) -> float:
@@ -91,13 +97,12 @@ def diverges(trainer: Trainer, on_record: Callable[[Record], None] | None = None
 def wide_modes(name: str) -> PointStream:
     """The mixture of that name with modes 0.05 wide, three times the paper's, so that hundreds of iterations suffice
     where the paper's widths take tens of thousands. A uniform square still counts as 0 modes of 25."""
-    stream = load_data(name)
-    assert isinstance(stream, PointStream)
-    assert stream.modes is not None
-    return gaussian_mixture(name, stream.modes.centers, 0.05)
+    modes = STREAMS[name]().modes
+    assert modes is not None
+    return gaussian_mixture(name, modes.centers, 0.05)
 
 
-def watch(trainer: Trainer, look: Look) -> dict[str, Any]:
+def watch(trainer: Trainer, look: Callable[[Trainer], dict[str, Any]]) -> dict[str, Any]:
     """Train to the end; returns the results of ``look``, one list per name, the iterations of the calls, and the
     ``seconds`` of training, without the looks.
 
@@ -122,8 +127,7 @@ def watch(trainer: Trainer, look: Look) -> dict[str, Any]:
     diverged = diverges(trainer, lambda record: seen.append(looked()))
     seconds = time.perf_counter() - start - looking
     seen += [seen[-1]] * (len(iterations) - len(seen))
-    looks = {name: [numbers[name] for numbers in seen] for name in seen[0]}
-    return {"iteration": iterations, **looks, "diverged": diverged, "seconds": seconds}
+    return {"iteration": iterations, **by_name(seen), "diverged": diverged, "seconds": seconds}
 
 
 def modes_reached(trainer: Trainer, count: int, seed: int) -> dict[str, float]:
@@ -139,11 +143,10 @@ def estimate_beside_w1(trainer: Trainer, count: int, seed: int) -> dict[str, flo
     """The critic's estimate and the exact W1 on ``count`` points that training never saw and as many generated ones,
     the critic's measured Lipschitz constant L, and the estimate's share of its bound L · W1."""
     real, fake = trainer.data.held_out(count, torch.Generator().manual_seed(seed)), trainer.sample(count, seed=seed)
-    if not fake.isfinite().all():
-        names = ("w1_exact", "estimate", "ratio", "lipschitz_constant", "share_of_bound")
-        return dict.fromkeys(names, math.nan)
-    w1, estimate = wasserstein_1(real, fake), dual_estimate(trainer.critic, real, fake)
-    lipschitz = lipschitz_constant(trainer.critic, real, fake)
+    w1 = estimate = lipschitz = math.nan
+    if fake.isfinite().all():
+        w1, estimate = wasserstein_1(real, fake), dual_estimate(trainer.critic, real, fake)
+        lipschitz = lipschitz_constant(trainer.critic, real, fake)
     return {
         "w1_exact": w1,
         "estimate": estimate,

@@ -11,13 +11,13 @@ import numpy as np
 import torch
 
 from wgan_fast.studies.study import Results, draw_band, panels, spread
-from wgan_fast.studies.toy_runs import ToyRun, watch
+from wgan_fast.studies.toy_runs import Options, ToyRun, constrained, watch
 from wgan_fast.training.data.sets import load_data
 from wgan_fast.training.loop.health import weight_saturation
 from wgan_fast.training.loop.trainer import Trainer
 
-CLIPPED = ("clip 0.01", "clip 0.1")
-CASES = (*CLIPPED, "gp")
+CLIPPED: dict[str, Options] = {f"clip {c:g}": {"constraint": "clip", "clip_value": c} for c in (0.01, 0.1)}
+CASES = CLIPPED | constrained("gp")
 BINS = 61
 REACH = 1.5
 SIZES = {
@@ -27,16 +27,16 @@ SIZES = {
 }
 
 
-def measure(case: str, seed: int, settings: ToyRun) -> dict[str, Any]:
+def measure(options: Options, seed: int, settings: ToyRun) -> dict[str, Any]:
     """Histograms of the weights divided by c; under gp, which has no c, by their largest value at the end."""
-    bound = float(case.split()[1]) if case != "gp" else None
+    bound = options.get("clip_value")
 
     def look(trainer: Trainer) -> dict[str, Any]:
         weights = torch.cat([p.detach().flatten() for p in trainer.critic.parameters()])
         share = weight_saturation(trainer.critic, bound or float(weights.abs().max()))
         return {"weights": weights, "share_at_bound": share}
 
-    seen = watch(settings.trainer(case, load_data("swissroll"), seed), look)
+    seen = watch(settings.trainer(load_data("swissroll"), seed, **options), look)
     weights = seen.pop("weights")
     scale = bound or float(weights[-1].abs().max())
     edges = torch.linspace(-REACH, REACH, BINS + 1)
@@ -67,7 +67,7 @@ def draw(results: Results) -> Any:
             draw_band(ends, centres, density[:, place] + 1e-3, label=f"iteration {iteration[place]:.0f}")
         ends.set(yscale="log", ylim=(1e-2, 60), xlabel=unit, ylabel="density")
         ends.grid(alpha=0.3)
-        share = spread(100 * results.last(case, "share_at_bound"))
+        share = spread(100 * results.ends("share_at_bound")[case])
         ends.set_title(f"{share} % of the weights at the bound", fontsize=10)
         ends.legend(fontsize=8, loc="upper center", ncols=2)
     canvas.colorbar(image, ax=grid[0].tolist(), label="log₁₀ density")
@@ -75,10 +75,10 @@ def draw(results: Results) -> Any:
 
 
 def conclude(results: Results) -> str:
-    shares = {case: results.last(case, "share_at_bound") for case in CASES}
+    shares = results.ends("share_at_bound")
     piled = all(shares[case].min() > 10 * max(shares["gp"].max(), 1e-3) for case in CLIPPED)
     listed = " and ".join(f"{spread(100 * shares[case])} % at {case.replace('clip', 'c =')}" for case in CLIPPED)
-    outer = {case: spread(100 * results.last(case, "share_in_outer_tenth")) for case in CASES}
+    outer = {case: spread(100 * share) for case, share in results.ends("share_in_outer_tenth").items()}
     return (
         f"After {results.settings.iterations} iterations {listed} of the critic's weights lie at the bound, "
         f"against {spread(100 * shares['gp'])} % at the largest weight under the gradient penalty: the claim "
