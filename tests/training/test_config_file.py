@@ -24,10 +24,11 @@ def test_yaml_and_json_say_the_same(tmp_path: Path) -> None:
         "betas": (0.5, 0.9),
         "lr_decay": True,
         "iterations": 1000,
+        "seed": 2**53 + 1,
     }
     (tmp_path / "a.yaml").write_text(
         "# a comment\ndata: 8gaussians\nconstraint: none\nlearning-rate: 5e-5\nlambda_gp: 10\nbetas: [0.5, 0.9]\n"
-        "lr-decay: yes\niterations: 1e3\ncritic_norm: null\n"
+        "lr-decay: yes\niterations: 1e3\nseed: 9007199254740993\ncritic_norm: null\n"
     )
     of_a_run = {"critic_norm": None, "wgan_fast": "0.1.0", "num_classes": 0, "sample_shape": [2]}
     (tmp_path / "a.json").write_text(json.dumps({**expected, **of_a_run}))

@@ -6,6 +6,7 @@ import dataclasses
 import functools
 import math
 from collections.abc import Callable, Mapping
+from decimal import Decimal
 from pathlib import Path
 from types import NoneType
 from typing import Any, Literal, NamedTuple, get_args, get_origin, get_type_hints
@@ -114,8 +115,8 @@ def _converted(value: Any, hint: Any) -> Any:
         return hint(value)
     expected = "an integer" if hint is int else "a number"
     try:
-        number = float(value)
-    except (ValueError, TypeError):
+        number = Decimal(str(value))  # exact, also for an integer that is not a float
+    except ArithmeticError:
         raise ValueError(expected) from None
     if not math.isfinite(number):
         raise ValueError(f"{expected} that is finite")
