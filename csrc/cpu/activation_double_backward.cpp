@@ -16,7 +16,6 @@ WGAN_FAST_INLINE void differentiate_range(const Rule& given, const W* __restrict
                                           const W* __restrict__ g, const W* __restrict__ v,
                                           W* __restrict__ to_g, W* __restrict__ to_saved, int64_t size) {
   const Rule rule = given;  // Its numbers in registers: a choice of one in memory would be a branch.
-  WGAN_FAST_UNROLL
   for (int64_t i = 0; i < size; ++i) {
     const Slope<W> slope = rule(saved[i]);
     const W tangent = v[i];

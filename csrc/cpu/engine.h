@@ -18,12 +18,6 @@
 #else
 #define WGAN_FAST_CLONES
 #endif
-// Before a loop of few instructions per element: the clamp of fp32 weights is 6 to 9 % faster.
-#if defined(__GNUC__)
-#define WGAN_FAST_UNROLL _Pragma("GCC unroll 4")
-#else
-#define WGAN_FAST_UNROLL
-#endif
 #define WGAN_FAST_INLINE inline __attribute__((always_inline))
 #define WGAN_FAST_INLINE_LAMBDA __attribute__((always_inline))
 

@@ -230,15 +230,15 @@ def _observed_modules(critic: Any, following: _Following) -> Iterator[None]:
     for name, module in critic.named_modules() if isinstance(critic, nn.Module) else ():
         handles.append(module.register_forward_pre_hook(lambda *_, name=name: following.path.append(name)))
         handles.append(module.register_forward_hook(lambda *_: following.path.__delitem__(-1)))
-        for kind in (module._backward_hooks, module._backward_pre_hooks):
-            if kind:
+        for registered in (module._backward_hooks, module._backward_pre_hooks):
+            if registered:
                 following.obstacles.append(Obstacle(name, "backward hook", _HOOK, True))
-                hooks.append((kind, dict(kind)))
-                kind.clear()
+                hooks.append((registered, dict(registered)))
+                registered.clear()
     try:
         yield
     finally:
         for handle in handles:
             handle.remove()
-        for kind, kept in hooks:
-            kind.update(kept)
+        for registered, kept in hooks:
+            registered.update(kept)

@@ -97,6 +97,7 @@ def fused_step_(
         _check_dtypes(params, grads)
         getattr(torch.ops.wgan_fast, step.__name__)(*lists, *options, backend)
         return
+    # All at once; the loop, which explains, only where something is wrong.
     dtypes = list(map(dtype_of, params))
     if dtypes != list(map(dtype_of, grads)) or not DTYPES.issuperset(dtypes):
         _check_dtypes(params, grads)

@@ -14,7 +14,7 @@ from wgan_fast import reference
 from wgan_fast.backends import choose
 from wgan_fast.memory_layout import has_addresses
 
-# A tensor's device as an object takes ten times as long.
+# To ask a tensor for its device as an object takes six times as long.
 _is_cuda, _is_cpu = map(operator.attrgetter, ("is_cuda", "is_cpu"))
 
 

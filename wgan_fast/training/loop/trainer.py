@@ -234,9 +234,9 @@ class Trainer:
     def _step_by_step(self, count: int) -> tuple[CriticStep, Tensor]:
         for i in range(count):
             batch = self.draws.batch()
-            lazy = (self.iteration * self.config.n_critic + i) % self.config.lazy > 0
-            name = "critic step without penalty" if lazy else "critic step"
-            seen = self._run(name, partial(self._critic_step, penalised=not lazy), batch)
+            skipped = (self.iteration * self.config.n_critic + i) % self.config.lazy > 0
+            name = "critic step without penalty" if skipped else "critic step"
+            seen = self._run(name, partial(self._critic_step, penalised=not skipped), batch)
         return seen, self._run("generator step", self._generator_step, batch)
 
     def _run(self, name: str, step: Callable[..., Any], inputs: Sequence[Tensor]) -> Any:
