@@ -52,17 +52,23 @@ def penalised(
 ) -> Tensor:
     x = points(real, fake).detach().requires_grad_()
     (gradients,) = torch.autograd.grad(critic(x).sum(), x, create_graph=True)
-    excess = gradients.flatten(1).norm(2, dim=1) - target
+    norms = gradients.flatten(1).norm(2, dim=1)
+    excess = norms - target if target else norms
     penalty: Tensor = weight * ((excess.clamp_min(0) if one_sided else excess) ** 2).mean()
     return penalty
 
 
+def alpha_for(real: Tensor) -> Tensor:
+    return torch.rand(len(real), *[1] * (real.dim() - 1), device=real.device)
+
+
 def mixed(real: Tensor, fake: Tensor) -> Tensor:
-    return torch.lerp(fake, real, torch.rand(len(real), *[1] * (real.dim() - 1), device=real.device))
+    return torch.lerp(fake, real, alpha_for(real))
 
 
 def around_real(real: Tensor, fake: Tensor) -> Tensor:
-    return mixed(real + 0.5 * real.std() * torch.rand_like(real), real)
+    noise = torch.rand_like(real)
+    return real + alpha_for(real) * 0.5 * real.std() * noise
 
 
 def orthogonal(critic: nn.Module, real: Tensor, fake: Tensor) -> Tensor:

@@ -1,10 +1,10 @@
 """Products of fp32 matrices on the CPU by oneDNN, where torch's own way is slower.
 
-torch uses MKL. On two cores of an AMD EPYC whose AVX-512 units are 512 bits wide (Zen 5) that reached 190 GFLOP/s where
-oneDNN, which torch ships for convolutions and 16-bit types, reached 400. On Zen 4, whose units are 256 bits wide, both
-reach 190 to 210, and oneDNN copies transposed operands; there, and on Intel's processors, MKL is kept. The choice
-depends on the processor alone, so a run and its continuation use the same library; oneDNN's bits did not depend on the
-addresses there.
+torch uses MKL. On two cores of an AMD EPYC with AVX-512 that reached 190 GFLOP/s where oneDNN, which torch ships for
+convolutions and 16-bit types, reached 400: more than two cores of Zen 4 can, whose AVX-512 units are 256 bits wide. On
+Zen 4 both reach 190 to 210, and oneDNN copies transposed operands; there, and on Intel's processors, MKL is kept. The
+choice depends on the processor alone, so a run and its continuation use the same library; oneDNN's bits did not depend
+on the addresses there.
 """
 
 from __future__ import annotations
