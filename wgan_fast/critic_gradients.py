@@ -25,6 +25,8 @@ from wgan_fast.double_backward import least_work
 from wgan_fast.double_backward.fused_kernels import plain_attention
 from wgan_fast.double_backward.one_pass import foreign_mode, scores_and_gradients
 from wgan_fast.double_backward.penalised_points import mark_points
+from wgan_fast.double_backward.recorded_pass import scores_and_gradients as gradients_of_record
+from wgan_fast.double_backward.recording import recorded, watched
 
 Critic = Callable[..., Any]
 
@@ -106,26 +108,24 @@ def scored_with_gradient(
     *,
     scaler: Any = None,
     exact_shortcut: bool = True,
+    scores_used: bool = True,
 ) -> tuple[Tensor, Any]:
-    """``score_and_gradient`` without its check of the critic; without ``exact_shortcut``, as autograd does it."""
+    """``score_and_gradient`` without its check of the critic.
+
+    Args:
+        exact_shortcut: if False, as autograd does it.
+        scores_used: whether the scores may enter the loss.
+    """
     recording = torch.is_grad_enabled()
     names, values = _parts(x)
-    inputs = {i: v for i, v in enumerate(values) if v.is_floating_point()}
+    places = [i for i, v in enumerate(values) if v.is_floating_point()]
+    inputs = [values[i] for i in places]
     if not inputs:
         raise TypeError(f"x: expected floating-point samples of shape (B, ...), got {[v.dtype for v in values]}")
-    one_pass = (
-        exact_shortcut
-        and recording
-        and not foreign_mode()
-        and least_work.reached(critic, list(inputs.values()), least_work.ONE_PASS)
-    )
-    if not one_pass and names is None and not (recording and values[0].requires_grad):
-        context = _critic_context(x, exact_shortcut, one_pass) if recording else nullcontext()
-        return _differentiated(critic, x, critic_args, critic_kwargs, scaler, context)
 
     def score(points: list[Tensor]) -> Tensor:
         given = list(values)
-        for i, point in zip(inputs, points, strict=True):
+        for i, point in zip(places, points, strict=True):
             given[i] = point
         packed = given[0] if names is None else _packed(x, names, given)
         scores = first_output(critic(packed, *critic_args, **(critic_kwargs or {})))
@@ -133,24 +133,33 @@ def scored_with_gradient(
             _check_scores(scores, point)
         return scores
 
+    def scale_of(scores: Tensor) -> Tensor | None:
+        return None if scaler is None else _seed_scale(scores, scaler)
+
+    shortcut = recording and exact_shortcut and least_work.reached(critic, inputs, least_work.SHORTCUT)
     with torch.enable_grad():
-        points = [
-            v.view_as(v) if recording and v.requires_grad else mark_points(v.detach().requires_grad_())
-            for v in inputs.values()
-        ]
-        scores, found = scores_and_gradients(
-            score,
-            points,
-            list(inputs.values()),
-            _critic_context(points[0], exact_shortcut, one_pass) if recording else nullcontext(),
-            one_pass,
-            scale_of=None if scaler is None else lambda scores: _seed_scale(scores, scaler),
-            create_graph=recording,
-        )
+        points = [v.detach().requires_grad_() for v in inputs]
+        record = recorded(critic, score, points) if shortcut else None
+        if record is not None and record.scores is not None:
+            record = record._replace(scale=scale_of(record.scores))
+            scores, found = gradients_of_record(record, inputs, scores_used=scores_used)
+        else:
+            way = watched(critic, score, points) if shortcut else score
+            one_pass = shortcut and scores_used and not foreign_mode()
+            one_pass = one_pass and least_work.reached(critic, inputs, least_work.ONE_PASS)
+            served = one_pass if scores_used else shortcut
+            context = _critic_context(inputs[0], exact_shortcut, served) if recording else nullcontext()
+            points = [
+                v.view_as(v) if recording and v.requires_grad else mark_points(point)
+                for v, point in zip(inputs, points, strict=True)
+            ]
+            scores, found = scores_and_gradients(
+                way, points, inputs, context, one_pass, scale_of=scale_of, create_graph=recording
+            )
     if all(g is None for g in found):
         raise ValueError(_IGNORES_INPUT)
     gradients: list[Tensor | None] = [None] * len(values)
-    for i, g in zip(inputs, found, strict=True):
+    for i, g in zip(places, found, strict=True):
         gradients[i] = g
     return scores if recording else scores.detach(), gradients[0] if names is None else _packed(x, names, gradients)
 
@@ -185,35 +194,9 @@ def input_gradient(
     exact_shortcut: bool = True,
 ) -> Tensor:
     """d sum(critic(x)) / dx, in the shape of x; it can be differentiated again if autograd is recording."""
-    recording = torch.is_grad_enabled()
-    context: AbstractContextManager[Any] = nullcontext()
-    if recording:
-        served = exact_shortcut and least_work.reached(critic, [x], least_work.SHORTCUT)
-        context = _critic_context(x, exact_shortcut, served)
-    return _differentiated(critic, x, critic_args, critic_kwargs, scaler, context)[1]
-
-
-def _differentiated(
-    critic: Critic,
-    x: Tensor,
-    critic_args: Sequence[Any],
-    critic_kwargs: Mapping[str, Any] | None,
-    scaler: Any,
-    context: AbstractContextManager[Any],
-) -> tuple[Tensor, Tensor]:
-    """Scores and input gradient by autograd, with a graph if it is recording."""
-    recording = torch.is_grad_enabled()
-    with torch.enable_grad():
-        x = mark_points(x.detach().requires_grad_(True))
-        with context:
-            scores = first_output(critic(x, *critic_args, **(critic_kwargs or {})))
-        _check_scores(scores, x)
-        scale = None if scaler is None else _seed_scale(scores, scaler)
-        seed = torch.ones_like(scores) if scale is None else torch.ones_like(scores) * scale
-        (gradients,) = torch.autograd.grad(scores, x, seed, create_graph=recording, allow_unused=True)
-        if gradients is None:
-            raise ValueError(_IGNORES_INPUT)
-        return scores if recording else scores.detach(), gradients if scale is None else gradients / scale
+    options = {"scaler": scaler, "exact_shortcut": exact_shortcut, "scores_used": False}
+    gradients: Tensor = scored_with_gradient(critic, x.detach(), critic_args, critic_kwargs, **options)[1]
+    return gradients
 
 
 def _check_scores(scores: Tensor, x: Tensor) -> None:

@@ -35,10 +35,17 @@ def product(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
         weight: ``(N, K)``; the transpose of another matrix is as good.
         bias: ``(N,)``.
     """
-    if not serves(x, weight, bias):
+    if operation() is None or not serves(x, weight, bias):
         return F.linear(x, weight, bias)
     result: Tensor = operation()(x, weight, bias, "none", [], "")
     return result
+
+
+def times(a: Tensor, b: Tensor) -> Tensor:
+    """``a @ b`` for a matrix b, likewise."""
+    if operation() is None or a.dim() != 2:
+        return a @ b
+    return product(a, b.t())
 
 
 def serves(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> bool:

@@ -132,12 +132,12 @@ def _conv(
     *,
     shared: SharedPass | None = None,
 ) -> Any:
-    dilations = _sizes(dilation, d)
+    dilations = sizes(dilation, d)
     if padding == "valid":
         padding = 0
     elif padding == "same":
         total = [a * (k - 1) for a, k in zip(dilations, weight.shape[2:], strict=True)]
-        if any(n != 1 for n in _sizes(stride, d)):
+        if any(n != 1 for n in sizes(stride, d)):
             return NotImplemented  # an error, which ATen raises
         if any(n % 2 for n in total):
             if shared is None:
@@ -146,7 +146,7 @@ def _conv(
         padding = [n // 2 for n in total]
     if isinstance(padding, str):
         return NotImplemented
-    geometry = Geometry(_sizes(stride, d), _sizes(padding, d), dilations, False, [0] * d, groups)
+    geometry = Geometry(sizes(stride, d), sizes(padding, d), dilations, False, [0] * d, groups)
     return _convolve(d, input, weight, bias, geometry, shared)
 
 
@@ -163,9 +163,7 @@ def _conv_transpose(
     *,
     shared: SharedPass | None = None,
 ) -> Any:
-    geometry = Geometry(
-        _sizes(stride, d), _sizes(padding, d), _sizes(dilation, d), True, _sizes(output_padding, d), groups
-    )
+    geometry = Geometry(sizes(stride, d), sizes(padding, d), sizes(dilation, d), True, sizes(output_padding, d), groups)
     return _convolve(d, input, weight, bias, geometry, shared)
 
 
@@ -184,9 +182,10 @@ def _convolve(
     return convolution(x, weight, bias, geometry, shared)
 
 
-def _sizes(value: Size, d: int) -> list[int]:
-    sizes = [value] if isinstance(value, int) else list(value)
-    return sizes * d if len(sizes) == 1 else sizes
+def sizes(value: Size, d: int) -> list[int]:
+    """One number per dimension."""
+    given = [value] if isinstance(value, int) else list(value)
+    return given * d if len(given) == 1 else given
 
 
 REPLACEMENTS: dict[Any, Callable[..., Any]] = {

@@ -86,7 +86,7 @@ def scores_and_gradients(
     context: AbstractContextManager[Any],
     track: bool,
     *,
-    scale_of: Callable[[Tensor], Tensor] | None = None,
+    scale_of: Callable[[Tensor], Tensor | None] = lambda scores: None,
     create_graph: bool = True,
 ) -> tuple[Tensor, list[Tensor | None]]:
     """Scores, and the gradients of their sum at the points, None where the scores do not depend on one.
@@ -103,14 +103,14 @@ def scores_and_gradients(
     if not (track and isinstance(context, TorchFunctionMode) and can_track(points)):
         with context:
             scores = score(points)
-        scale = None if scale_of is None else scale_of(scores)
+        scale = scale_of(scores)
         return scores, _unscaled(_gradients(scores, points, scale, create_graph), scale)
     shared = SharedPass(len(points[0]), points[0])
     for point in points:
         shared.mark(point)
     with Tracking(shared, context):
         scores = score(points)
-    shared.seed_scale = scale = None if scale_of is None else scale_of(scores)
+    shared.seed_scale = scale = scale_of(scores)
     if not shared.prove(scores, points):
         shared.ticket = None
     targets = points if shared.ticket is None else [*points, shared.ticket]

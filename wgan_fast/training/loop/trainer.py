@@ -13,6 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from wgan_fast.constraints import Constraint
+from wgan_fast.double_backward.recording import learn
 from wgan_fast.training.config import Config
 from wgan_fast.training.data.sets import Data, draw_batch, split
 from wgan_fast.training.errors import UserError
@@ -25,7 +26,7 @@ from wgan_fast.training.loop.health import NonFinite, Watch, gradient_norm, weig
 from wgan_fast.training.loop.schedules import critic_steps, gamma, learning_rate, set_learning_rate
 from wgan_fast.training.models.sampling import Labels, as_labels, draw_latent, generate, slerp
 from wgan_fast.training.step.feedforward import written_out
-from wgan_fast.training.step.precision import AUTOCAST, emulated, float32_products, make_scaler
+from wgan_fast.training.step.precision import AUTOCAST, autocast, emulated, float32_products, make_scaler
 from wgan_fast.training.step.steps import CriticStep, Descent, critic_step, generator_step, has_batch_statistics
 
 Record = dict[str, Any]
@@ -128,8 +129,16 @@ class Trainer:
         self._generator_descent = self._critic_descent._replace(scaler=self.generator_scaler)
         self._joint = not has_batch_statistics(self.critic)
         self._layers = written_out(self.critic, self.constraint) if self.critic_scaler is None else None
+        if self._layers is None:
+            self._learn_critic()
         decaying = self.constraint.scored and self.config.gamma_decay != "none"
         self._penalty_scale = torch.ones((), device=self.device) if decaying else None
+
+    def _learn_critic(self) -> None:
+        x = torch.zeros(2, *self.data.sample_shape, device=self.device)
+        classes = [torch.zeros(2, dtype=torch.int64, device=self.device)] if self.config.conditional else []
+        with autocast(self.device.type, self._critic_descent.autocast_dtype):
+            learn(self.critic, x, classes)
 
     # --------------------------------------------------------------------------------------------------- the loop
 

@@ -1,0 +1,359 @@
+"""The calls that a recorded forward pass may consist of, and the passes of a penalised step through each of them.
+
+A call takes values that depend on the critic's inputs, its *sources*, and *sides*: weights and constants, which do
+not. Its derivative with respect to the sources is constant almost everywhere. `recording` numbers the values, and has
+one list of what is kept for later passes, ``kept``, by whose places the calls refer to tensors.
+
+The *signal* is the gradient of the summed scores with respect to a value; the *tangent* is the direction in which the
+inputs are differentiated a second time, carried forward to a value.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from wgan_fast import onednn
+from wgan_fast.double_backward.convolution import Geometry
+
+aten: Any = torch.ops.aten
+Kept = Sequence[Tensor]
+
+
+class Factors:
+    """What the signal at a call is multiplied with to give the gradients of its sides.
+
+    Args:
+        kept: what the calls refer to.
+        asked: the places of the sides whose gradients are asked for.
+        tangents: of the values, by number.
+        c: one number per sample, the gradient of its score; None for zero.
+    """
+
+    def __init__(self, kept: Kept, asked: set[int], tangents: dict[int, Tensor], c: Tensor | None) -> None:
+        self.kept, self.asked, self.tangents = kept, asked, tangents
+        self.c = None if c is None else c.reshape(-1, 1)
+
+    def rows(self, call: Call) -> Tensor | None:
+        """Of a product with the source: t + c a, with a the source; None for zero."""
+        tangent = self.tangents.get(call.sources[0])
+        if self.c is None:
+            return tangent
+        a = self.kept[call.x]
+        c = _of_rank(self.c, a)
+        return a * c if tangent is None else torch.addcmul(tangent, a, c)
+
+    def weighted(self, signal: Tensor) -> Tensor | None:
+        """The signal times c; None for zero."""
+        return None if self.c is None else signal * _of_rank(self.c, signal)
+
+    def summed(self, signal: Tensor, channel_dim: int) -> Tensor | None:
+        """The same, summed over all dimensions but one."""
+        if self.c is None:
+            return None
+        if signal.dim() > 2:
+            signal = signal.sum([d for d in range(1, signal.dim()) if d != channel_dim % signal.dim()])
+        return torch.mv(signal.t(), self.c.view(-1))
+
+
+def _of_rank(c: Tensor, like: Tensor) -> Tensor:
+    return c if like.dim() == 2 else c.view(-1, *[1] * (like.dim() - 1))
+
+
+class OwnSignal(Factors):
+    """Where the signal is the loss's own: the gradients are those of an ordinary backward pass."""
+
+    def __init__(self, kept: Kept, asked: set[int]) -> None:
+        super().__init__(kept, asked, {}, None)
+
+    def rows(self, call: Call) -> Tensor | None:
+        return self.kept[call.x]
+
+    def weighted(self, signal: Tensor) -> Tensor | None:
+        return signal
+
+    def summed(self, signal: Tensor, channel_dim: int) -> Tensor | None:
+        return signal.sum([d for d in range(signal.dim()) if d != channel_dim % signal.dim()])
+
+
+class Call:
+    """A call, linear in its one source unless a subclass says otherwise.
+
+    Attributes:
+        sources: the numbers of its values.
+        sides: the places of the sides that may have a gradient.
+        kinked: whether autograd has a second derivative, of zeros, for all that is before it.
+        in_place: whether the result overwrites the source.
+        result, signal: the number of the result, and the place of its signal where there are sides.
+        x: the place of the source where a side is multiplied with it.
+        last_of: the sources that no later call has.
+    """
+
+    kinked = in_place = False
+    sides: tuple[int, ...] = ()
+    last_of: tuple[int, ...] = ()
+    result = signal = x = -1
+
+    def __init__(self, *sources: int) -> None:
+        self.sources = sources
+
+    def forward(self, kept: Kept, *sources: Tensor) -> Tensor:
+        raise NotImplementedError
+
+    def keep(self, keep: Callable[[Tensor], int], x: Tensor, y: Tensor) -> None:
+        """Keep what later passes need of source and result."""
+
+    def backward(self, kept: Kept, signal: Tensor) -> tuple[Tensor, ...]:
+        """The signals of the sources."""
+        raise NotImplementedError
+
+    def tangent(self, kept: Kept, *tangents: Tensor) -> Tensor:
+        return self.forward(kept, *tangents)
+
+    def gradients(self, kept: Kept, signal: Tensor, factors: Factors) -> Iterator[tuple[int, Tensor | None]]:
+        """The sides whose gradient is asked for, each with it."""
+        return iter(())
+
+
+# ------------------------------------------------------------------------------------------------------- products
+
+
+class Linear(Call):
+    channel_dim = -1
+
+    def __init__(self, source: int, weight: int, bias: int | None) -> None:
+        super().__init__(source)
+        self.weight, self.bias = weight, bias
+        self.sides = (weight,) if bias is None else (weight, bias)
+
+    def keep(self, keep: Callable[[Tensor], int], x: Tensor, y: Tensor) -> None:
+        self.x = keep(x)
+
+    def forward(self, kept: Kept, *sources: Tensor) -> Tensor:
+        return self.product(sources[0], kept[self.weight], None if self.bias is None else kept[self.bias])
+
+    def backward(self, kept: Kept, signal: Tensor) -> tuple[Tensor, ...]:
+        return (onednn.times(signal, kept[self.weight]),)
+
+    def tangent(self, kept: Kept, *tangents: Tensor) -> Tensor:
+        return self.product(tangents[0], kept[self.weight], None)
+
+    def gradients(self, kept: Kept, signal: Tensor, factors: Factors) -> Iterator[tuple[int, Tensor | None]]:
+        if self.weight in factors.asked:
+            rows = factors.rows(self)
+            yield self.weight, None if rows is None else self.outer(kept, signal, rows)
+        if self.bias is not None and self.bias in factors.asked:
+            yield self.bias, factors.summed(signal, self.channel_dim)
+
+    def product(self, x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+        return onednn.product(x, weight, bias)
+
+    def outer(self, kept: Kept, signal: Tensor, rows: Tensor) -> Tensor:
+        """The weight's gradient."""
+        if signal.dim() > 2:
+            signal, rows = signal.flatten(0, -2), rows.flatten(0, -2)
+        return onednn.times(signal.t(), rows)
+
+
+class Convolution(Linear):
+    channel_dim = 1
+
+    def __init__(self, source: int, weight: int, bias: int | None, geometry: Geometry) -> None:
+        super().__init__(source, weight, bias)
+        self.geometry = geometry
+
+    def backward(self, kept: Kept, signal: Tensor) -> tuple[Tensor, ...]:
+        return (self.gradient(kept, signal, kept[self.x], 0),)
+
+    def product(self, x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+        return torch.convolution(x, weight, bias, *self.geometry)
+
+    def outer(self, kept: Kept, signal: Tensor, rows: Tensor) -> Tensor:
+        return self.gradient(kept, signal, rows, 1)
+
+    def gradient(self, kept: Kept, signal: Tensor, x: Tensor, which: int) -> Tensor:
+        mask = [which == 0, which == 1, False]
+        found: Sequence[Tensor] = aten.convolution_backward.default(
+            signal, x, kept[self.weight], None, *self.geometry, mask
+        )
+        return found[which]
+
+
+# ---------------------------------------------------------------------------------------------------- activations
+
+
+class LeakyReLU(Call):
+    """relu for a slope of 0. Its derivative is a function of the result where that has the sign of the source."""
+
+    kinked = True
+
+    def __init__(self, source: int, slope: float, in_place: bool) -> None:
+        super().__init__(source)
+        self.slope, self.in_place = slope, in_place
+        self.signs = -1
+
+    def forward(self, kept: Kept, *sources: Tensor) -> Tensor:
+        (x,) = sources
+        if self.slope == 0:
+            return x.relu_() if self.in_place else x.relu()
+        return F.leaky_relu(x, self.slope, self.in_place)
+
+    def keep(self, keep: Callable[[Tensor], int], x: Tensor, y: Tensor) -> None:
+        self.signs = keep(y)
+
+    def backward(self, kept: Kept, signal: Tensor) -> tuple[Tensor, ...]:
+        return (self.tangent(kept, signal),)
+
+    def tangent(self, kept: Kept, *tangents: Tensor) -> Tensor:
+        if self.slope == 0:
+            return aten.threshold_backward.default(*tangents, kept[self.signs], 0)  # type: ignore[no-any-return]
+        return aten.leaky_relu_backward.default(*tangents, kept[self.signs], self.slope, True)  # type: ignore[no-any-return]
+
+
+# ------------------------------------------------------------------------------------------- sums, factors, shapes
+
+
+class Sum(Call):
+    """The sum of a source and another, or a side, each times its factor; both are broadcast.
+
+    Args:
+        sources: one or two.
+        side: what is added to a single source.
+        factors: of the first and of the second summand.
+        shapes: of the sources.
+    """
+
+    def __init__(
+        self, sources: tuple[int, ...], side: int | None, factors: tuple[float, float], shapes: list[torch.Size]
+    ) -> None:
+        super().__init__(*sources)
+        self.side, self.factors, self.shapes = side, factors, shapes
+        self.sides = () if side is None else (side,)
+
+    def forward(self, kept: Kept, *sources: Tensor) -> Tensor:
+        a, b = sources if self.side is None else (sources[0], kept[self.side])
+        return (a if self.factors[0] == 1 else a * self.factors[0]).add(b, alpha=self.factors[1])
+
+    def backward(self, kept: Kept, signal: Tensor) -> tuple[Tensor, ...]:
+        signals = [signal.sum_to_size(shape) for shape in self.shapes]
+        return tuple([s if factor == 1 else s * factor for s, factor in zip(signals, self.factors, strict=False)])
+
+    def tangent(self, kept: Kept, *tangents: Tensor) -> Tensor:
+        if self.side is None:
+            return self.forward(kept, *tangents)
+        return tangents[0] if self.factors[0] == 1 else tangents[0] * self.factors[0]
+
+    def gradients(self, kept: Kept, signal: Tensor, factors: Factors) -> Iterator[tuple[int, Tensor | None]]:
+        if self.side is not None and self.side in factors.asked:
+            weighted = factors.weighted(signal)
+            if weighted is not None:
+                weighted = weighted.sum_to_size(kept[self.side].shape) * self.factors[1]
+            yield self.side, weighted
+
+
+class Scaled(Call):
+    """A source times a number."""
+
+    def __init__(self, source: int, factor: float) -> None:
+        super().__init__(source)
+        self.factor = factor
+
+    def forward(self, kept: Kept, *sources: Tensor) -> Tensor:
+        return sources[0] * self.factor
+
+    def backward(self, kept: Kept, signal: Tensor) -> tuple[Tensor, ...]:
+        return (signal * self.factor,)
+
+
+class Dropout(Call):
+    """A source times what the first forward pass draws, as torch does."""
+
+    drawn: Tensor | None = None
+    noise = -1
+
+    def __init__(self, source: int, p: float) -> None:
+        super().__init__(source)
+        self.p = p
+
+    def forward(self, kept: Kept, *sources: Tensor) -> Tensor:
+        (x,) = sources
+        if self.noise >= 0:
+            return x * kept[self.noise]
+        self.drawn = F.dropout(torch.ones_like(x), self.p)
+        return x * self.drawn
+
+    def keep(self, keep: Callable[[Tensor], int], x: Tensor, y: Tensor) -> None:
+        if self.drawn is not None:
+            self.noise, self.drawn = keep(self.drawn), None
+
+    def backward(self, kept: Kept, signal: Tensor) -> tuple[Tensor, ...]:
+        return (signal * kept[self.noise],)
+
+
+class Reshaped(Call):
+    """Another shape in the same order of values."""
+
+    def __init__(self, source: int, function: Callable[[Tensor], Tensor], shape: torch.Size) -> None:
+        super().__init__(source)
+        self.function, self.shape = function, shape
+
+    def forward(self, kept: Kept, *sources: Tensor) -> Tensor:
+        return self.function(*sources)
+
+    def backward(self, kept: Kept, signal: Tensor) -> tuple[Tensor, ...]:
+        return (signal.reshape(self.shape),)
+
+
+class Pooled(Call):
+    """Means over windows of each channel."""
+
+    kinked = True
+
+    def __init__(self, source: int, pool: Callable[[Tensor], Tensor], back: Callable[[Tensor, Tensor], Tensor]) -> None:
+        super().__init__(source)
+        self.pool, self.back = pool, back
+
+    def forward(self, kept: Kept, *sources: Tensor) -> Tensor:
+        return self.pool(*sources)
+
+    def keep(self, keep: Callable[[Tensor], int], x: Tensor, y: Tensor) -> None:
+        self.x = keep(x)
+
+    def backward(self, kept: Kept, signal: Tensor) -> tuple[Tensor, ...]:
+        return (self.back(signal, kept[self.x]),)
+
+
+class Padded(Call):
+    """Zeros around each sample; negative widths cut off."""
+
+    def __init__(self, source: int, widths: list[int]) -> None:
+        super().__init__(source)
+        self.widths = widths
+
+    def forward(self, kept: Kept, *sources: Tensor) -> Tensor:
+        return F.pad(sources[0], self.widths)
+
+    def backward(self, kept: Kept, signal: Tensor) -> tuple[Tensor, ...]:
+        return (F.pad(signal, [-width for width in self.widths]),)
+
+
+class Summed(Call):
+    """The sum over dimensions other than the first, times ``factor``."""
+
+    def __init__(self, source: int, dims: list[int], keepdim: bool, shape: torch.Size, factor: float) -> None:
+        super().__init__(source)
+        self.dims, self.keepdim, self.shape, self.factor = dims, keepdim, shape, factor
+
+    def forward(self, kept: Kept, *sources: Tensor) -> Tensor:
+        summed = sources[0].sum if self.factor == 1 else sources[0].mean
+        return summed(self.dims, self.keepdim)
+
+    def backward(self, kept: Kept, signal: Tensor) -> tuple[Tensor, ...]:
+        if not self.keepdim:
+            for dim in self.dims:
+                signal = signal.unsqueeze(dim)
+        return ((signal if self.factor == 1 else signal * self.factor).expand(self.shape),)
