@@ -340,7 +340,7 @@ def test_explain_says_what_is_fused(layer: nn.Module, fused: bool) -> None:
 
 
 def test_explain_says_that_a_critic_is_too_small(monkeypatch: pytest.MonkeyPatch) -> None:
-    critic, x, _, _ = build_any("amp")
+    critic, x, _, _ = build_any("mlp_inplace")
     monkeypatch.setattr(least_work, "ONE_PASS", 1 << 40)
     found = explain(critic, x)
     assert not found.one_pass

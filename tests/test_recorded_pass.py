@@ -16,7 +16,7 @@ from torch import Tensor, nn
 
 from tests.test_one_pass import ALL, LOSSES, Loss, Way, assert_equal, autograd, build_any, softplus
 from wgan_fast import gradient_penalty, score_and_gradient
-from wgan_fast.double_backward import least_work, recording
+from wgan_fast.double_backward import explain, recording
 from wgan_fast.double_backward.flops import count_flops
 from wgan_fast.double_backward.recording import learn
 
@@ -31,12 +31,6 @@ RECORDED = {
     "patchgan",
     "patchgan_pooled",
 }
-
-
-@pytest.fixture(autouse=True)
-def _whatever_the_size(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(least_work, "SHORTCUT", 0)
-    monkeypatch.setattr(least_work, "ONE_PASS", 0)
 
 
 def is_recorded(result: Tensor) -> bool:
@@ -88,6 +82,14 @@ def test_the_first_pass_is_computed_in_the_other_ways_and_the_second_is_recorded
     critic, x = perceptron(), samples()
     assert not is_recorded(score_and_gradient(critic, x)[0])
     assert is_recorded(score_and_gradient(critic, x)[0])
+
+
+@pytest.mark.parametrize(("name", "recorded"), [("mlp", True), ("layernorm", False)])
+def test_explain_says_whether_a_critic_is_recorded(name: str, recorded: bool) -> None:
+    critic, x, args, _ = build_any(name)
+    told = explain(critic, x, critic_args=args)
+    assert told.recorded == recorded
+    assert f"recorded from its second pass on: {'yes' if recorded else 'no'}" in str(told)
 
 
 def textbook(critic: nn.Module, x: Tensor) -> Tensor:

@@ -12,7 +12,7 @@ import copy
 import sys
 import weakref
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from typing import Any, NamedTuple
 
@@ -84,17 +84,25 @@ def watched(critic: Any, score: Score, points: list[Tensor]) -> Score:
     return watched_score
 
 
-def learn(critic: nn.Module, x: Tensor, critic_args: Sequence[Any] = ()) -> None:
-    """Find out now whether a critic consists of known calls, from a pass of a copy, so that its first step is recorded.
+def learn(
+    critic: nn.Module, x: Tensor, critic_args: Sequence[Any] = (), critic_kwargs: Mapping[str, Any] | None = None
+) -> bool:
+    """Find out now, from a pass of a copy, whether a critic consists of known calls; its first step is then recorded.
 
-    A run that continues another then computes the same bits as one that did not stop.
+    A run that continues another so computes the same bits as one that did not stop.
     """
     points = [x.detach().requires_grad_()]
     devices = [x.device] if x.is_cuda else []
     with contextlib.suppress(Exception), torch.random.fork_rng(devices), torch.enable_grad():  # what cannot be copied
         twin = copy.deepcopy(critic)
-        watched(twin, lambda points: first_output(twin(points[0], *critic_args)), points)(points)
+        score = partial(_first_output, twin, critic_args, critic_kwargs or {})
+        watched(twin, score, points)(points)
         _known[critic] = _known[twin]
+    return _known.get(critic, False)
+
+
+def _first_output(critic: nn.Module, args: Sequence[Any], kwargs: Mapping[str, Any], points: list[Tensor]) -> Tensor:
+    return first_output(critic(points[0], *args, **kwargs))
 
 
 def _is_candidate(critic: Any, points: list[Tensor]) -> bool:
@@ -214,7 +222,7 @@ class _Recording(TorchFunctionMode):
         if base is not None:
             self._aliased.update((*call.sources, number))
             self._views[self.numbers.get(id(base), number)] += 1
-        self._aligned = self._aligned and result.dim() > 0 and len(result) == self._batch
+        self._aligned = self._aligned and result.dim() > 0 and result.size(0) == self._batch
         if call.sides:
             call.sides = tuple([place for place in call.sides if self.kept[place].requires_grad])
         call.keep(self.keep, source, result)

@@ -16,6 +16,7 @@ from wgan_fast.critic_modules import check_critic, first_output
 from wgan_fast.double_backward import least_work, norms, smooth
 from wgan_fast.double_backward.flops import count_flops
 from wgan_fast.double_backward.one_pass import OBSERVERS, Tracking, can_track, scores_and_gradients
+from wgan_fast.double_backward.recording import learn
 from wgan_fast.double_backward.rows import RULES
 from wgan_fast.double_backward.shared_pass import SharedPass, nodes_before, reaches
 
@@ -49,12 +50,14 @@ class Explanation:
 
     Attributes:
         one_pass: whether loss and penalty share one backward signal in ``score_and_gradient``.
+        recorded: whether scores and gradients are one node of autograd: see `recorded_pass`.
         obstacles: the calls that prevent the cheaper ways, in the order of the forward pass.
         flops: of a critic step (a loss of the scores and a penalty, forward and backward) each way.
         forward_flops: of the critic's forward pass.
     """
 
     one_pass: bool
+    recorded: bool
     obstacles: tuple[Obstacle, ...]
     flops: Mapping[str, int]
     forward_flops: int
@@ -62,6 +65,7 @@ class Explanation:
     def __str__(self) -> str:
         lines = [f"one pass for scores and gradients: {'yes' if self.one_pass else 'no'}"]
         lines += [f"  {obstacle}" for obstacle in self.obstacles]
+        lines.append(f"recorded from its second pass on: {'yes' if self.recorded else 'no'}")
         lines.append("matrix work of a critic step, in forward passes:")
         width = max(map(len, self.flops))
         for way, flops in self.flops.items():
@@ -121,13 +125,15 @@ def explain(
 
         return run
 
-    one_pass = least_work.reached(critic, [x], least_work.ONE_PASS)
     shortcut = least_work.reached(critic, [x], least_work.SHORTCUT)
+    recorded = shortcut and isinstance(critic, nn.Module) and learn(critic, x, critic_args, critic_kwargs)
+    least = least_work.SHORTCUT if recorded else least_work.ONE_PASS
+    one_pass = least_work.reached(critic, [x], least)
     with torch.random.fork_rng(devices=[]), torch.enable_grad():
         proven, obstacles = _follow(critic, score, point(), cast(TorchFunctionMode, exact_shortcut()))
         if not one_pass:
             proven = False
-            reason = f"fewer than {least_work.ONE_PASS:,} multiplications on a CPU, which autograd does in less time"
+            reason = f"fewer than {least:,} multiplications on a CPU, which autograd does in less time"
             obstacles.append(Obstacle("", "forward", reason, not shortcut))
         flops = {
             "score_and_gradient": count_flops(step(served(one_pass), False, track=one_pass)),
@@ -136,7 +142,7 @@ def explain(
             "autograd, penalty with a forward pass of its own": count_flops(step(nullcontext(), True)),
         }
         forward = count_flops(lambda: score([point()]))
-    return Explanation(proven, tuple(obstacles), flops, forward)
+    return Explanation(proven, recorded, tuple(obstacles), flops, forward)
 
 
 def _copied(critic: nn.Module) -> nn.Module:
