@@ -7,9 +7,9 @@ from pathlib import Path
 from typing import Any
 
 from wgan_fast.training.errors import require, writing
+from wgan_fast.training.files import flush, replace_file
 from wgan_fast.training.loop.trainer import Record, Trainer
 from wgan_fast.training.report.pictures import write_samples
-from wgan_fast.training.run.checkpoint import flush, replace_file
 
 
 class RunLog:
