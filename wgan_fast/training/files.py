@@ -16,11 +16,11 @@ def write_through(path: Path, content: bytes) -> None:
         os.fsync(file.fileno())
 
 
-def replace_file(path: Path, content: str) -> None:
+def replace_file(path: Path, content: bytes) -> None:
     """Replace the file's content atomically."""
     temporary = path.with_name(f".{path.name}-{os.getpid()}")
     try:
-        write_through(temporary, content.encode())
+        write_through(temporary, content)
         os.replace(temporary, path)
     except OSError:
         with contextlib.suppress(OSError):

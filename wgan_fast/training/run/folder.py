@@ -281,7 +281,7 @@ class Run:
                     path.unlink()
             remove_later(self.folder, self.trainer.iteration)
             self.folder.mkdir(parents=True, exist_ok=True)
-            replace_file(self.folder / "config.json", json.dumps(content, indent=2) + "\n")
+            replace_file(self.folder / "config.json", (json.dumps(content, indent=2) + "\n").encode())
 
 
 def read_config(run: Path) -> Config:

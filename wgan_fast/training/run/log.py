@@ -28,7 +28,7 @@ class RunLog:
         kept = [line for line, record in _lines(self._metrics) if record["iteration"] <= iteration]
         with writing(self._metrics):
             self._metrics.parent.mkdir(parents=True, exist_ok=True)
-            replace_file(self._metrics, "".join(f"{line}\n" for line in kept))
+            replace_file(self._metrics, "".join(f"{line}\n" for line in kept).encode())
         for picture in self._samples.glob("*.png"):
             if picture.stem.isdigit() and int(picture.stem) > iteration:
                 picture.unlink()
