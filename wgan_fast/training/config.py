@@ -186,10 +186,8 @@ class Config:
     )
 
     def __post_init__(self) -> None:
-        given = {name: value for name, value in vars(self).items() if value is not LEFT_OUT}
-        for name, value in given.items():
-            given[name] = tuple(value) if isinstance(value, list) else value  # JSON has lists alone
-            options_of(Config)[name].validate(given[name], flag(name))
+        known = options_of(Config)
+        given = {name: known[name].read(v, flag(name)) for name, v in vars(self).items() if v is not LEFT_OUT}
         for name, value in defaults_for(given).items():
             object.__setattr__(self, name, value)
         _check_together(self)
