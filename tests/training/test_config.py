@@ -68,6 +68,13 @@ def test_resnet_decays_its_learning_rate() -> None:
     assert _chosen(config, *names) == (2e-4, True, 128, 128)
 
 
+def test_convolutions_on_digits_are_not_as_wide_as_perceptrons() -> None:
+    widths = {name: Config(data="digits", architecture=name).width for name in ("mlp", "pyramid", "conv8")}
+    assert widths == {"mlp": 384, "pyramid": 384, "conv8": 16}
+    assert Config(data="digits", architecture="conv8", constraint="clip").width == 16
+    assert Config(data="digits", constraint="clip").width == 256
+
+
 def test_what_was_asked_for_wins_and_nothing_stays_open() -> None:
     config = Config(data="digits", learning_rate=0.5, betas=(0.1, 0.2), critic_burst=True, ema_decay=0.0, n_critic=2)
     assert _chosen(config, "learning_rate", "betas", "n_critic") == (0.5, (0.1, 0.2), 2)
