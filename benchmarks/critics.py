@@ -6,7 +6,9 @@ from collections.abc import Callable, Sequence
 from functools import partial
 from itertools import pairwise
 
-from torch import Tensor, nn
+from torch import nn
+
+from wgan_fast.training.models.pairs import build_models
 
 Critics = dict[str, tuple[Callable[[], nn.Module], tuple[int, ...]]]
 """By name of the workload: what makes the critic, and the shape of a batch."""
@@ -35,30 +37,9 @@ def dcgan(widths: Sequence[int], norm: bool = False) -> nn.Module:
     return nn.Sequential(*layers, nn.Conv2d(widths[-1], 1, 4))
 
 
-class Block(nn.Module):
-    """A residual block of the WGAN-GP critic: (ReLU,) conv, ReLU, conv, mean pool where it goes down."""
-
-    def __init__(self, channels_in: int, channels: int, down: bool, first: bool = False) -> None:
-        super().__init__()
-        self.main = nn.Sequential(
-            nn.Identity() if first else nn.ReLU(),
-            nn.Conv2d(channels_in, channels, 3, padding=1),
-            nn.ReLU(),
-            nn.Conv2d(channels, channels, 3, padding=1),
-            nn.AvgPool2d(2) if down else nn.Identity(),
-        )
-        self.skip = nn.Sequential(nn.AvgPool2d(2), nn.Conv2d(channels_in, channels, 1)) if down else nn.Identity()
-
-    def forward(self, x: Tensor) -> Tensor:
-        result: Tensor = self.main(x) + self.skip(x)
-        return result
-
-
-def resnet(channels: int = 128) -> nn.Module:
+def resnet() -> nn.Module:
     """The critic of Gulrajani et al. 2017 for 32x32 images."""
-    blocks = [Block(3, channels, down=True, first=True), Block(channels, channels, down=True)]
-    blocks += [Block(channels, channels, down=False) for _ in range(2)]
-    return nn.Sequential(*blocks, nn.ReLU(), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(channels, 1))
+    return build_models("resnet", (3, 32, 32), latent_dim=128, width=128).critic
 
 
 mlp = partial(perceptron, [2, 512, 512, 512])

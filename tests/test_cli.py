@@ -154,7 +154,7 @@ def test_resume_continues_with_the_runs_own_options(capsys: pytest.CaptureFixtur
         ("train --iterations 2.5", "--iterations must be an integer, got '2.5'\n"),
         ("train --iterations", "--iterations: expected one argument\n"),
         ("train --betas 0.5", "--betas: expected 2 arguments\n"),
-        ("train --learning-rate nan", "--learning-rate must be a number that is finite, got 'nan'\n"),
+        ("train --learning-rate nan", "--learning-rate must be positive and finite, got nan\n"),
         ("train --recipe wgangp", "got wgangp; did you mean wgan-gp?\n"),
         ("train --iterations 0", "--iterations must be at least 1, got 0"),
         ("train --data npz:absent.npz", "there is no such file"),

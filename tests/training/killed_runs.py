@@ -22,7 +22,7 @@ import ot  # noqa: F401 - imported once here, not in every child
 import safetensors.torch  # noqa: F401
 import torch
 
-from wgan_fast.training import Config
+from wgan_fast.training import Config, files
 from wgan_fast.training.run import checkpoint
 from wgan_fast.training.run.checkpoint import iterations, load_checkpoint
 from wgan_fast.training.run.folder import Run, read_config
@@ -77,7 +77,7 @@ class Saboteur:
         self.count, self.fatal, self.late = 0, fatal, late
         for name in OPERATIONS:
             setattr(os, name, self._around(getattr(os, name)))
-        whole = checkpoint.write_through
+        whole = files.write_through
 
         def write_through(path: Path, content: bytes) -> None:
             if self._is_fatal():
@@ -85,7 +85,8 @@ class Saboteur:
                 die()
             whole(path, content)
 
-        checkpoint.write_through = write_through
+        for module in (files, checkpoint):  # checkpoint has imported it by name
+            module.write_through = write_through
 
     def _is_fatal(self) -> bool:
         self.count += 1

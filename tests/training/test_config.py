@@ -14,7 +14,7 @@ import torch
 from wgan_fast.training import UserError
 from wgan_fast.training.config import RECIPES, Config, check_resumable
 from wgan_fast.training.data.sets import split
-from wgan_fast.training.option import LEFT_OUT
+from wgan_fast.training.option import LEFT_OUT, options_of
 
 
 def _chosen(config: Config, *names: str) -> tuple[Any, ...]:
@@ -68,6 +68,13 @@ def test_resnet_decays_its_learning_rate() -> None:
     assert _chosen(config, *names) == (2e-4, True, 128, 128)
 
 
+def test_convolutions_on_digits_are_not_as_wide_as_perceptrons() -> None:
+    widths = {name: Config(data="digits", architecture=name).width for name in ("mlp", "pyramid", "conv8")}
+    assert widths == {"mlp": 384, "pyramid": 384, "conv8": 16}
+    assert Config(data="digits", architecture="conv8", constraint="clip").width == 16
+    assert Config(data="digits", constraint="clip").width == 256
+
+
 def test_what_was_asked_for_wins_and_nothing_stays_open() -> None:
     config = Config(data="digits", learning_rate=0.5, betas=(0.1, 0.2), critic_burst=True, ema_decay=0.0, n_critic=2)
     assert _chosen(config, "learning_rate", "betas", "n_critic") == (0.5, (0.1, 0.2), 2)
@@ -87,6 +94,22 @@ def test_samples_of_ones_own_are_points_unless_their_shape_is_said() -> None:
     assert _chosen(own, *names) == ("samples", (2,), 0.1, 256, 5e-4, (0.5, 0.9), 0.99)
     images = Config(sample_shape=(3, 32, 32))
     assert _chosen(images, *names) == ("samples", (3, 32, 32), 10.0, 64, 1e-4, (0.0, 0.9), 0.999)
+
+
+def test_numbers_are_of_their_options_type() -> None:
+    config = Config(iterations=1e3, betas=[0, 0.9], sample_shape=torch.Size([3]), batch_size=np.int64(8), lambda_gp=1)  # type: ignore[arg-type]
+    values = _chosen(config, "iterations", "betas", "sample_shape", "batch_size", "lambda_gp")
+    assert json.dumps(values) == "[1000, [0.0, 0.9], [3], 8, 1.0]"
+    assert type(config.sample_shape) is tuple
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf")])
+def test_no_number_of_a_run_is_infinite(value: float) -> None:
+    numbers = [each for each in options_of(Config).values() if each.type in (int, float)]
+    assert len(numbers) > 15
+    for each in numbers:
+        with pytest.raises(UserError, match=f"{each.name} must be"):
+            each.read(value, each.name)
 
 
 def test_data_of_another_shape_is_refused() -> None:
@@ -142,6 +165,9 @@ def test_a_resumed_run_may_change_what_does_not_make_it_another() -> None:
         ({"constraint": "spectral", "critic_norm": "batch"}, "--critic-norm batch contradicts --constraint spectral"),
         ({"lambda_gp": -1.0}, "--lambda-gp must be finite and not negative"),
         ({"betas": (0.5, 1.0)}, r"--betas must be two numbers in \[0, 1\)"),
+        ({"iterations": 2.5}, "--iterations must be an integer, got 2.5"),
+        ({"batch_size": "many"}, "--batch-size must be an integer, got 'many'"),
+        ({"lr_decay": "no"}, "--lr-decay must be true or false, got 'no'"),
         ({"n_critic": None}, "--n-critic cannot be None; leave it out for the default"),
         ({"recipe": "wgangp"}, "--recipe must be one of tuned, wgan, .*, got wgangp; did you mean wgan-gp"),
         ({"sample_every": -1}, "--sample-every must be at least 0, got -1"),

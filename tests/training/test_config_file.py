@@ -55,7 +55,7 @@ def test_every_config_reads_back(tmp_path: Path) -> None:
         ("iterations: true", "iterations must be an integer, got True"),
         ("iterations: [3]", r"iterations must be an integer, got \[3\]"),
         ("learning_rate: fast", "learning_rate must be a number, got 'fast'"),
-        ("learning_rate: .nan", "learning_rate must be a number that is finite, got nan"),
+        ("learning_rate: .nan", "learning_rate must be positive and finite, got nan"),
         ("lr_decay: 1", "lr_decay must be true or false, got 1"),
         ("conditional: null", "conditional must be true or false, got None"),
         ("betas: 0.5", "betas must be 2 numbers, got 0.5"),

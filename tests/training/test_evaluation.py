@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import errno
+import os
 from pathlib import Path
 
 import pytest
@@ -68,6 +70,18 @@ def test_a_damaged_cache_is_replaced(digits: TensorData, cache: Path, monkeypatc
     file.write_bytes(good[:100])
     feature_network(digits)
     assert file.read_bytes() == good
+
+
+def test_a_failed_write_leaves_nothing_in_the_cache(
+    digits: TensorData, cache: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def failing(*_: object) -> None:
+        raise OSError(errno.EIO, "Input/output error")
+
+    monkeypatch.setattr(features, "STEPS", 2)
+    monkeypatch.setattr(os, "replace", failing)
+    feature_network(digits)
+    assert list((cache / "wgan-fast" / "features").iterdir()) == []
 
 
 def test_data_without_labels_is_described_by_rotations(monkeypatch: pytest.MonkeyPatch) -> None:

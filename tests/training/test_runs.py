@@ -81,6 +81,7 @@ def test_a_run_resumes_longer_but_not_otherwise(tmp_path: Path) -> None:
         ("{", "is damaged or foreign"),
         ("[1, 2]", "is damaged or foreign"),
         ('{"betas": [0, 0.9], "unheard_of": 1}', "is damaged or foreign .*unheard_of"),
+        ('{"lr_decay": "no"}', "is damaged or foreign .*--lr-decay must be true or false, got 'no'"),
     ],
 )
 def test_foreign_folders_are_refused(tmp_path: Path, content: str | None, message: str) -> None:

@@ -204,7 +204,7 @@ def read_config_file(path: Path) -> dict[str, Any]:
             continue  # what config.json holds besides the options
         if name not in known:
             raise UserError(f"--config {path}: {key} is not an option of a run{did_you_mean(name, known)}")
-        if value is not None or known[name].default not in (LEFT_OUT, None):
+        if value is not None or known[name].default is not LEFT_OUT:
             values[name] = known[name].read(value, f"--config {path}: {name}")
     return values
 

@@ -61,6 +61,7 @@ def measure(case: tuple[Options, tuple[LossName, ...]], seed: int, settings: Set
     def pair() -> Pair:
         return build_models("mlp", data.sample_shape, LATENT, settings.width)
 
+    # One network of each pair: the draws of the others are part of what a seed stands for in the published numbers.
     generator, first_critic = pair().generator, pair().critic
     short = Config(
         data="digits", iterations=settings.generator_iterations, seed=seed, batch_size=settings.batch, ema_decay=0.0

@@ -186,10 +186,8 @@ class Config:
     )
 
     def __post_init__(self) -> None:
-        given = {name: value for name, value in vars(self).items() if value is not LEFT_OUT}
-        for name, value in given.items():
-            given[name] = tuple(value) if isinstance(value, list) else value  # JSON has lists alone
-            options_of(Config)[name].validate(given[name], flag(name))
+        known = options_of(Config)
+        given = {name: known[name].read(v, flag(name)) for name, v in vars(self).items() if v is not LEFT_OUT}
         for name, value in defaults_for(given).items():
             object.__setattr__(self, name, value)
         _check_together(self)
@@ -293,9 +291,9 @@ def _tuned(known: Mapping[str, Any]) -> dict[str, Any]:
         values |= {"iterations": 500, "learning_rate": 5e-5 if clip else 5e-4, "ema_decay": 0.99}
     elif known["data"] == "digits":
         values |= {"iterations": 1500, "latent_dim": 32, "betas": (0.5, 0.9), "ema_decay": 0.99}
-        values |= {"width": 384, "learning_rate": 5e-4}
-        if clip:
-            values |= {"width": 256, "learning_rate": 1e-3, "clip_value": 0.05}
+        values |= {"learning_rate": 1e-3, "clip_value": 0.05} if clip else {"learning_rate": 5e-4}
+        if architecture != "conv8":
+            values["width"] = 256 if clip else 384
     elif known["data"] == "photos":
         values |= {"iterations": 2000}
     return values

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import functools
 import math
@@ -62,26 +63,23 @@ class Option(NamedTuple):
     resumable: bool
     hidden: bool
 
-    def validate(self, value: Any, spelled: str) -> None:
-        """Refuse a value that is not one of the choices or fails the check; ``spelled`` names it in the message."""
-        if value is None and self.default is not None:
+    def read(self, value: Any, spelled: str) -> Any:
+        """A value from the command line, a file or Python as one that the option may have: of its type, one of the
+        choices, and as the check wants it. ``spelled`` names it in the message of the UserError for any other."""
+        if value is None and self.default is None:
+            return None
+        if value is None and self.default is LEFT_OUT:
             raise UserError(f"{spelled} cannot be None; leave it out for the default")
-        if value is None:
-            return
         choices = get_args(self.type)
         if get_origin(self.type) is Literal and value not in choices:
             advice = did_you_mean(value, choices)
             raise UserError(f"{spelled} must be one of {', '.join(choices)}, got {value}{advice}")
-        if self.check is not None and not self.check[0](value):
-            raise UserError(f"{spelled} must be {self.check[1]}, got {value}")
-
-    def read(self, value: Any, spelled: str) -> Any:
-        """An argument of the command line, or a value of a file, as a value of the option's type that it may have."""
         try:
             converted = _converted(value, self.type)
         except ValueError as error:
             raise UserError(f"{spelled} must be {error}, got {value!r}") from None
-        self.validate(converted, spelled)
+        if self.check is not None and not self.check[0](converted):
+            raise UserError(f"{spelled} must be {self.check[1]}, got {converted}")
         return converted
 
 
@@ -103,26 +101,22 @@ def _converted(value: Any, hint: Any) -> Any:
     if get_origin(hint) is Literal:
         return value
     if get_origin(hint) is tuple:
-        kinds = get_args(hint)
-        try:
-            parts = value if isinstance(value, list) else []
-            return tuple(_converted(part, kind) for part, kind in zip(parts, kinds, strict=True))
-        except ValueError:
-            raise ValueError(f"{len(kinds)} numbers") from None
+        kind, *others = get_args(hint)
+        parts = value if isinstance(value, list | tuple) else [value]
+        count = len(parts) if others == [...] else 1 + len(others)
+        with contextlib.suppress(ValueError):
+            if len(parts) == count:
+                return tuple(_converted(part, kind) for part in parts)
+        raise ValueError(f"{count} numbers")
     if hint in (bool, str, Path):
         if not isinstance(value, bool if hint is bool else str):
             raise ValueError("true or false" if hint is bool else "text")
         return hint(value)
-    expected = "an integer" if hint is int else "a number"
-    try:
+    with contextlib.suppress(ArithmeticError, ValueError):
         number = Decimal(str(value))  # exact, also for an integer that is not a float
-    except ArithmeticError:
-        raise ValueError(expected) from None
-    if not math.isfinite(number):
-        raise ValueError(f"{expected} that is finite")
-    if isinstance(value, bool) or (hint is int and number != int(number)):
-        raise ValueError(expected)
-    return hint(number)
+        if not isinstance(value, bool) and (hint is float or number == int(number)):
+            return hint(number)
+    raise ValueError("an integer" if hint is int else "a number")
 
 
 def flag(name: str) -> str:

@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
-import os
 from pathlib import Path
 
 import torch
@@ -19,6 +18,7 @@ from torch import Tensor, nn
 from wgan_fast.training.data.images import cache_folder
 from wgan_fast.training.data.sets import TensorData, as_float
 from wgan_fast.training.errors import require
+from wgan_fast.training.files import replace_file
 
 SEED = 0
 STEPS = 600
@@ -130,6 +130,4 @@ def _save(network: FeatureNetwork, path: Path) -> None:
     content = safetensors.save(tensors, {"accuracy": str(network.accuracy)})
     with contextlib.suppress(OSError):  # with a read-only cache folder the network is trained again each time
         path.parent.mkdir(parents=True, exist_ok=True)
-        temporary = path.with_name(f".{path.name}-{os.getpid()}")
-        temporary.write_bytes(content)
-        os.replace(temporary, path)
+        replace_file(path, content)

@@ -27,6 +27,7 @@ from torch import Tensor
 
 import wgan_fast
 from wgan_fast.training.errors import UserError, require
+from wgan_fast.training.files import flush, remove_folder, write_through
 
 FORMAT = 1
 FILES = WEIGHTS, STATE = ("weights.safetensors", "state.pt")
@@ -213,44 +214,3 @@ def _advice(run: Path, damaged: int | None = None) -> str:
 
 def _damaged(folder: Path, reason: str) -> UserError:
     return UserError(f"{folder}: the checkpoint is damaged or foreign ({reason})")
-
-
-# ---------------------------------------------------- files that survive a crash
-
-
-def write_through(path: Path, content: bytes) -> None:
-    """Write a file and wait until the disk has it."""
-    with path.open("wb") as file:
-        file.write(content)
-        file.flush()
-        os.fsync(file.fileno())
-
-
-def replace_file(path: Path, content: str) -> None:
-    """Replace the file's content atomically."""
-    temporary = path.with_name(f".{path.name}-{os.getpid()}")
-    try:
-        write_through(temporary, content.encode())
-        os.replace(temporary, path)
-    except OSError:
-        with contextlib.suppress(OSError):
-            temporary.unlink()
-        raise
-    flush(path.parent)
-
-
-def flush(path: Path) -> None:
-    """Wait until the disk has a file's content, or a folder's entries."""
-    with contextlib.suppress(PermissionError):  # folders cannot be opened on every system
-        descriptor = os.open(path, os.O_RDONLY)
-        try:
-            os.fsync(descriptor)
-        finally:
-            os.close(descriptor)
-
-
-def remove_folder(folder: Path) -> None:
-    """Remove a folder atomically: it is renamed to a hidden name first."""
-    hidden = folder.with_name(f".{folder.name}-removed-{os.getpid()}")
-    os.replace(folder, hidden)
-    shutil.rmtree(hidden, ignore_errors=True)

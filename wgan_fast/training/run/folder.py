@@ -17,6 +17,7 @@ from torch import Tensor
 import wgan_fast
 from wgan_fast.training.config import Config, check_resumable
 from wgan_fast.training.errors import MissingPackage, UserError, require, writing
+from wgan_fast.training.files import replace_file
 from wgan_fast.training.loop.build import build_trainer
 from wgan_fast.training.loop.distributed import Processes, ProcessLost
 from wgan_fast.training.loop.health import NonFinite
@@ -25,7 +26,7 @@ from wgan_fast.training.loop.trainer import Record, Trainer, TrainResult
 from wgan_fast.training.report.evaluation import Evaluation, evaluate
 from wgan_fast.training.report.metrics import sliced_wasserstein
 from wgan_fast.training.report.pictures import POINTS_SHOWN, real_points, write_critic, write_curves, write_samples
-from wgan_fast.training.run.checkpoint import iterations, load_checkpoint, remove_later, replace_file, save_checkpoint
+from wgan_fast.training.run.checkpoint import iterations, load_checkpoint, remove_later, save_checkpoint
 from wgan_fast.training.run.log import RunLog, read_metrics
 from wgan_fast.training.run.state import check_finite, restore, snapshot
 
@@ -280,7 +281,7 @@ class Run:
                     path.unlink()
             remove_later(self.folder, self.trainer.iteration)
             self.folder.mkdir(parents=True, exist_ok=True)
-            replace_file(self.folder / "config.json", json.dumps(content, indent=2) + "\n")
+            replace_file(self.folder / "config.json", (json.dumps(content, indent=2) + "\n").encode())
 
 
 def read_config(run: Path) -> Config:

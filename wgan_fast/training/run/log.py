@@ -7,9 +7,9 @@ from pathlib import Path
 from typing import Any
 
 from wgan_fast.training.errors import require, writing
+from wgan_fast.training.files import flush, replace_file
 from wgan_fast.training.loop.trainer import Record, Trainer
 from wgan_fast.training.report.pictures import write_samples
-from wgan_fast.training.run.checkpoint import flush, replace_file
 
 
 class RunLog:
@@ -28,7 +28,7 @@ class RunLog:
         kept = [line for line, record in _lines(self._metrics) if record["iteration"] <= iteration]
         with writing(self._metrics):
             self._metrics.parent.mkdir(parents=True, exist_ok=True)
-            replace_file(self._metrics, "".join(f"{line}\n" for line in kept))
+            replace_file(self._metrics, "".join(f"{line}\n" for line in kept).encode())
         for picture in self._samples.glob("*.png"):
             if picture.stem.isdigit() and int(picture.stem) > iteration:
                 picture.unlink()
