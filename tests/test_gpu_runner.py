@@ -180,6 +180,38 @@ def test_aims_are_absent_ok_or_short(tmp_path: Path) -> None:
     assert asdict(rows[0])["op"] in gpu.measured_rows(tmp_path)[0]["op"]
 
 
+# ---------------------------------------------------------------- tests and sanitizers
+
+
+def test_the_workers_of_the_tests_share_the_cores(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    pytest.importorskip("xdist")
+    started: list[int] = []
+
+    def stand_in(command: list[str], limit: float, log: Path, **environment: str) -> dict[str, Any]:
+        started.extend((int(command[command.index("-n") + 1]), int(environment["OMP_NUM_THREADS"])))
+        return {"ok": True, "output": ["3 passed"]}
+
+    monkeypatch.setattr(gpu, "run", stand_in)
+    monkeypatch.setattr(gpu, "CORES", 16)
+    monkeypatch.setattr(gpu, "WORKERS", 8)
+    assert gpu.tests(tmp_path, 10.0)["ok"]
+    assert started == [8, 2]
+
+
+def test_the_first_sanitizer_has_half_of_the_time(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Here none takes any: each leaves its share to the later ones."""
+    limits: list[float] = []
+
+    def stand_in(command: list[str], limit: float, log: Path, **environment: str) -> dict[str, Any]:
+        limits.append(limit)
+        return {"ok": True}
+
+    monkeypatch.setattr(gpu, "run", stand_in)
+    monkeypatch.setattr("shutil.which", lambda *names, **options: "compute-sanitizer")
+    assert gpu.sanitizers(tmp_path, 100.0)["ok"]
+    assert limits == pytest.approx([50, 50, 100], abs=1)
+
+
 # ---------------------------------------------------------------- critic steps
 
 

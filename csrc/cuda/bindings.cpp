@@ -9,7 +9,13 @@
 namespace wgan_fast {
 namespace {
 
-constexpr int kOldestMajor = 8;
+// Of the machine code in build_tools/cuda.py. On later devices the driver compiles the PTX, which one older
+// than the toolkit may not know.
+constexpr int kOldestMajor = 8, kNewestMajor = 9;
+
+std::string release(int version) {
+  return std::to_string(version / 1000) + "." + std::to_string(version % 1000 / 10);
+}
 
 // Empty if every device can run the kernels.
 std::string unusable() {
@@ -17,12 +23,19 @@ std::string unusable() {
   const cudaError_t error = cudaGetDeviceCount(&devices);
   if (error != cudaSuccess) return std::string("the CUDA runtime reports: ") + cudaGetErrorString(error);
   if (devices == 0) return "there is no CUDA device";
+  int driver = 0;
+  cudaDriverGetVersion(&driver);
   for (int device = 0; device < devices; ++device) {
     int major = 0;
     cudaDeviceGetAttribute(&major, cudaDevAttrComputeCapabilityMajor, device);
     if (major < kOldestMajor) {
       return "device " + std::to_string(device) + " has compute capability " + std::to_string(major) +
              ".x, the kernels need " + std::to_string(kOldestMajor) + ".0 or newer";
+    }
+    if (major > kNewestMajor && driver < CUDART_VERSION) {
+      return "device " + std::to_string(device) + " has compute capability " + std::to_string(major) +
+             ".x, for which its driver, of CUDA " + release(driver) +
+             ", would have to compile the kernels of CUDA " + release(CUDART_VERSION);
     }
   }
   return "";

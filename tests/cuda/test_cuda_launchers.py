@@ -35,6 +35,9 @@ class Runtime:
     def fail(self, of_launch: int = 0, of_device: int = 0) -> None:
         self._library.host_cuda_fail(of_launch, of_device)
 
+    def become(self, capability: int = 9, driver: int = 13020) -> None:
+        self._library.host_cuda_become(capability, driver)
+
 
 @pytest.fixture
 def runtime(cuda_on_host: ModuleType, host_extension: ModuleType) -> Runtime:
@@ -300,6 +303,29 @@ def test_no_driver_is_a_sentence_and_auto_goes_on(host_extension: ModuleType, mo
         runtime.fail()
         for cache in (backends._load, backends._choose):
             cache.cache_clear()
+
+
+OLD = "device 0 has compute capability 7.x, the kernels need 8.0 or newer"
+NEW = (
+    "device 0 has compute capability 10.x, for which its driver, of CUDA 13.0, would have to compile the kernels of "
+    "CUDA 13.2"
+)
+
+
+@pytest.mark.parametrize(
+    ("capability", "driver", "reason"),
+    [(8, 13020, ""), (9, 13000, ""), (10, 13020, ""), (12, 13030, ""), (7, 13020, OLD), (10, 13000, NEW)],
+)
+def test_a_device_without_code_for_it_is_a_reason(
+    capability: int, driver: int, reason: str, host_extension: ModuleType
+) -> None:
+    """The stand-in's toolkit is that of CUDA 13.2."""
+    runtime = Runtime(host_extension)
+    runtime.become(capability, driver)
+    try:
+        assert host_extension.unusable() == reason
+    finally:
+        runtime.become()
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="there is a CUDA device")

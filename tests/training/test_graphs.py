@@ -6,7 +6,10 @@ from __future__ import annotations
 import copy
 import dataclasses
 import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -20,7 +23,7 @@ from wgan_fast.training import Config, Run, Trainer, UserError, build_models
 from wgan_fast.training.data.points import eight_gaussians
 from wgan_fast.training.loop.build import build_trainer
 from wgan_fast.training.loop.draws import Upload
-from wgan_fast.training.loop.graphs import graphed_step, rewound
+from wgan_fast.training.loop.graphs import CudaCapture, graphed_step, rewound
 
 SMALL: dict[str, Any] = {"width": 12, "batch_size": 8, "n_critic": 3, "critic_burst": False, "iterations": 6}
 
@@ -182,6 +185,43 @@ def test_what_cannot_be_recorded_runs_eagerly_after_one_warning() -> None:
         assert messages == [expected] * graphs
         states.append(_state(trainer))
     _assert_same(states[1], states[0])
+
+
+def test_after_a_failed_capture_the_current_stream_is_the_callers(monkeypatch: pytest.MonkeyPatch) -> None:
+    """torch.cuda.graph ends the capture, which raises where it has failed, before it goes back from its stream."""
+    stream = SimpleNamespace(wait_stream=lambda other: None)
+    current: list[Any] = [stream]
+
+    @contextmanager
+    def within(new: Any) -> Iterator[None]:
+        before, current[0] = current[0], new
+        try:
+            yield
+        finally:
+            current[0] = before
+
+    @contextmanager
+    def failing_graph(graph: Any, *, pool: Any, stream: Any) -> Iterator[None]:
+        current[0] = stream
+        yield
+        raise RuntimeError("the capture was invalidated")
+
+    cuda = SimpleNamespace(
+        device=lambda device: nullcontext(),
+        graph_pool_handle=object,
+        Stream=lambda device: SimpleNamespace(wait_stream=lambda other: None),
+        current_stream=lambda: current[0],
+        stream=within,
+        synchronize=lambda: None,
+        get_sync_debug_mode=lambda: 0,
+        set_sync_debug_mode=lambda mode: None,
+        CUDAGraph=object,
+        graph=failing_graph,
+    )
+    monkeypatch.setattr(torch, "cuda", cuda)
+    with pytest.raises(RuntimeError, match="invalidated"):
+        CudaCapture(torch.device("cuda"))(lambda: None)
+    assert current == [stream]
 
 
 def test_changed_numbers_are_recorded_anew() -> None:

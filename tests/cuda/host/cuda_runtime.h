@@ -48,6 +48,8 @@ extern int64_t launches;
 // Blocks of the latest launch; multiprocessors of the device, and the blocks that each of them runs at once.
 extern unsigned latest_blocks;
 extern int multiprocessors, resident;
+// Of the device, its compute capability; of the driver, the newest CUDA that it knows.
+extern int capability, driver;
 
 }  // namespace host_cuda
 
@@ -74,6 +76,7 @@ enum cudaError_t {
 };
 enum cudaDeviceAttr { cudaDevAttrComputeCapabilityMajor, cudaDevAttrMultiProcessorCount };
 using cudaStream_t = struct HostStream*;
+#define CUDART_VERSION 13020
 
 struct cudaLaunchConfig_t {
   dim3 gridDim, blockDim;
@@ -84,6 +87,7 @@ struct cudaLaunchConfig_t {
 const char* cudaGetErrorString(cudaError_t error);
 cudaError_t cudaGetLastError();
 cudaError_t cudaGetDeviceCount(int* count);
+cudaError_t cudaDriverGetVersion(int* version);
 cudaError_t cudaDeviceGetAttribute(int* value, cudaDeviceAttr attribute, int device);
 cudaError_t cudaGetDevice(int* device);
 cudaError_t cudaSetDevice(int device);

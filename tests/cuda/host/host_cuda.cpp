@@ -21,11 +21,16 @@ int next_launch_error = 0, device_error = 0;
 int64_t launches = 0;
 unsigned latest_blocks = 0;
 int multiprocessors = 7, resident = 5;
+int capability = 9, driver = CUDART_VERSION;
 
 // For tests in Python, through ctypes.
 extern "C" __attribute__((visibility("default"))) void host_cuda_fail(int of_launch, int of_device) {
   next_launch_error = of_launch;
   device_error = of_device;
+}
+extern "C" __attribute__((visibility("default"))) void host_cuda_become(int of_capability, int of_driver) {
+  capability = of_capability;
+  driver = of_driver;
 }
 extern "C" __attribute__((visibility("default"))) int64_t host_cuda_launches() { return launches; }
 extern "C" __attribute__((visibility("default"))) unsigned host_cuda_latest_blocks() { return latest_blocks; }
@@ -207,8 +212,13 @@ cudaError_t cudaGetDeviceCount(int* count) {
   return cudaError_t(host_cuda::device_error);
 }
 
+cudaError_t cudaDriverGetVersion(int* version) {
+  *version = host_cuda::driver;
+  return cudaSuccess;
+}
+
 cudaError_t cudaDeviceGetAttribute(int* value, cudaDeviceAttr attribute, int) {
-  *value = attribute == cudaDevAttrMultiProcessorCount ? host_cuda::multiprocessors : 9;
+  *value = attribute == cudaDevAttrMultiProcessorCount ? host_cuda::multiprocessors : host_cuda::capability;
   return cudaSuccess;
 }
 

@@ -62,7 +62,8 @@ class CudaCapture:
                 current.wait_stream(self._stream)
                 torch.cuda.synchronize()
             graph = torch.cuda.CUDAGraph()
-            with torch.cuda.graph(graph, pool=self._pool, stream=self._stream):
+            # torch.cuda.graph leaves its stream the current one where a capture fails: training goes on, on ours.
+            with torch.cuda.stream(current), torch.cuda.graph(graph, pool=self._pool, stream=self._stream):
                 result = step()
         return result, graph.replay
 
