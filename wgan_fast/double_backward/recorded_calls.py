@@ -91,9 +91,11 @@ class Call:
         result, signal: the number of the result, and the place of its signal where there are sides.
         x: the place of the source where a side is multiplied with it.
         last_of: the sources that no later call has.
+        fresh: whether the signals and tangents that it returns are tensors of their own.
     """
 
     kinked = in_place = False
+    fresh = True
     sides: tuple[int, ...] = ()
     last_of: tuple[int, ...] = ()
     result = signal = x = -1
@@ -206,12 +208,16 @@ class LeakyReLU(Call):
         self.signs = keep(y)
 
     def backward(self, kept: Kept, signal: Tensor) -> tuple[Tensor, ...]:
-        return (self.tangent(kept, signal),)
+        return (self.times_slope(kept, signal),)
 
     def tangent(self, kept: Kept, *tangents: Tensor) -> Tensor:
+        return self.times_slope(kept, *tangents)
+
+    def times_slope(self, kept: Kept, values: Tensor, *, overwrite: bool = False) -> Tensor:
+        out = values if overwrite else torch.empty_like(values)
         if self.slope == 0:
-            return aten.threshold_backward.default(*tangents, kept[self.signs], 0)  # type: ignore[no-any-return]
-        return aten.leaky_relu_backward.default(*tangents, kept[self.signs], self.slope, True)  # type: ignore[no-any-return]
+            return aten.threshold_backward.grad_input(values, kept[self.signs], 0, grad_input=out)  # type: ignore[no-any-return]
+        return aten.leaky_relu_backward.grad_input(values, kept[self.signs], self.slope, True, grad_input=out)  # type: ignore[no-any-return]
 
 
 # ------------------------------------------------------------------------------------------- sums, factors, shapes
@@ -226,6 +232,8 @@ class Sum(Call):
         factors: of the first and of the second summand.
         shapes: of the sources.
     """
+
+    fresh = False
 
     def __init__(
         self, sources: tuple[int, ...], side: int | None, factors: tuple[float, float], shapes: list[torch.Size]
@@ -297,6 +305,8 @@ class Dropout(Call):
 class Reshaped(Call):
     """Another shape in the same order of values."""
 
+    fresh = False
+
     def __init__(self, source: int, function: Callable[[Tensor], Tensor], shape: torch.Size) -> None:
         super().__init__(source)
         self.function, self.shape = function, shape
@@ -343,6 +353,8 @@ class Padded(Call):
 
 class Summed(Call):
     """The sum over dimensions other than the first, times ``factor``."""
+
+    fresh = False
 
     def __init__(self, source: int, dims: list[int], keepdim: bool, shape: torch.Size, factor: float) -> None:
         super().__init__(source)

@@ -19,7 +19,7 @@ import torch
 from torch import Tensor
 from torch.autograd import Function
 
-from wgan_fast.double_backward.recorded_calls import Factors, Kept, OwnSignal
+from wgan_fast.double_backward.recorded_calls import Factors, Kept, LeakyReLU, OwnSignal
 from wgan_fast.double_backward.recording import Record
 from wgan_fast.double_backward.zero_gradients import wanted
 
@@ -102,12 +102,19 @@ def _along_one_signal(
     elif c is None:
         return
     factors = Factors(kept, asked, tangents, c)
+    free: set[int] = set()  # whose tangents may be overwritten
     last = max((i for i, call in enumerate(record.calls) if not asked.isdisjoint(call.sides)), default=-1)
     for i, call in enumerate(record.calls[: last + 1]):
         if call.signal >= 0:
             _add(found, call.gradients(kept, kept[call.signal], factors))
         if tangents and i < last:
-            tangents[call.result] = call.tangent(kept, *[tangents[source] for source in call.sources])
+            given = [tangents[source] for source in call.sources]
+            if isinstance(call, LeakyReLU):
+                tangents[call.result] = call.times_slope(kept, *given, overwrite=not free.isdisjoint(call.last_of))
+            else:
+                tangents[call.result] = call.tangent(kept, *given)
+            if call.fresh:
+                free.add(call.result)
             for source in call.last_of:
                 del tangents[source]
 
@@ -126,12 +133,20 @@ def _along_its_own(
 def _signals(record: Record, kept: Kept, seed: Tensor) -> dict[int, Tensor]:
     """The signals of the points, and of the results of calls with sides, by number."""
     signals = {record.result: seed}
+    free: set[int] = set()  # whose signals may be overwritten
     for call in reversed(record.calls):
         signal = signals.get(call.result) if call.sides else signals.pop(call.result, None)
         if signal is None:
             continue
-        for source, through in zip(call.sources, call.backward(kept, signal), strict=True):
-            signals[source] = signals[source] + through if source in signals else through
+        if isinstance(call, LeakyReLU):
+            results: tuple[Tensor, ...] = (call.times_slope(kept, signal, overwrite=call.result in free),)
+        else:
+            results = call.backward(kept, signal)
+        for source, through in zip(call.sources, results, strict=True):
+            known = signals.get(source)
+            signals[source] = through if known is None else known + through
+            if call.fresh or known is not None:
+                free.add(source)
     return signals
 
 
