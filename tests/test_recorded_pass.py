@@ -12,9 +12,10 @@ from typing import Any
 import pytest
 import torch
 import torch.nn.functional as F
+from test_double_backward_memory import PeakBytes
+from test_one_pass import ALL, LOSSES, Loss, Way, assert_equal, autograd, build_any, softplus
 from torch import Tensor, nn
 
-from tests.test_one_pass import ALL, LOSSES, Loss, Way, assert_equal, autograd, build_any, softplus
 from wgan_fast import gradient_penalty, score_and_gradient
 from wgan_fast.double_backward import explain, recording
 from wgan_fast.double_backward.flops import count_flops
@@ -451,3 +452,16 @@ def test_a_second_backward_pass_needs_the_graph_to_be_retained() -> None:
     assert_equal([p.grad for p in critic.parameters()], [2 * g for g in first])
     with pytest.raises(RuntimeError, match="a second time"):
         loss.backward()
+
+
+@pytest.mark.parametrize("name", ["amp", "dcgan", "resnet", "patchgan_pooled"])
+def test_peak_memory_is_not_above_autograds(name: str) -> None:
+    critic, x, args = prepared(name)
+    x, args = x.repeat(8, *[1] * (x.dim() - 1)), tuple(arg.repeat(8) for arg in args)
+    peaks = []
+    for way in (score_and_gradient, autograd):
+        with PeakBytes() as memory:
+            value_and_gradients(softplus, way, critic, x, args)
+        peaks.append(memory.peak)
+    assert recording._known[critic]
+    assert 0 < peaks[0] <= 1.02 * peaks[1]

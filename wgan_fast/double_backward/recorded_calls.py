@@ -43,7 +43,7 @@ class Factors:
         tangent = self.tangents.get(call.sources[0])
         if self.c is None:
             return tangent
-        a = self.kept[call.x]
+        a = self.kept[call.kept]
         c = _of_rank(self.c, a)
         return a * c if tangent is None else torch.addcmul(tangent, a, c)
 
@@ -71,7 +71,7 @@ class OwnSignal(Factors):
         super().__init__(kept, asked, {}, None)
 
     def rows(self, call: Call) -> Tensor | None:
-        return self.kept[call.x]
+        return self.kept[call.kept]
 
     def weighted(self, signal: Tensor) -> Tensor | None:
         return signal
@@ -88,9 +88,11 @@ class Call:
         sides: the places of the sides that may have a gradient.
         kinked: whether autograd has a second derivative, of zeros, for all that is before it.
         in_place: whether the result overwrites the source.
-        result, signal: the number of the result, and the place of its signal where there are sides.
-        x: the place of the source where a side is multiplied with it.
+        result: the number of the result.
+        signal: the place of its signal, where there are sides.
+        kept: the place of what `keep` keeps.
         last_of: the sources that no later call has.
+        last_use: the places that no later call has.
         fresh: whether the signals and tangents that it returns are tensors of their own.
     """
 
@@ -98,7 +100,8 @@ class Call:
     fresh = True
     sides: tuple[int, ...] = ()
     last_of: tuple[int, ...] = ()
-    result = signal = x = -1
+    last_use: tuple[int, ...] = ()
+    result = signal = kept = -1
 
     def __init__(self, *sources: int) -> None:
         self.sources = sources
@@ -106,8 +109,9 @@ class Call:
     def forward(self, kept: Kept, *sources: Tensor) -> Tensor:
         raise NotImplementedError
 
-    def keep(self, keep: Callable[[Tensor], int], x: Tensor, y: Tensor) -> None:
-        """Keep what later passes need of source and result."""
+    def keep(self, x: Tensor, y: Tensor) -> Tensor | None:
+        """What later passes need, of source and result."""
+        return None
 
     def backward(self, kept: Kept, signal: Tensor) -> tuple[Tensor, ...]:
         """The signals of the sources."""
@@ -132,8 +136,8 @@ class Linear(Call):
         self.weight, self.bias = weight, bias
         self.sides = (weight,) if bias is None else (weight, bias)
 
-    def keep(self, keep: Callable[[Tensor], int], x: Tensor, y: Tensor) -> None:
-        self.x = keep(x)
+    def keep(self, x: Tensor, y: Tensor) -> Tensor | None:
+        return x
 
     def forward(self, kept: Kept, *sources: Tensor) -> Tensor:
         return self.product(sources[0], kept[self.weight], None if self.bias is None else kept[self.bias])
@@ -169,7 +173,7 @@ class Convolution(Linear):
         self.geometry = geometry
 
     def backward(self, kept: Kept, signal: Tensor) -> tuple[Tensor, ...]:
-        return (self.gradient(kept, signal, kept[self.x], 0),)
+        return (self.gradient(kept, signal, kept[self.kept], 0),)
 
     def product(self, x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
         return torch.convolution(x, weight, bias, *self.geometry)
@@ -196,7 +200,6 @@ class LeakyReLU(Call):
     def __init__(self, source: int, slope: float, in_place: bool) -> None:
         super().__init__(source)
         self.slope, self.in_place = slope, in_place
-        self.signs = -1
 
     def forward(self, kept: Kept, *sources: Tensor) -> Tensor:
         (x,) = sources
@@ -204,8 +207,8 @@ class LeakyReLU(Call):
             return x.relu_() if self.in_place else x.relu()
         return F.leaky_relu(x, self.slope, self.in_place)
 
-    def keep(self, keep: Callable[[Tensor], int], x: Tensor, y: Tensor) -> None:
-        self.signs = keep(y)
+    def keep(self, x: Tensor, y: Tensor) -> Tensor | None:
+        return y
 
     def backward(self, kept: Kept, signal: Tensor) -> tuple[Tensor, ...]:
         return (self.times_slope(kept, signal),)
@@ -216,8 +219,8 @@ class LeakyReLU(Call):
     def times_slope(self, kept: Kept, values: Tensor, *, overwrite: bool = False) -> Tensor:
         out = values if overwrite else torch.empty_like(values)
         if self.slope == 0:
-            return aten.threshold_backward.grad_input(values, kept[self.signs], 0, grad_input=out)  # type: ignore[no-any-return]
-        return aten.leaky_relu_backward.grad_input(values, kept[self.signs], self.slope, True, grad_input=out)  # type: ignore[no-any-return]
+            return aten.threshold_backward.grad_input(values, kept[self.kept], 0, grad_input=out)  # type: ignore[no-any-return]
+        return aten.leaky_relu_backward.grad_input(values, kept[self.kept], self.slope, True, grad_input=out)  # type: ignore[no-any-return]
 
 
 # ------------------------------------------------------------------------------------------- sums, factors, shapes
@@ -281,7 +284,6 @@ class Dropout(Call):
     """A source times what the first forward pass draws, as torch does."""
 
     drawn: Tensor | None = None
-    noise = -1
 
     def __init__(self, source: int, p: float) -> None:
         super().__init__(source)
@@ -289,17 +291,17 @@ class Dropout(Call):
 
     def forward(self, kept: Kept, *sources: Tensor) -> Tensor:
         (x,) = sources
-        if self.noise >= 0:
-            return x * kept[self.noise]
+        if self.kept >= 0:
+            return x * kept[self.kept]
         self.drawn = F.dropout(torch.ones_like(x), self.p)
         return x * self.drawn
 
-    def keep(self, keep: Callable[[Tensor], int], x: Tensor, y: Tensor) -> None:
-        if self.drawn is not None:
-            self.noise, self.drawn = keep(self.drawn), None
+    def keep(self, x: Tensor, y: Tensor) -> Tensor | None:
+        drawn, self.drawn = self.drawn, None
+        return drawn
 
     def backward(self, kept: Kept, signal: Tensor) -> tuple[Tensor, ...]:
-        return (signal * kept[self.noise],)
+        return (signal * kept[self.kept],)
 
 
 class Reshaped(Call):
@@ -330,11 +332,11 @@ class Pooled(Call):
     def forward(self, kept: Kept, *sources: Tensor) -> Tensor:
         return self.pool(*sources)
 
-    def keep(self, keep: Callable[[Tensor], int], x: Tensor, y: Tensor) -> None:
-        self.x = keep(x)
+    def keep(self, x: Tensor, y: Tensor) -> Tensor | None:
+        return x
 
     def backward(self, kept: Kept, signal: Tensor) -> tuple[Tensor, ...]:
-        return (self.back(signal, kept[self.x]),)
+        return (self.back(signal, kept[self.kept]),)
 
 
 class Padded(Call):

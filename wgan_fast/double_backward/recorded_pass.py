@@ -47,10 +47,13 @@ class _ScoresAndGradients(Function):
         assert scores is not None
         signals = _signals(record, kept, _seed(scores, record.scale))
         gradients = [_divided(signals.get(point), record.scale) for point in range(record.points)]
-        for call in record.calls:
+        later: set[int] = set(range(record.points))
+        for call in reversed(record.calls):
             if call.sides and call.result in signals:
                 call.signal = len(kept)
                 kept.append(signals[call.result])
+            call.last_use = tuple([place for place in (call.kept, call.signal) if place >= 0 and place not in later])
+            later.update(call.last_use)
         ctx.record, ctx.size = record._replace(kept=[], scores=None), len(kept)
         ctx.zeros = set(record.sides) if scores_used else _before_kinks(record)
         further = [(x, g) if x.requires_grad else (None, None) for x, g in zip(inputs, gradients, strict=True)]
@@ -63,8 +66,9 @@ class _ScoresAndGradients(Function):
         points, scale = record.points, record.scale
         if c is None and all(slope is None for slope in slopes):
             return (None,) * (2 + points + len(record.sides))
-        saved = ctx.saved_tensors
+        saved = list(ctx.saved_tensors)
         kept, inputs, gradients = saved[: ctx.size], saved[ctx.size : -points], saved[-points:]
+        del saved
         if torch.is_grad_enabled():
             return None, None, *_by_autograd(record, kept, inputs, c, slopes)
         reached = [wanted(node) for node, _ in ctx.next_functions]
@@ -73,10 +77,12 @@ class _ScoresAndGradients(Function):
         one_signal = None if c is None or not record.aligned else c
         if scale is not None:
             slopes, one_signal = tuple(_divided(slope, scale) for slope in slopes), _divided(one_signal, scale)
-        _along_one_signal(record, kept, asked, slopes, one_signal, found)
         if c is None or record.aligned:
+            ctx.maybe_clear_saved_tensors()  # unless the graph is retained
+            _along_one_signal(record, kept, asked, slopes, one_signal, found, last=True)
             onward = [None if g is None else _per_sample(c, g) for g in gradients]
         else:
+            _along_one_signal(record, kept, asked, slopes, one_signal, found)
             onward = _along_its_own(record, kept, asked, c, found)
         for place in asked & ctx.zeros - found.keys():
             found[place] = torch.zeros_like(kept[place])
@@ -84,18 +90,25 @@ class _ScoresAndGradients(Function):
         return None, None, *to_points, *map(found.get, record.sides)
 
 
+_FREED = torch.empty(0)
+
 _node: Callable[..., tuple[Any, ...]] = _ScoresAndGradients.apply
 
 
 def _along_one_signal(
     record: Record,
-    kept: Kept,
+    kept: list[Tensor],
     asked: set[int],
     slopes: Sequence[Tensor | None],
     c: Tensor | None,
     found: dict[int, Tensor],
+    *,
+    last: bool = False,
 ) -> None:
-    """Add the sides' gradients for these slopes at the input gradients, and c at the scores."""
+    """Add the sides' gradients for these slopes at the input gradients, and c at the scores.
+
+    ``last``: what is kept is not needed afterwards, and freed as soon as it can be, as autograd does.
+    """
     tangents: dict[int, Tensor] = {}
     if any(slope is not None for slope in slopes):
         tangents = {i: torch.zeros_like(kept[i]) if t is None else t for i, t in enumerate(slopes)}
@@ -103,11 +116,11 @@ def _along_one_signal(
         return
     factors = Factors(kept, asked, tangents, c)
     free: set[int] = set()  # whose tangents may be overwritten
-    last = max((i for i, call in enumerate(record.calls) if not asked.isdisjoint(call.sides)), default=-1)
-    for i, call in enumerate(record.calls[: last + 1]):
+    end = max((i for i, call in enumerate(record.calls) if not asked.isdisjoint(call.sides)), default=-1)
+    for i, call in enumerate(record.calls[: end + 1]):
         if call.signal >= 0:
             _add(found, call.gradients(kept, kept[call.signal], factors))
-        if tangents and i < last:
+        if tangents and i < end:
             given = [tangents[source] for source in call.sources]
             if isinstance(call, LeakyReLU):
                 tangents[call.result] = call.times_slope(kept, *given, overwrite=not free.isdisjoint(call.last_of))
@@ -117,6 +130,9 @@ def _along_one_signal(
                 free.add(call.result)
             for source in call.last_of:
                 del tangents[source]
+        if last:
+            for place in call.last_use:
+                kept[place] = _FREED
 
 
 def _along_its_own(

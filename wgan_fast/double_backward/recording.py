@@ -225,7 +225,9 @@ class _Recording(TorchFunctionMode):
         self._aligned = self._aligned and result.dim() > 0 and result.size(0) == self._batch
         if call.sides:
             call.sides = tuple([place for place in call.sides if self.kept[place].requires_grad])
-        call.keep(self.keep, source, result)
+        needed = call.keep(source, result)
+        if needed is not None:
+            call.kept = self.keep(needed)
         self.calls.append(call)
 
     # ------------------------------------------------------------------------------------------- after the forward pass
