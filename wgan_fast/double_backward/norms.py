@@ -14,7 +14,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
-from functools import cache
+from functools import cache, partial
 from typing import Any, NamedTuple
 
 import torch
@@ -32,7 +32,7 @@ Statistics = tuple[Tensor | None, Tensor]
 """Mean (None for rms norm) and 1 / sqrt(variance + eps) of each row."""
 
 
-class _Norm(NamedTuple):
+class Norm(NamedTuple):
     """A norm of rows. ``normalized_shape``: None for group norm; ``num_groups`` and ``centered``: as the kernel has."""
 
     normalized_shape: tuple[int, ...] | None
@@ -114,7 +114,7 @@ def _rms_norm(x: Tensor, normalized_shape: tuple[int, ...], weight: Tensor | Non
 
 
 def _rms_norm_backward(
-    grad: Tensor, x: Tensor, norm: _Norm, weight: Tensor | None, rstd: Tensor, mask: list[bool]
+    grad: Tensor, x: Tensor, norm: Norm, weight: Tensor | None, rstd: Tensor, mask: list[bool]
 ) -> tuple[Tensor | None, Tensor | None]:
     if x.is_cuda:
         args = (norm.normalized_shape, rstd, weight, mask[:2])
@@ -137,7 +137,7 @@ def _rms_norm_backward(
 
 class _NormForward(Function):
     @staticmethod
-    def forward(ctx: Any, x: Tensor, weight: Tensor | None, bias: Tensor | None, norm: _Norm) -> Tensor:
+    def forward(ctx: Any, x: Tensor, weight: Tensor | None, bias: Tensor | None, norm: Norm) -> Tensor:
         ctx.set_materialize_grads(False)
         y, mean, rstd = norm.forward(x, weight, bias)
         ctx.norm = norm
@@ -151,7 +151,7 @@ class _NormForward(Function):
         x, weight, bias, mean, rstd = ctx.saved_tensors
         nodes = iter(ctx.next_functions)  # one per tensor
         mask = [given is not None and wanted(next(nodes)[0]) for given in (x, weight, bias)]
-        norm: _Norm = ctx.norm
+        norm: Norm = ctx.norm
         if not torch.is_grad_enabled():
             return *norm.backward(grad, x, weight, bias, (mean, rstd), mask), None
         grad_x = _norm_backward(grad, x, weight, mean, rstd, norm) if mask[0] else None
@@ -164,7 +164,7 @@ class _NormBackward(Function):
 
     @staticmethod
     def forward(
-        ctx: Any, grad: Tensor, x: Tensor, weight: Tensor | None, mean: Tensor | None, rstd: Tensor, norm: _Norm
+        ctx: Any, grad: Tensor, x: Tensor, weight: Tensor | None, mean: Tensor | None, rstd: Tensor, norm: Norm
     ) -> Tensor | None:
         ctx.set_materialize_grads(False)
         ctx.norm = norm
@@ -177,7 +177,7 @@ class _NormBackward(Function):
             return (None,) * 6
         grad, x, weight, mean, rstd = ctx.saved_tensors
         to_grad, to_x, to_weight = (wanted(node) for node, _ in ctx.next_functions[:3])
-        norm: _Norm = ctx.norm
+        norm: Norm = ctx.norm
         backend = "auto"
         if torch.is_grad_enabled():
             # A graph is kept: the formulas of the reference, which autograd differentiates to any order.
@@ -207,7 +207,7 @@ def _layer_norm(
     eps: float = 1e-5,
     cudnn_enable: bool = True,
 ) -> Any:
-    return _replaced(F.layer_norm, input, weight, bias, _Norm(tuple(normalized_shape), 1, True, eps))
+    return _form(F.layer_norm, input, weight, bias, Norm(tuple(normalized_shape), 1, True, eps))
 
 
 def _rms_norm_of(
@@ -215,7 +215,7 @@ def _rms_norm_of(
 ) -> Any:
     if eps is None:
         eps = torch.finfo(accumulation_dtype(input.dtype)).eps
-    return _replaced(F.rms_norm, input, weight, None, _Norm(tuple(normalized_shape), 1, False, eps))
+    return _form(F.rms_norm, input, weight, None, Norm(tuple(normalized_shape), 1, False, eps))
 
 
 def _group_norm(
@@ -232,7 +232,7 @@ def _group_norm(
     if not x.is_contiguous():
         channels_last = x.is_cpu and x.dim() == 4 and x.is_contiguous(memory_format=torch.channels_last)
         x = x if channels_last else x.contiguous()
-    return _replaced(F.group_norm, x, weight, bias, _Norm(None, num_groups, True, eps))
+    return _form(F.group_norm, x, weight, bias, Norm(None, num_groups, True, eps))
 
 
 def _instance_norm(
@@ -250,7 +250,7 @@ def _instance_norm(
     if math.prod(input.shape[2:]) <= 1:
         return NotImplemented
     x = input.contiguous()
-    return _replaced(F.instance_norm, x, weight, bias, _Norm(None, x.shape[1], True, eps))
+    return _form(F.instance_norm, x, weight, bias, Norm(None, x.shape[1], True, eps))
 
 
 def _torch_instance_norm(
@@ -267,10 +267,8 @@ def _torch_instance_norm(
     return _instance_norm(input, running_mean, running_var, weight, bias, use_input_stats, momentum, eps)
 
 
-def _replaced(
-    function: Callable[..., Tensor], x: Tensor, weight: Tensor | None, bias: Tensor | None, norm: _Norm
-) -> Any:
-    """The norm, with the casts of autocast."""
+def _form(function: Callable[..., Tensor], x: Tensor, weight: Tensor | None, bias: Tensor | None, norm: Norm) -> Any:
+    """Input, weight and bias with the casts of autocast, and the norm."""
     shape = x.shape[1:2] if norm.normalized_shape is None else norm.normalized_shape
     if x.dtype not in DTYPES or x.numel() == 0 or not shape:
         return NotImplemented
@@ -290,7 +288,7 @@ def _replaced(
     dtypes = {parameter.dtype for parameter in (weight, bias) if parameter is not None}
     if len(dtypes) > 1 or not dtypes <= allowed:
         return NotImplemented
-    return _norm_forward(x, weight, bias, norm)
+    return x, weight, bias, norm
 
 
 @cache
@@ -304,7 +302,12 @@ def _dtype_under_autocast(
         return function(x, *(argument if function is not F.group_norm else (1,))).dtype
 
 
-REPLACEMENTS: dict[Any, Callable[..., Any]] = {
+def _replaced(form_of: Callable[..., Any], /, *args: Any, **kwargs: Any) -> Any:
+    form = form_of(*args, **kwargs)
+    return form if form is NotImplemented else _norm_forward(*form)
+
+
+FORMS: dict[Any, Callable[..., Any]] = {
     F.layer_norm: _layer_norm,
     torch.layer_norm: _layer_norm,
     F.group_norm: _group_norm,
@@ -314,3 +317,6 @@ REPLACEMENTS: dict[Any, Callable[..., Any]] = {
     F.rms_norm: _rms_norm_of,
     torch.rms_norm: _rms_norm_of,
 }
+"""From the arguments of each function to input, weight, bias and `Norm`, or NotImplemented."""
+
+REPLACEMENTS: dict[Any, Callable[..., Any]] = {function: partial(_replaced, form) for function, form in FORMS.items()}

@@ -92,19 +92,26 @@ def _first_order(activation: str, grad: Tensor, saved: Tensor) -> Tensor:
     return result
 
 
-def _replaced(
-    input: Tensor, rule: Rule, forward: Callable[[Tensor], Tensor], forward_: Callable[[Tensor], Tensor] | None = None
-) -> Any:
-    """The activation by ``forward``; in place by ``forward_`` where that is given."""
-    if input.dtype not in DTYPES:
+class Form(NamedTuple):
+    """A call of an activation: its rule, what computes it, and what does so in place, if the call is in place."""
+
+    rule: Rule
+    forward: Callable[[Tensor], Tensor]
+    in_place: Callable[[Tensor], Tensor] | None = None
+
+
+def _replaced(form_of: Callable[..., Any], /, input: Tensor, *args: Any, **kwargs: Any) -> Any:
+    form = form_of(input, *args, **kwargs)
+    if form is NotImplemented or input.dtype not in DTYPES:
         return NotImplemented
-    if forward_ is not None:
+    rule, forward, in_place = form
+    if in_place is not None:
         if input.is_leaf:
             return NotImplemented  # an error, which eager raises
         if rule.activation.endswith("_result"):
-            return _smooth(input, None, forward_, rule)
+            return _smooth(input, None, in_place, rule)
         # An input that is a view has no gradient then, which autograd does not put into that of the base.
-        return NotImplemented if input._is_view() else _smooth(input, input.clone(), forward_, rule)
+        return NotImplemented if input._is_view() else _smooth(input, input.clone(), in_place, rule)
     if torch.is_autocast_enabled(input.device.type):
         # Whether this function is one of those that autocast converts the input of depends on device and version.
         input = input.to(forward(input.detach().flatten()[:0]).dtype)
@@ -114,14 +121,14 @@ def _replaced(
 def _plain(
     rule: Rule,
     forward: Callable[[Tensor], Tensor],
-    forward_: Callable[[Tensor], Tensor] | None,
+    in_place: Callable[[Tensor], Tensor] | None,
     input: Tensor,
     inplace: bool = False,
 ) -> Any:
-    """An activation without options; ``forward_`` is its form in place, if there is one."""
-    if inplace and forward_ is None:
+    """An activation without options; ``in_place`` is its form in place, if there is one."""
+    if inplace and in_place is None:
         return NotImplemented  # an error, which eager raises
-    return _replaced(input, rule, forward, forward_ if inplace else None)
+    return Form(rule, forward, in_place if inplace else None)
 
 
 _GELU = {
@@ -132,12 +139,12 @@ _GELU = {
 
 def _gelu(input: Tensor, *, approximate: str = "none") -> Any:
     rule = _GELU.get(approximate)
-    return NotImplemented if rule is None else _replaced(input, rule, partial(F.gelu, approximate=approximate))
+    return NotImplemented if rule is None else Form(rule, partial(F.gelu, approximate=approximate))
 
 
 def _softplus(input: Tensor, beta: float = 1, threshold: float = 20) -> Any:
     rule = Rule("softplus", (beta, threshold), lambda g, s: aten.softplus_backward.default(g, s, beta, threshold))
-    return _replaced(input, rule, lambda x: F.softplus(x, beta, threshold))
+    return Form(rule, lambda x: F.softplus(x, beta, threshold))
 
 
 def _elu_rule(alpha: float, scale: float, input_scale: float, inplace: bool) -> Rule:
@@ -150,7 +157,7 @@ def _elu(input: Tensor, alpha: float = 1.0, inplace: bool = False) -> Any:
     if inplace and alpha < 0:
         return NotImplemented  # the output does not tell the input then
     in_place = (lambda x: aten.elu_.default(x, alpha)) if inplace else None
-    return _replaced(input, _elu_rule(alpha, 1.0, 1.0, inplace), lambda x: F.elu(x, alpha), in_place)
+    return Form(_elu_rule(alpha, 1.0, 1.0, inplace), lambda x: F.elu(x, alpha), in_place)
 
 
 def _celu(input: Tensor, alpha: float = 1.0, inplace: bool = False) -> Any:
@@ -159,7 +166,7 @@ def _celu(input: Tensor, alpha: float = 1.0, inplace: bool = False) -> Any:
     # torch's own derivative divides by alpha rounded to fp32, in every dtype.
     rule = _elu_rule(alpha, 1.0, 1 / struct.unpack("f", struct.pack("f", alpha))[0], inplace)
     in_place = (lambda x: torch.celu_(x, alpha)) if inplace else None
-    return _replaced(input, rule, lambda x: torch.celu(x, alpha), in_place)
+    return Form(rule, lambda x: torch.celu(x, alpha), in_place)
 
 
 _SELU_ALPHA, _SELU_SCALE = 1.6732632423543772848170429916717, 1.0507009873554804934193349852946
@@ -167,7 +174,7 @@ _SELU_ALPHA, _SELU_SCALE = 1.6732632423543772848170429916717, 1.0507009873554804
 
 def _selu(input: Tensor, inplace: bool = False) -> Any:
     rule = _elu_rule(_SELU_ALPHA, _SELU_SCALE, 1.0, inplace)
-    return _replaced(input, rule, torch.selu, torch.selu_ if inplace else None)
+    return Form(rule, torch.selu, torch.selu_ if inplace else None)
 
 
 _silu = partial(_plain, Rule("silu", (), aten.silu_backward.default), F.silu, aten.silu_.default)
@@ -180,7 +187,7 @@ _sigmoid = partial(_plain, Rule("sigmoid_result", (), aten.sigmoid_backward.defa
 _softsign = partial(_plain, Rule("softsign", (), partial(_first_order, "softsign")), F.softsign, None)
 _logsigmoid = partial(_plain, Rule("logsigmoid", (), partial(_first_order, "logsigmoid")), F.logsigmoid, None)
 
-REPLACEMENTS: dict[Any, Callable[..., Any]] = {
+FORMS: dict[Any, Callable[..., Any]] = {
     F.silu: _silu,
     F.gelu: _gelu,
     F.elu: _elu,
@@ -206,3 +213,6 @@ REPLACEMENTS: dict[Any, Callable[..., Any]] = {
     F.softsign: _softsign,
     F.logsigmoid: _logsigmoid,
 }
+"""From the arguments of each function to the `Form` of its call, or NotImplemented."""
+
+REPLACEMENTS: dict[Any, Callable[..., Any]] = {function: partial(_replaced, form) for function, form in FORMS.items()}
