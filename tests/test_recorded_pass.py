@@ -21,17 +21,11 @@ from wgan_fast.double_backward import explain, recording
 from wgan_fast.double_backward.flops import count_flops
 from wgan_fast.double_backward.recording import learn
 
-RECORDED = {
-    "mlp",
-    "dcgan",
-    "dcgan_not_inplace",
-    "resnet",
-    "spectral_norm",
-    "amp",
-    "ctgan",
-    "patchgan",
-    "patchgan_pooled",
-}
+PIECEWISE_LINEAR = set(
+    ["mlp", "dcgan", "dcgan_not_inplace", "resnet", "spectral_norm", "amp", "ctgan", "patchgan", "patchgan_pooled"]
+)
+CURVED = {"mlp_smooth_mixed", "resnet_groupnorm", "layernorm", "instancenorm"}
+RECORDED = PIECEWISE_LINEAR | CURVED
 
 
 def is_recorded(result: Tensor) -> bool:
@@ -85,7 +79,7 @@ def test_the_first_pass_is_computed_in_the_other_ways_and_the_second_is_recorded
     assert is_recorded(score_and_gradient(critic, x)[0])
 
 
-@pytest.mark.parametrize(("name", "recorded"), [("mlp", True), ("layernorm", False)])
+@pytest.mark.parametrize(("name", "recorded"), [("mlp", True), ("layernorm", True), ("batchnorm", False)])
 def test_explain_says_whether_a_critic_is_recorded(name: str, recorded: bool) -> None:
     critic, x, args, _ = build_any(name)
     told = explain(critic, x, critic_args=args)
@@ -454,7 +448,7 @@ def test_a_second_backward_pass_needs_the_graph_to_be_retained() -> None:
         loss.backward()
 
 
-@pytest.mark.parametrize("name", ["amp", "dcgan", "resnet", "patchgan_pooled"])
+@pytest.mark.parametrize("name", ["amp", "dcgan", "resnet", "patchgan_pooled", *sorted(CURVED)])
 def test_peak_memory_is_not_above_autograds(name: str) -> None:
     critic, x, args = prepared(name)
     x, args = x.repeat(8, *[1] * (x.dim() - 1)), tuple(arg.repeat(8) for arg in args)

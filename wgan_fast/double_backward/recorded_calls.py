@@ -1,8 +1,8 @@
 """The calls that a recorded forward pass may consist of, and the passes of a penalised step through each of them.
 
 A call takes values that depend on the critic's inputs, its *sources*, and *sides*: weights and constants, which do
-not. Its derivative with respect to the sources is constant almost everywhere. `recording` numbers the values, and has
-one list of what is kept for later passes, ``kept``, by whose places the calls refer to tensors.
+not. `recording` numbers the values, and has one list of what is kept for later passes, ``kept``, by whose places the
+calls refer to tensors.
 
 The *signal* is the gradient of the summed scores with respect to a value; the *tangent* is the direction in which the
 inputs are differentiated a second time, carried forward to a value.
@@ -10,15 +10,17 @@ inputs are differentiated a second time, carried forward to a value.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from wgan_fast import onednn
+from wgan_fast import onednn, ops
 from wgan_fast.double_backward.convolution import Geometry
+from wgan_fast.double_backward.norms import Norm
+from wgan_fast.double_backward.smooth import Rule
 
 aten: Any = torch.ops.aten
 Kept = Sequence[Tensor]
@@ -43,7 +45,7 @@ class Factors:
         tangent = self.tangents.get(call.sources[0])
         if self.c is None:
             return tangent
-        a = self.kept[call.kept]
+        a = self.kept[call.kept[0]]
         c = _of_rank(self.c, a)
         return a * c if tangent is None else torch.addcmul(tangent, a, c)
 
@@ -71,7 +73,7 @@ class OwnSignal(Factors):
         super().__init__(kept, asked, {}, None)
 
     def rows(self, call: Call) -> Tensor | None:
-        return self.kept[call.kept]
+        return self.kept[call.kept[0]]
 
     def weighted(self, signal: Tensor) -> Tensor | None:
         return signal
@@ -85,33 +87,42 @@ class Call:
 
     Attributes:
         sources: the numbers of its values.
-        sides: the places of the sides that may have a gradient.
-        kinked: whether autograd has a second derivative, of zeros, for all that is before it.
+        sides: the places of the sides that have a gradient.
+        kinked: whether autograd has a second derivative, if only of zeros, for all that is before it.
+        curved: whether it has one that is not zero.
         in_place: whether the result overwrites the source.
-        result: the number of the result.
-        signal: the place of its signal, where there are sides.
-        kept: the place of what `keep` keeps.
-        last_of: the sources that no later call has.
-        last_use: the places that no later call has.
         fresh: whether the signals and tangents that it returns are tensors of their own.
+        made: what the first forward pass has made for later ones, until it is kept.
+        result: the number of the result.
+        signal: the place of its signal, if it keeps that.
+        kept: the places of what it keeps.
+        first_use, last_use: those of them that no earlier, or no later, call has.
+        last_of: the sources that no later call has.
     """
 
-    kinked = in_place = False
+    kinked = curved = in_place = False
     fresh = True
     sides: tuple[int, ...] = ()
-    last_of: tuple[int, ...] = ()
+    made: tuple[Tensor, ...] = ()
+    result = signal = -1
+    kept: tuple[int, ...] = ()
+    first_use: tuple[int, ...] = ()
     last_use: tuple[int, ...] = ()
-    result = signal = kept = -1
+    last_of: tuple[int, ...] = ()
 
     def __init__(self, *sources: int) -> None:
         self.sources = sources
 
+    @property
+    def keeps_signal(self) -> bool:
+        return self.curved or bool(self.sides)
+
     def forward(self, kept: Kept, *sources: Tensor) -> Tensor:
         raise NotImplementedError
 
-    def keep(self, x: Tensor, y: Tensor) -> Tensor | None:
-        """What later passes need, of source and result."""
-        return None
+    def keep(self, x: Tensor, y: Tensor) -> tuple[Tensor, ...]:
+        """What later passes need, of source, result and what the forward pass has made."""
+        return ()
 
     def backward(self, kept: Kept, signal: Tensor) -> tuple[Tensor, ...]:
         """The signals of the sources."""
@@ -120,9 +131,22 @@ class Call:
     def tangent(self, kept: Kept, *tangents: Tensor) -> Tensor:
         return self.forward(kept, *tangents)
 
-    def gradients(self, kept: Kept, signal: Tensor, factors: Factors) -> Iterator[tuple[int, Tensor | None]]:
+    def gradients(self, kept: Kept, signal: Tensor, factors: Factors) -> Iterable[tuple[int, Tensor | None]]:
         """The sides whose gradient is asked for, each with it."""
-        return iter(())
+        return ()
+
+    def adjoint(
+        self, kept: Kept, signal: Tensor, factors: Factors, through: bool
+    ) -> tuple[tuple[Tensor, ...], Iterable[tuple[int, Tensor | None]]]:
+        """Of an ordinary backward pass, the sources' gradients, if they are to go ``through``, and the sides'."""
+        return self.backward(kept, signal) if through else (), self.gradients(kept, signal, factors)
+
+    def second_order(
+        self, kept: Kept, tangent: Tensor, asked: set[int]
+    ) -> tuple[Tensor, int, Tensor, Iterable[tuple[int, Tensor | None]]]:
+        """Of a curved call: the result's tangent, and the gradients of <signal, tangent> with respect to a value, which
+        is named by its number, and to the sides that are asked for."""
+        raise NotImplementedError
 
 
 # ------------------------------------------------------------------------------------------------------- products
@@ -136,8 +160,8 @@ class Linear(Call):
         self.weight, self.bias = weight, bias
         self.sides = (weight,) if bias is None else (weight, bias)
 
-    def keep(self, x: Tensor, y: Tensor) -> Tensor | None:
-        return x
+    def keep(self, x: Tensor, y: Tensor) -> tuple[Tensor, ...]:
+        return (x,)
 
     def forward(self, kept: Kept, *sources: Tensor) -> Tensor:
         return self.product(sources[0], kept[self.weight], None if self.bias is None else kept[self.bias])
@@ -173,7 +197,7 @@ class Convolution(Linear):
         self.geometry = geometry
 
     def backward(self, kept: Kept, signal: Tensor) -> tuple[Tensor, ...]:
-        return (self.gradient(kept, signal, kept[self.kept], 0),)
+        return (self.gradient(kept, signal, kept[self.kept[0]], 0),)
 
     def product(self, x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
         return torch.convolution(x, weight, bias, *self.geometry)
@@ -207,8 +231,8 @@ class LeakyReLU(Call):
             return x.relu_() if self.in_place else x.relu()
         return F.leaky_relu(x, self.slope, self.in_place)
 
-    def keep(self, x: Tensor, y: Tensor) -> Tensor | None:
-        return y
+    def keep(self, x: Tensor, y: Tensor) -> tuple[Tensor, ...]:
+        return (y,)
 
     def backward(self, kept: Kept, signal: Tensor) -> tuple[Tensor, ...]:
         return (self.times_slope(kept, signal),)
@@ -219,8 +243,97 @@ class LeakyReLU(Call):
     def times_slope(self, kept: Kept, values: Tensor, *, overwrite: bool = False) -> Tensor:
         out = values if overwrite else torch.empty_like(values)
         if self.slope == 0:
-            return aten.threshold_backward.grad_input(values, kept[self.kept], 0, grad_input=out)  # type: ignore[no-any-return]
-        return aten.leaky_relu_backward.grad_input(values, kept[self.kept], self.slope, True, grad_input=out)  # type: ignore[no-any-return]
+            return aten.threshold_backward.grad_input(values, kept[self.kept[0]], 0, grad_input=out)  # type: ignore[no-any-return]
+        return aten.leaky_relu_backward.grad_input(values, kept[self.kept[0]], self.slope, True, grad_input=out)  # type: ignore[no-any-return]
+
+
+class Smooth(Call):
+    """A smooth activation: what it keeps is what its rule's backward takes, source or result."""
+
+    kinked = curved = True
+
+    def __init__(self, source: int, rule: Rule, function: Callable[[Tensor], Tensor]) -> None:
+        super().__init__(source)
+        self.rule, self.function = rule, function
+        self.of_result = rule.activation.endswith("_result")
+
+    def forward(self, kept: Kept, *sources: Tensor) -> Tensor:
+        return self.function(*sources)
+
+    def keep(self, x: Tensor, y: Tensor) -> tuple[Tensor, ...]:
+        return (y if self.of_result else x,)
+
+    def backward(self, kept: Kept, signal: Tensor) -> tuple[Tensor, ...]:
+        return (self.rule.backward(signal, kept[self.kept[0]]),)
+
+    def second_order(
+        self, kept: Kept, tangent: Tensor, asked: set[int]
+    ) -> tuple[Tensor, int, Tensor, Iterable[tuple[int, Tensor | None]]]:
+        saved, signal = kept[self.kept[0]], kept[self.signal]
+        options = (self.rule.activation, self.rule.options, (True, True), "auto")
+        result, adjoint = ops.activation_double_backward(saved, signal, tangent, *options)
+        assert result is not None
+        assert adjoint is not None
+        return result, self.result if self.of_result else self.sources[0], adjoint, ()
+
+
+class Normalized(Call):
+    """A layer, group, instance or rms norm, with its weight and bias; it keeps the source and its statistics."""
+
+    kinked = curved = True
+
+    def __init__(self, source: int, norm: Norm, weight: int | None, bias: int | None) -> None:
+        super().__init__(source)
+        self.norm, self.weight, self.bias = norm, weight, bias
+        self.sides = tuple([side for side in (weight, bias) if side is not None])
+
+    def forward(self, kept: Kept, *sources: Tensor) -> Tensor:
+        y, mean, rstd = self.norm.forward(sources[0], *self._parameters(kept))
+        self.made = (rstd,) if mean is None else (mean, rstd)
+        return y
+
+    def keep(self, x: Tensor, y: Tensor) -> tuple[Tensor, ...]:
+        return x, *self.made
+
+    def backward(self, kept: Kept, signal: Tensor) -> tuple[Tensor, ...]:
+        return self._first_order(kept, signal, [True, False, False])[:1]  # type: ignore[return-value]
+
+    def adjoint(
+        self, kept: Kept, signal: Tensor, factors: Factors, through: bool
+    ) -> tuple[tuple[Tensor, ...], Iterable[tuple[int, Tensor | None]]]:
+        wanted = [through, self.weight in factors.asked, self.bias in factors.asked]
+        to_x, to_weight, to_bias = self._first_order(kept, signal, wanted)
+        sides = ((self.weight, to_weight), (self.bias, to_bias))
+        found = [(side, gradient) for side, gradient in sides if side is not None and gradient is not None]
+        return () if to_x is None else (to_x,), found
+
+    def second_order(
+        self, kept: Kept, tangent: Tensor, asked: set[int]
+    ) -> tuple[Tensor, int, Tensor, Iterable[tuple[int, Tensor | None]]]:
+        x, mean, rstd = self._kept(kept)
+        weight = self._parameters(kept)[0]
+        flat_weight = weight if weight is None or weight.dim() == 1 else weight.reshape(-1)
+        rows = self.norm.rows
+        inputs = (rows(x), mean, rstd, flat_weight, rows(kept[self.signal]), rows(tangent))
+        needed = (True, True, self.weight in asked)
+        result, adjoint, to_weight = ops.norm_double_backward(inputs, self.norm.num_groups, needed, "auto")
+        assert result is not None
+        assert adjoint is not None
+        found = []
+        if self.weight is not None and weight is not None and to_weight is not None:
+            found = [(self.weight, to_weight.reshape(weight.shape))]
+        return result.reshape(x.shape), self.sources[0], adjoint.reshape(x.shape), found
+
+    def _parameters(self, kept: Kept) -> tuple[Tensor | None, Tensor | None]:
+        return None if self.weight is None else kept[self.weight], None if self.bias is None else kept[self.bias]
+
+    def _kept(self, kept: Kept) -> tuple[Tensor, Tensor | None, Tensor]:
+        x, *statistics = (kept[place] for place in self.kept)
+        return x, statistics[0] if len(statistics) == 2 else None, statistics[-1]
+
+    def _first_order(self, kept: Kept, signal: Tensor, wanted: list[bool]) -> tuple[Tensor | None, ...]:
+        x, mean, rstd = self._kept(kept)
+        return self.norm.backward(signal, x, *self._parameters(kept), (mean, rstd), wanted)
 
 
 # ------------------------------------------------------------------------------------------- sums, factors, shapes
@@ -283,25 +396,22 @@ class Scaled(Call):
 class Dropout(Call):
     """A source times what the first forward pass draws, as torch does."""
 
-    drawn: Tensor | None = None
-
     def __init__(self, source: int, p: float) -> None:
         super().__init__(source)
         self.p = p
 
     def forward(self, kept: Kept, *sources: Tensor) -> Tensor:
         (x,) = sources
-        if self.kept >= 0:
-            return x * kept[self.kept]
-        self.drawn = F.dropout(torch.ones_like(x), self.p)
-        return x * self.drawn
+        if self.kept:
+            return x * kept[self.kept[0]]
+        self.made = (F.dropout(torch.ones_like(x), self.p),)
+        return x * self.made[0]
 
-    def keep(self, x: Tensor, y: Tensor) -> Tensor | None:
-        drawn, self.drawn = self.drawn, None
-        return drawn
+    def keep(self, x: Tensor, y: Tensor) -> tuple[Tensor, ...]:
+        return self.made
 
     def backward(self, kept: Kept, signal: Tensor) -> tuple[Tensor, ...]:
-        return (signal * kept[self.kept],)
+        return (signal * kept[self.kept[0]],)
 
 
 class Reshaped(Call):
@@ -332,11 +442,11 @@ class Pooled(Call):
     def forward(self, kept: Kept, *sources: Tensor) -> Tensor:
         return self.pool(*sources)
 
-    def keep(self, x: Tensor, y: Tensor) -> Tensor | None:
-        return x
+    def keep(self, x: Tensor, y: Tensor) -> tuple[Tensor, ...]:
+        return (x,)
 
     def backward(self, kept: Kept, signal: Tensor) -> tuple[Tensor, ...]:
-        return (self.back(signal, kept[self.kept]),)
+        return (self.back(signal, kept[self.kept[0]]),)
 
 
 class Padded(Call):

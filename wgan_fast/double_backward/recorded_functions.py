@@ -10,6 +10,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from wgan_fast.double_backward import norms, smooth
 from wgan_fast.double_backward.convolution import Geometry, Size, sizes
 from wgan_fast.double_backward.recorded_calls import (
     Call,
@@ -17,10 +18,12 @@ from wgan_fast.double_backward.recorded_calls import (
     Dropout,
     LeakyReLU,
     Linear,
+    Normalized,
     Padded,
     Pooled,
     Reshaped,
     Scaled,
+    Smooth,
     Sum,
     Summed,
 )
@@ -76,6 +79,22 @@ def _leaky_relu(recorder: Recorder, input: Any, negative_slope: float = 0.01, in
     if negative_slope <= 0:
         raise Unrecorded
     return LeakyReLU(recorder.numbers[id(input)], negative_slope, inplace)
+
+
+def _smooth(form_of: Callable[..., Any], recorder: Recorder, input: Any, /, *args: Any, **kwargs: Any) -> Call:
+    source, form = recorder.numbers[id(input)], form_of(input, *args, **kwargs)
+    if form is NotImplemented or form.in_place is not None:
+        raise Unrecorded
+    return Smooth(source, form.rule, form.forward)
+
+
+def _normalized(form_of: Callable[..., Any], recorder: Recorder, input: Any, /, *args: Any, **kwargs: Any) -> Call:
+    source, form = recorder.numbers[id(input)], form_of(input, *args, **kwargs)
+    if form is NotImplemented or form[0] is not input:
+        raise Unrecorded
+    _, weight, bias, norm = form
+    weight, bias = (None if side is None else recorder.side(side) for side in (weight, bias))
+    return Normalized(source, norm, weight, bias)
 
 
 def _sum(subtract: bool, recorder: Recorder, a: Any, b: Any, /, *, alpha: float = 1) -> Call:
@@ -173,6 +192,8 @@ CALLS: dict[Any, Callable[..., Call | None]] = {
     **dict.fromkeys([torch.relu_, T.relu_], partial(_relu, inplace=True)),
     F.leaky_relu: _leaky_relu,
     F.leaky_relu_: partial(_leaky_relu, inplace=True),
+    **{function: partial(_smooth, form) for function, form in smooth.FORMS.items()},
+    **{function: partial(_normalized, form) for function, form in norms.FORMS.items()},
     F.dropout: _dropout,
     F.avg_pool2d: _average,
     F.adaptive_avg_pool2d: _adaptive_average,

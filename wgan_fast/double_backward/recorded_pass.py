@@ -1,13 +1,18 @@
 """Scores and input gradients as one node of autograd, for critics whose calls are all known.
 
 The nodes of `exact_shortcut` and of `one_pass` are Python, one or two per layer, among those of autograd. A critic that
-consists of the calls in `recorded_calls` needs none of them: its forward pass is run without autograd and recorded
-(`recording`), the input gradient is computed from the record, and so are the parameters' gradients when the loss is
-differentiated. In the terms of `shared_pass`,
+calls the functions in `recorded_functions` alone needs none of them: its forward pass is run without autograd and
+recorded (`recording`), the input gradient is computed from the record, and so are the parameters' gradients when the
+loss is differentiated. In the terms of `shared_pass`, with all calls piecewise linear,
 
     ∂L/∂W_l = Σ_b δ_l,b ⊗ (t_{l-1,b} + c_b a_{l-1,b}),    ∂L/∂b_l = Σ_b c_b δ_l,b.
 
-The matrix work is the same, in a third of the Python.
+Through a *curved* call y = f(x), a smooth activation or a norm, the loss depends on the values as well. Its gradients λ
+with respect to them start from c at the scores, and gain ∂⟨δ_y, f'(x) t_x⟩/∂x at each such call; then
+
+    ∂L/∂W_l = Σ_b δ_l,b ⊗ t_{l-1,b} + λ_l,b ⊗ a_{l-1,b},    ∂L/∂b_l = Σ_b λ_l,b.
+
+The matrix work is that of the other ways, in half of the Python.
 """
 
 from __future__ import annotations
@@ -47,13 +52,10 @@ class _ScoresAndGradients(Function):
         assert scores is not None
         signals = _signals(record, kept, _seed(scores, record.scale))
         gradients = [_divided(signals.get(point), record.scale) for point in range(record.points)]
-        later: set[int] = set(range(record.points))
-        for call in reversed(record.calls):
-            if call.sides and call.result in signals:
+        for call in record.calls:
+            if call.keeps_signal and call.result in signals:
                 call.signal = len(kept)
                 kept.append(signals[call.result])
-            call.last_use = tuple([place for place in (call.kept, call.signal) if place >= 0 and place not in later])
-            later.update(call.last_use)
         ctx.record, ctx.size = record._replace(kept=[], scores=None), len(kept)
         ctx.zeros = set(record.sides) if scores_used else _before_kinks(record)
         further = [(x, g) if x.requires_grad else (None, None) for x, g in zip(inputs, gradients, strict=True)]
@@ -71,87 +73,130 @@ class _ScoresAndGradients(Function):
         del saved
         if torch.is_grad_enabled():
             return None, None, *_by_autograd(record, kept, inputs, c, slopes)
+        ctx.maybe_clear_saved_tensors()  # unless the graph is retained
         reached = [wanted(node) for node, _ in ctx.next_functions]
         asked = {place for place, asked in zip(record.sides, reached[points:], strict=True) if asked}
-        found: dict[int, Tensor] = {}
-        one_signal = None if c is None or not record.aligned else c
-        if scale is not None:
-            slopes, one_signal = tuple(_divided(slope, scale) for slope in slopes), _divided(one_signal, scale)
-        if c is None or record.aligned:
-            ctx.maybe_clear_saved_tensors()  # unless the graph is retained
-            _along_one_signal(record, kept, asked, slopes, one_signal, found, last=True)
+        step = _Step(record, kept, asked, {point for point in range(points) if reached[point]})
+        slopes = tuple(_divided(slope, scale) for slope in slopes)
+        if record.aligned and not record.curved:
+            step.along_tangents(slopes, _divided(c, scale))
             onward = [None if g is None else _per_sample(c, g) for g in gradients]
         else:
-            _along_one_signal(record, kept, asked, slopes, one_signal, found)
-            onward = _along_its_own(record, kept, asked, c, found)
+            step.along_tangents(slopes, None)
+            onward = step.along_adjoints(c)
+        found = step.found
         for place in asked & ctx.zeros - found.keys():
             found[place] = torch.zeros_like(kept[place])
-        to_points = [g if wanted else None for g, wanted in zip(onward, reached, strict=False)]
-        return None, None, *to_points, *map(found.get, record.sides)
+        return None, None, *onward, *map(found.get, record.sides)
 
-
-_FREED = torch.empty(0)
 
 _node: Callable[..., tuple[Any, ...]] = _ScoresAndGradients.apply
 
+_FREED = torch.empty(0)
 
-def _along_one_signal(
-    record: Record,
-    kept: list[Tensor],
-    asked: set[int],
-    slopes: Sequence[Tensor | None],
-    c: Tensor | None,
-    found: dict[int, Tensor],
-    *,
-    last: bool = False,
-) -> None:
-    """Add the sides' gradients for these slopes at the input gradients, and c at the scores.
 
-    ``last``: what is kept is not needed afterwards, and freed as soon as it can be, as autograd does.
+class _Step:
+    """The gradients of the sides, for what arrives at scores and input gradients.
+
+    Args:
+        kept: emptied on the way, as autograd frees what it has saved.
+        asked: the places of the sides whose gradients are asked for.
+        points: the numbers of the points whose gradients are.
+
+    Attributes:
+        found: the gradients, by place.
+        adjoints: the loss's gradients with respect to values, by number, as far as they are known.
     """
-    tangents: dict[int, Tensor] = {}
-    if any(slope is not None for slope in slopes):
-        tangents = {i: torch.zeros_like(kept[i]) if t is None else t for i, t in enumerate(slopes)}
-    elif c is None:
-        return
-    factors = Factors(kept, asked, tangents, c)
-    free: set[int] = set()  # whose tangents may be overwritten
-    end = max((i for i, call in enumerate(record.calls) if not asked.isdisjoint(call.sides)), default=-1)
-    for i, call in enumerate(record.calls[: end + 1]):
-        if call.signal >= 0:
-            _add(found, call.gradients(kept, kept[call.signal], factors))
-        if tangents and i < end:
-            given = [tangents[source] for source in call.sources]
-            if isinstance(call, LeakyReLU):
-                tangents[call.result] = call.times_slope(kept, *given, overwrite=not free.isdisjoint(call.last_of))
-            else:
-                tangents[call.result] = call.tangent(kept, *given)
-            if call.fresh:
-                free.add(call.result)
-            for source in call.last_of:
-                del tangents[source]
-        if last:
-            for place in call.last_use:
-                kept[place] = _FREED
 
+    def __init__(self, record: Record, kept: list[Tensor], asked: set[int], points: set[int]) -> None:
+        self.record, self.kept, self.asked, self.points = record, kept, asked, points
+        self.found: dict[int, Tensor] = {}
+        self.adjoints: dict[int, Tensor] = {}
 
-def _along_its_own(
-    record: Record, kept: Kept, asked: set[int], c: Tensor, found: dict[int, Tensor]
-) -> list[Tensor | None]:
-    """The same for c alone, whose numbers do not belong to one sample each; returns the points' gradients."""
-    signals, factors = _signals(record, kept, c), OwnSignal(kept, asked)
-    for call in record.calls:
-        if call.signal >= 0:
-            _add(found, call.gradients(kept, signals[call.result], factors))
-    return [signals.get(point) for point in range(record.points)]
+    def along_tangents(self, slopes: Sequence[Tensor | None], c: Tensor | None) -> None:
+        """For these slopes at the input gradients and, in the same products, c at the scores."""
+        record, kept = self.record, self.kept
+        tangents: dict[int, Tensor] = {}
+        if any(slope is not None for slope in slopes):
+            tangents = {i: torch.zeros_like(kept[i]) if t is None else t for i, t in enumerate(slopes)}
+        elif c is None:
+            return
+        factors = Factors(kept, self.asked, tangents, c)
+        once = record.aligned and not record.curved  # nothing is needed afterwards
+        free: set[int] = set()  # whose tangents may be overwritten
+        end = self._last_call_of_use()
+        for i, call in enumerate(record.calls[: end + 1]):
+            if call.signal >= 0:
+                self._add(call.gradients(kept, kept[call.signal], factors))
+            if tangents and (i < end or call.curved):
+                given = [tangents[source] for source in call.sources]
+                if isinstance(call, LeakyReLU):
+                    result = call.times_slope(kept, *given, overwrite=not free.isdisjoint(call.last_of))
+                elif call.curved:
+                    result, at, adjoint, gradients = call.second_order(kept, given[0], self.asked)
+                    self._add_adjoint(at, adjoint)
+                    self._add(gradients)
+                else:
+                    result = call.tangent(kept, *given)
+                tangents[call.result] = result
+                if call.fresh:
+                    free.add(call.result)
+                for source in call.last_of:
+                    del tangents[source]
+            self._free(*(call.last_use if once else ()), call.signal)
+
+    def along_adjoints(self, c: Tensor | None) -> list[Tensor | None]:
+        """For c at the scores and what curved calls have added; returns the points' gradients."""
+        record, kept, adjoints = self.record, self.kept, self.adjoints
+        if c is not None:
+            self._add_adjoint(record.result, c)
+        factors, useful = OwnSignal(kept, self.asked), self._useful()
+        for call in reversed(record.calls):
+            signal = adjoints.pop(call.result, None)
+            if signal is not None:
+                through = not useful.isdisjoint(call.sources)
+                signals, gradients = call.adjoint(kept, signal, factors, through)
+                self._add(gradients)
+                for source, adjoint in zip(call.sources, signals, strict=False):
+                    self._add_adjoint(source, adjoint)
+            self._free(*call.first_use)
+        return [adjoints.get(point) if point in self.points else None for point in range(record.points)]
+
+    def _last_call_of_use(self) -> int:
+        """After it no tangent is needed: no side has a gradient there, and nothing is curved."""
+        calls = enumerate(self.record.calls)
+        return max((i for i, call in calls if call.curved or not self.asked.isdisjoint(call.sides)), default=-1)
+
+    def _useful(self) -> set[int]:
+        """The numbers of the values through which adjoints reach something that is asked for."""
+        useful = set(self.points)
+        for call in self.record.calls:
+            if not useful.isdisjoint(call.sources) or not self.asked.isdisjoint(call.sides):
+                useful.add(call.result)
+        return useful
+
+    def _add(self, gradients: Iterable[tuple[int, Tensor | None]]) -> None:
+        for place, gradient in gradients:
+            if gradient is not None:
+                known = self.found.get(place)
+                self.found[place] = gradient if known is None else known.add_(gradient)
+
+    def _add_adjoint(self, number: int, adjoint: Tensor) -> None:
+        known = self.adjoints.get(number)
+        self.adjoints[number] = adjoint if known is None else known + adjoint
+
+    def _free(self, *places: int) -> None:
+        for place in places:
+            if place >= self.record.points:  # whose shapes may be needed
+                self.kept[place] = _FREED
 
 
 def _signals(record: Record, kept: Kept, seed: Tensor) -> dict[int, Tensor]:
-    """The signals of the points, and of the results of calls with sides, by number."""
+    """The signals of the points, and of the results of the calls that keep them, by number."""
     signals = {record.result: seed}
     free: set[int] = set()  # whose signals may be overwritten
     for call in reversed(record.calls):
-        signal = signals.get(call.result) if call.sides else signals.pop(call.result, None)
+        signal = signals.get(call.result) if call.keeps_signal else signals.pop(call.result, None)
         if signal is None:
             continue
         if isinstance(call, LeakyReLU):
@@ -167,7 +212,7 @@ def _signals(record: Record, kept: Kept, seed: Tensor) -> dict[int, Tensor]:
 
 
 def _before_kinks(record: Record) -> set[int]:
-    """The places of the sides that something follows whose second derivative autograd computes, as zeros."""
+    """The places of the sides that something follows whose second derivative autograd computes, if only as zeros."""
     values: set[int] = set()
     places: set[int] = set()
     for call in reversed(record.calls):
@@ -190,6 +235,7 @@ def _by_autograd(
     values = dict(enumerate(points))
     for call in record.calls:
         values[call.result] = call.forward(kept, *[values[source] for source in call.sources])
+        call.made = ()
     scores = values[record.result]
     found = torch.autograd.grad(scores, points, _seed(scores, record.scale), create_graph=True, allow_unused=True)
     outputs = [(scores, c), *((_divided(g, record.scale), slope) for g, slope in zip(found, slopes, strict=True))]
@@ -198,12 +244,6 @@ def _by_autograd(
     ends, grads = [y for y, _ in present], [grad for _, grad in present]
     gradients = iter(torch.autograd.grad(ends, targets, grads, create_graph=True, allow_unused=True))
     return [None if x is None else next(gradients) for x in inputs] + list(gradients)
-
-
-def _add(found: dict[int, Tensor], gradients: Iterable[tuple[int, Tensor | None]]) -> None:
-    for place, gradient in gradients:
-        if gradient is not None:
-            found[place] = found[place] + gradient if place in found else gradient
 
 
 def _per_sample(c: Tensor | None, g: Tensor) -> Tensor:

@@ -39,7 +39,7 @@ class Record(NamedTuple):
 
     ``kept``: first the ``points``, then sides and what the calls keep. ``sides``: the places of those that require
     grad. ``result``: the number of the scores. ``aligned``: every value has one row per sample, and every sample one
-    score. ``scale``: a power of two by which the signal is scaled on its way.
+    score. ``curved``: some call is. ``scale``: a power of two by which the signal is scaled on its way.
     """
 
     calls: list[Call]
@@ -48,6 +48,7 @@ class Record(NamedTuple):
     sides: list[int]
     result: int
     aligned: bool
+    curved: bool
     scores: Tensor | None = None
     scale: Tensor | None = None
 
@@ -225,9 +226,8 @@ class _Recording(TorchFunctionMode):
         self._aligned = self._aligned and result.dim() > 0 and result.size(0) == self._batch
         if call.sides:
             call.sides = tuple([place for place in call.sides if self.kept[place].requires_grad])
-        needed = call.keep(source, result)
-        if needed is not None:
-            call.kept = self.keep(needed)
+        call.kept = tuple([self.keep(tensor) for tensor in call.keep(source, result)])
+        call.made = ()
         self.calls.append(call)
 
     # ------------------------------------------------------------------------------------------- after the forward pass
@@ -239,12 +239,20 @@ class _Recording(TorchFunctionMode):
         """
         if self.failed or number is None or number < self._points or not self._is_closed(number):
             return None
-        used: set[int] = set()
+        sources: set[int] = set()
+        places: set[int] = set()
         for call in reversed(self.calls):
-            call.last_of = tuple([source for source in call.sources if source not in used])
-            used.update(call.sources)
+            call.last_of = tuple([source for source in call.sources if source not in sources])
+            call.last_use = tuple([place for place in call.kept if place not in places])
+            sources.update(call.sources)
+            places.update(call.kept)
+        places = set()
+        for call in self.calls:
+            call.first_use = tuple([place for place in call.kept if place not in places])
+            places.update(call.kept)
         aligned = self._aligned and self._value(number).numel() == self._batch
-        return Record(self.calls, self.kept, self._points, self.sides, number, aligned)
+        curved = any([call.curved for call in self.calls])
+        return Record(self.calls, self.kept, self._points, self.sides, number, aligned, curved)
 
     def _is_closed(self, scores: int) -> bool:
         """Whether nothing else refers to the values, or computes with them."""
