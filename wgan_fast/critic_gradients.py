@@ -94,7 +94,7 @@ def score_and_gradient(
         TypeError, ValueError: an argument is not as above, or the scores do not depend on the input.
         RuntimeError: under ``torch.inference_mode()``; the critic is a compiled module, which has no double backward.
     """
-    check_critic(critic)
+    check_critic(critic, critic_args)
     return scored_with_gradient(critic, x, critic_args, critic_kwargs, scaler=scaler)
 
 
@@ -224,6 +224,8 @@ def _check_scores(scores: Tensor, x: Tensor) -> None:
         )
     if not scores.requires_grad:
         raise ValueError(_IGNORES_INPUT)
+    if not scores.is_floating_point():
+        raise TypeError(f"critic: expected scores of a floating-point type, got {scores.dtype}")
 
 
 def _critic_context(x: Tensor, wanted: bool, served: bool) -> AbstractContextManager[Any]:

@@ -207,7 +207,7 @@ def gradient_penalty(
             under no_grad it may be.
     """
     with nullcontext() if method == "exact" else torch.no_grad():
-        check_critic(critic)
+        check_critic(critic, critic_args)
     if method == "difference":
         refuse_kinked_modules(critic)
     x = penalty_points(points, real, fake, alpha, generator, backend, out)

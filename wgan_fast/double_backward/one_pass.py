@@ -74,7 +74,8 @@ def can_track(points: list[Tensor]) -> bool:
     return (
         plain_autograd()
         and not foreign_mode()
-        and all(type(x) in PLAIN_TYPES and x.layout == torch.strided and x.dim() > 0 and len(x) > 0 for x in points)
+        and all(type(x) in PLAIN_TYPES and x.layout == torch.strided and not x.is_meta for x in points)
+        and all(x.dim() > 0 and len(x) > 0 for x in points)
         and len({len(x) for x in points}) == 1
     )
 

@@ -93,7 +93,7 @@ def explain(
     from wgan_fast.double_backward import exact_shortcut  # the package has this module's function, too
 
     with torch.enable_grad():
-        check_critic(critic)
+        check_critic(critic, critic_args)
     if isinstance(critic, nn.Module):
         critic = _copied(critic)
 
@@ -158,7 +158,7 @@ def _follow(
     critic: Any, score: Callable[[list[Tensor]], Tensor], point: Tensor, shortcut: TorchFunctionMode
 ) -> tuple[bool, list[Obstacle]]:
     if not can_track([point]):
-        reason = "a tensor subclass, a torch.func transform, saved-tensor hooks or another function mode is at work"
+        reason = "a tensor subclass or meta tensor, torch.func, saved-tensor hooks or another function mode is at work"
         return False, [Obstacle("", "forward", reason, True)]
     shared = SharedPass(len(point), point)
     shared.mark(point)
