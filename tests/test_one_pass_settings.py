@@ -18,6 +18,7 @@ from test_one_pass import assert_equal, autograd, is_quick, sizes, softplus, val
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 from torch.overrides import TorchFunctionMode
+from torch.utils.checkpoint import checkpoint
 
 from wgan_fast import score_and_gradient
 from wgan_fast.double_backward import exact_shortcut, explain, least_work, register_piecewise_linear
@@ -305,6 +306,19 @@ def test_explain_names_the_layers_in_the_way_and_counts_each_way() -> None:
     assert found.flops["score_and_gradient"] < 4 * found.forward_flops
     assert found.flops["score_and_gradient"] < min(list(found.flops.values())[1:])
     assert str(found).startswith("one pass for scores and gradients: yes")
+
+
+def test_explain_leaves_out_what_does_not_enter_the_scores() -> None:
+    critic = Lambda(lambda x, w: (x @ w if (x @ w).mean() < 9 else x).relu().sum(1), (6, 4))
+    found = explain(critic, torch.zeros(5, 6))
+    assert found.one_pass
+    assert found.obstacles == ()
+
+
+def test_explain_names_a_checkpointed_segment() -> None:
+    critic = Lambda(lambda x, w: checkpoint(lambda z: F.linear(z, w), x, use_reentrant=False).sum(1), (4, 6))
+    (obstacle,) = explain(critic, torch.ones(5, 6)).obstacles
+    assert "in a checkpointed segment" in str(obstacle)
 
 
 @pytest.mark.parametrize(
