@@ -75,7 +75,9 @@ def score_and_gradient(
 
     Scores and gradients may be used in any way: either one alone, in several ``backward`` calls, scaled, in terms that
     join them with other scores, differentiated for some parameters only, or more than once. A parameter that enters
-    the scores has a gradient of zeros, not None, where only the gradients are used and do not depend on it. If x
+    the scores has a gradient of zeros, not None, where only the gradients are used and do not depend on it. A tensor
+    in between that the critic keeps, such as its features, may enter the loss; but where one pass serves the critic,
+    the gradient with respect to that tensor, and a hook on it, lacks the scores' part. If x
     requires grad, the loss can be differentiated with respect to x; otherwise x is detached. Under ``torch.no_grad()``
     both are plain values.
 
