@@ -159,6 +159,18 @@ def test_hooks_equal_autograd(install: Callable[[nn.Module], None], quick: bool)
     assert_equal(*runs)
 
 
+def test_a_loss_of_the_gradients_alone_calls_the_hooks_that_eager_calls() -> None:
+    critic, x, _, _ = build_any("amp")
+    calls: list[list[bool]] = []
+    for way in (score_and_gradient, autograd):
+        twin = copy.deepcopy(critic)
+        seen: list[bool] = []
+        twin[-1].register_full_backward_pre_hook(lambda module, out, seen=seen: seen.append(out[0] is None))
+        sizes(way(twin, x)[1]).mean().backward()
+        calls.append(seen)
+    assert calls[0] == calls[1]
+
+
 def test_hooks_of_parameters_see_one_whole_gradient() -> None:
     critic, x, _, _ = build_any("amp")
     seen: list[Tensor] = []
