@@ -282,6 +282,27 @@ def fused(x: Tensor, b: Tensor | None = None) -> Tensor:
 known = register_piecewise_linear(fused, bias="b")
 
 
+def test_a_registered_operation_with_other_arguments_that_require_grad_is_left_to_autograd() -> None:
+    scaled = register_piecewise_linear(lambda x, weights, **options: x * weights[0] + options["shift"])
+    for which in (0, 1):
+
+        def score(x: Tensor, w: Tensor, v: Tensor, which: int = which) -> Tensor:
+            given = [v.detach(), v.detach()]
+            given[which] = v
+            return scaled(x @ w, [given[0]], shift=given[1]).relu().sum(1)
+
+        critic, x = Lambda(score, (6, 4), (4,)), torch.randn(5, 6)
+        assert not is_quick(score_and_gradient(critic, x)[0])
+        ours, theirs = (value_and_gradients(softplus, way, critic, x, ()) for way in (score_and_gradient, autograd))
+        assert_equal(ours, theirs)
+
+
+@pytest.mark.parametrize(("function", "bias"), [(fused, "beta"), (torch.relu, None)])
+def test_what_cannot_be_registered_is_named(function: Callable[..., Tensor], bias: str | None) -> None:
+    with pytest.raises(ValueError, match=r"bias='beta': expected .*x, b|no signature"):
+        register_piecewise_linear(function, bias=bias)
+
+
 @pytest.mark.parametrize("biased", [True, False])
 def test_a_registered_operation_keeps_one_pass(biased: bool) -> None:
     def critic_of(activation: Callable[..., Tensor]) -> nn.Module:
