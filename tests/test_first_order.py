@@ -66,6 +66,7 @@ SMOOTH: dict[str, Callable[[], nn.Module]] = {
     ),
     "convolutions": convolutions,
     "attention": Attention,
+    "gates": lambda: nn.Sequential(nn.Linear(64, 128), nn.GLU(), nn.Softmin(1), nn.Linear(64, 1)),
 }
 
 
@@ -165,7 +166,17 @@ def test_a_difference_refuses_modules_with_kinks(kinked: Callable[[], nn.Module]
         penalty_and_gradient(perceptron(kinked), "difference", samples(torch.float32))
 
 
-@pytest.mark.parametrize("function", [torch.relu, torch.abs, lambda x: x.clamp(min=0), nn.functional.leaky_relu])
+@pytest.mark.parametrize(
+    "function",
+    [
+        torch.relu,
+        torch.abs,
+        lambda x: x.clamp(min=0),
+        lambda x: x.clamp_min(0),
+        lambda x: x.minimum(-x),
+        nn.functional.leaky_relu,
+    ],
+)
 def test_a_difference_refuses_functions_with_kinks(function: Callable[[Tensor], Tensor]) -> None:
     linear = nn.Linear(64, 1)
     with pytest.raises(ValueError, match="method='difference': the critic uses"):
@@ -188,12 +199,31 @@ def test_forward_mode_points_to_the_difference_where_it_is_missing() -> None:
 
 
 @pytest.mark.parametrize(
-    "layer", [nn.BatchNorm1d(64), nn.TransformerEncoderLayer(64, 4, 64, batch_first=True, norm_first=True)]
+    "layer",
+    [
+        nn.TransformerEncoderLayer(64, 4, 64, batch_first=True, norm_first=True),
+        nn.Sequential(nn.Unflatten(1, (4, 16)), nn.InstanceNorm1d(4, track_running_stats=True), nn.Flatten()),
+    ],
 )
 def test_forward_mode_refuses_layers_whose_tangents_torch_cannot_differentiate(layer: nn.Module) -> None:
     model = nn.Sequential(layer, nn.Linear(64, 1))
     with pytest.raises(RuntimeError, match=r"without forward-mode differentiation; method='difference'"):
         wgan_fast.gradient_penalty(model, *samples(torch.float32)[:2], method="forward")
+
+
+@pytest.mark.parametrize("method", ["forward", "difference"])
+def test_batch_statistics_are_refused_and_those_of_evaluation_are_not(method: str) -> None:
+    model = perceptron(nn.SiLU, nn.BatchNorm1d(128)).double()
+    points = samples(torch.float64)
+    with (
+        pytest.warns(UserWarning, match="BatchNorm"),
+        pytest.raises((RuntimeError, ValueError), match="couples the sam"),
+    ):
+        penalty_and_gradient(model, method, points)
+    model.eval()
+    _, exact = penalty_and_gradient(model, "exact", points)
+    _, gradient = penalty_and_gradient(model, method, points)
+    assert relative(gradient, exact) < 1e-7
 
 
 def test_an_unknown_method_is_named() -> None:

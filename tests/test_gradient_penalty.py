@@ -228,6 +228,16 @@ def test_a_critic_with_constant_scores_gives_a_finite_penalty() -> None:
     assert (linear.weight.grad == 0).all()
 
 
+@pytest.mark.parametrize("return_scores", [False, True])
+def test_meta_tensors_pass_through(return_scores: bool) -> None:
+    layers = [nn.Conv2d(1, 2, 3), nn.InstanceNorm2d(2), nn.SiLU(), nn.MaxPool2d(2), nn.Flatten(), nn.PReLU()]
+    critic = nn.Sequential(*layers, nn.Linear(8, 1)).to("meta")
+    real, fake = torch.ones(2, 3, 1, 6, 6, device="meta")
+    penalty, *_ = gradient_penalty(critic, real, fake, return_norms=True, return_scores=return_scores)
+    penalty.backward()
+    assert critic[0].weight.grad.is_meta
+
+
 def test_batchnorm_warns_in_training_and_not_in_evaluation() -> None:
     critic = nn.Sequential(nn.Linear(6, 8), nn.BatchNorm1d(8), nn.ReLU(), nn.Linear(8, 1))
     real, fake = torch.randn(5, 6), torch.randn(5, 6)
@@ -249,6 +259,8 @@ def test_batchnorm_warns_in_training_and_not_in_evaluation() -> None:
         (lambda x: x.sum(), {}, ValueError, r"one score .* per sample, shape \(5, ...\), got \(\)"),
         (lambda x: x[:3].sum(1), {}, ValueError, r"got \(3,\)"),
         (lambda x: "no", {}, TypeError, "expected scores as a tensor"),
+        (lambda x: x.sum(1) * 1j, {}, TypeError, "expected scores of a floating-point type, got torch.complex64"),
+        (lambda x, y: x.sum(1), {"critic_args": torch.ones(1)}, TypeError, "critic_args: .* got Tensor"),
         (lambda x: x.sum(1), {"points": "between"}, ValueError, "points='between'"),
         (lambda x: x.sum(1), {"target": -2.0}, ValueError, "target=-2.0"),
         (lambda x: x.sum(1), {"alpha": torch.ones(3)}, ValueError, "alpha: expected one value per sample"),

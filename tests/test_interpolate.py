@@ -88,6 +88,15 @@ def test_out_may_be_a_slot_of_a_stacked_batch(backend: str) -> None:
     assert torch.equal(interpolate(real, fake, alpha, out=strided, backend=backend), stacked[10:])
 
 
+def test_out_may_overlap_its_sources(backend: str) -> None:
+    alpha = torch.rand(4)
+    for place in (slice(0, 4), slice(1, 5), slice(2, 6)):
+        buffer, other = torch.randn(6, 33), torch.randn(4, 33)
+        expected = interpolate(buffer[1:5].clone(), other, alpha, backend=backend)
+        assert torch.equal(interpolate(buffer[1:5], other, alpha, out=buffer[place], backend=backend), expected)
+        assert torch.equal(buffer[place], expected)
+
+
 def test_a_written_out_bumps_its_version(backend: str) -> None:
     real, fake, alpha, out = torch.randn(5, 3), torch.randn(5, 3), torch.rand(5), torch.zeros(5, 3)
     before = out._version

@@ -18,6 +18,7 @@ from test_one_pass import assert_equal, autograd, is_quick, sizes, softplus, val
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 from torch.overrides import TorchFunctionMode
+from torch.utils.checkpoint import checkpoint
 
 from wgan_fast import score_and_gradient
 from wgan_fast.double_backward import exact_shortcut, explain, least_work, register_piecewise_linear
@@ -158,6 +159,18 @@ def test_hooks_equal_autograd(install: Callable[[nn.Module], None], quick: bool)
     assert_equal(*runs)
 
 
+def test_a_loss_of_the_gradients_alone_calls_the_hooks_that_eager_calls() -> None:
+    critic, x, _, _ = build_any("amp")
+    calls: list[list[bool]] = []
+    for way in (score_and_gradient, autograd):
+        twin = copy.deepcopy(critic)
+        seen: list[bool] = []
+        twin[-1].register_full_backward_pre_hook(lambda module, out, seen=seen: seen.append(out[0] is None))
+        sizes(way(twin, x)[1]).mean().backward()
+        calls.append(seen)
+    assert calls[0] == calls[1]
+
+
 def test_hooks_of_parameters_see_one_whole_gradient() -> None:
     critic, x, _, _ = build_any("amp")
     seen: list[Tensor] = []
@@ -269,6 +282,27 @@ def fused(x: Tensor, b: Tensor | None = None) -> Tensor:
 known = register_piecewise_linear(fused, bias="b")
 
 
+def test_a_registered_operation_with_other_arguments_that_require_grad_is_left_to_autograd() -> None:
+    scaled = register_piecewise_linear(lambda x, weights, **options: x * weights[0] + options["shift"])
+    for which in (0, 1):
+
+        def score(x: Tensor, w: Tensor, v: Tensor, which: int = which) -> Tensor:
+            given = [v.detach(), v.detach()]
+            given[which] = v
+            return scaled(x @ w, [given[0]], shift=given[1]).relu().sum(1)
+
+        critic, x = Lambda(score, (6, 4), (4,)), torch.randn(5, 6)
+        assert not is_quick(score_and_gradient(critic, x)[0])
+        ours, theirs = (value_and_gradients(softplus, way, critic, x, ()) for way in (score_and_gradient, autograd))
+        assert_equal(ours, theirs)
+
+
+@pytest.mark.parametrize(("function", "bias"), [(fused, "beta"), (torch.relu, None)])
+def test_what_cannot_be_registered_is_named(function: Callable[..., Tensor], bias: str | None) -> None:
+    with pytest.raises(ValueError, match=r"bias='beta': expected .*x, b|no signature"):
+        register_piecewise_linear(function, bias=bias)
+
+
 @pytest.mark.parametrize("biased", [True, False])
 def test_a_registered_operation_keeps_one_pass(biased: bool) -> None:
     def critic_of(activation: Callable[..., Tensor]) -> nn.Module:
@@ -305,6 +339,19 @@ def test_explain_names_the_layers_in_the_way_and_counts_each_way() -> None:
     assert found.flops["score_and_gradient"] < 4 * found.forward_flops
     assert found.flops["score_and_gradient"] < min(list(found.flops.values())[1:])
     assert str(found).startswith("one pass for scores and gradients: yes")
+
+
+def test_explain_leaves_out_what_does_not_enter_the_scores() -> None:
+    critic = Lambda(lambda x, w: (x @ w if (x @ w).mean() < 9 else x).relu().sum(1), (6, 4))
+    found = explain(critic, torch.zeros(5, 6))
+    assert found.one_pass
+    assert found.obstacles == ()
+
+
+def test_explain_names_a_checkpointed_segment() -> None:
+    critic = Lambda(lambda x, w: checkpoint(lambda z: F.linear(z, w), x, use_reentrant=False).sum(1), (4, 6))
+    (obstacle,) = explain(critic, torch.ones(5, 6)).obstacles
+    assert "in a checkpointed segment" in str(obstacle)
 
 
 @pytest.mark.parametrize(

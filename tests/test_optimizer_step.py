@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import copy
 import math
+import pickle
+from collections.abc import Callable
 from typing import Any
 
 import pytest
@@ -128,6 +130,40 @@ def test_state_dict_moves_both_ways(name: str) -> None:
         assert all(state["step"] == 6 for state in after.state.values())
         for param, wanted in zip(params, expected, strict=True):
             assert torch.allclose(param, wanted, rtol=1e-6, atol=1e-8)
+
+
+@pytest.mark.parametrize("name", ["RMSprop", "Adam"])
+@pytest.mark.parametrize("copied", [copy.deepcopy, lambda optimizer: pickle.loads(pickle.dumps(optimizer))])
+def test_a_copy_goes_on_as_the_original(name: str, copied: Callable[[Any], Any]) -> None:
+    params = weights(torch.float32)
+    optimizer = getattr(wgan_fast.optim, name)(params, lr=1e-2, clip_value=0.03, backend="reference")
+    set_gradients(params, 0)
+    optimizer.step()
+    other = copied(optimizer)
+    assert other.backend == "reference"
+    for each in (optimizer, other):
+        set_gradients(each.param_groups[0]["params"], 1)
+        each.step()
+    for param, theirs in zip(params, other.param_groups[0]["params"], strict=True):
+        assert torch.equal(param, theirs)
+
+
+@pytest.mark.parametrize("name", ["RMSprop", "Adam"])
+def test_the_state_of_another_model_is_refused_before_anything_changes(name: str, backend: str) -> None:
+    def stepped(*widths: int) -> tuple[list[Tensor], torch.optim.Optimizer]:
+        params = [torch.ones(width, requires_grad=True) for width in widths]
+        optimizer = getattr(wgan_fast.optim, name)(params, backend=backend)
+        for param in params:
+            param.grad = torch.ones_like(param)
+        return params, optimizer
+
+    _, smaller = stepped(3, 3)
+    smaller.step()
+    params, optimizer = stepped(3, 1000)
+    optimizer.load_state_dict(smaller.state_dict())
+    with pytest.raises(ValueError, match=r"state of params\[1\]: expected .*\(1000,\), got \(3,\)"):
+        optimizer.step()
+    assert all(torch.equal(param, torch.ones_like(param)) for param in params)
 
 
 @pytest.mark.parametrize("name", ["RMSprop", "Adam"])
@@ -301,6 +337,8 @@ def test_constructor_refuses(name: str) -> None:
     param = torch.ones(3, requires_grad=True)
     with pytest.raises(ValueError, match=r"clip_value=-0.1"):
         make([param], clip_value=-0.1)
+    with pytest.raises(ValueError, match=r"clip_value=-0.1"):
+        make([{"params": [param], "clip_value": -0.1}], clip_value=0.1)
     with pytest.raises(ValueError, match="differentiable=True"):
         make([param], differentiable=True)
     with pytest.raises(ValueError, match="learning rate"):
@@ -309,6 +347,14 @@ def test_constructor_refuses(name: str) -> None:
     param.grad = torch.ones(3)
     with pytest.raises(ValueError, match="not a backend"):
         optimizer.step()
+
+
+@pytest.mark.parametrize("name", ["RMSprop", "Adam"])
+def test_a_group_with_an_invalid_clip_value_is_not_added(name: str) -> None:
+    optimizer = getattr(wgan_fast.optim, name)([torch.ones(3, requires_grad=True)], clip_value=0.1)
+    with pytest.raises(ValueError, match=r"clip_value=-0.1"):
+        optimizer.add_param_group({"params": [torch.ones(3, requires_grad=True)], "clip_value": -0.1})
+    assert len(optimizer.param_groups) == 1
 
 
 def test_sparse_gradients_are_refused_before_anything_changes() -> None:
@@ -327,6 +373,8 @@ def test_functions_refuse_lists_that_do_not_fit() -> None:
         functional.rmsprop_step_(ones, [], ones, [], [], step, lr=0.1)
     with pytest.raises(ValueError, match=r"grads\[0\]: expected \(3,\)"):
         functional.rmsprop_step_(ones, [torch.ones(4)], [torch.zeros(3)], [], [], step, lr=0.1)
+    with pytest.raises(ValueError, match=r"state of params\[0\]: expected .*\(3,\), got \(4,\)"):
+        functional.rmsprop_step_(ones, ones, [torch.zeros(4)], [], [], step, lr=0.1)
     integers = [torch.ones(3, dtype=torch.int64)]
     with pytest.raises(TypeError, match=r"params\[0\]: .*int64"):
         functional.adam_step_(integers, integers, integers, integers, [], step, lr=0.1)

@@ -77,7 +77,9 @@ def score_and_gradient(
 
     Scores and gradients may be used in any way: either one alone, in several ``backward`` calls, scaled, in terms that
     join them with other scores, differentiated for some parameters only, or more than once. A parameter that enters
-    the scores has a gradient of zeros, not None, where only the gradients are used and do not depend on it. If x
+    the scores has a gradient of zeros, not None, where only the gradients are used and do not depend on it. A tensor
+    in between that the critic keeps, such as its features, may enter the loss; but where one pass serves the critic,
+    the gradient with respect to that tensor, and a hook on it, lacks the scores' part. If x
     requires grad, the loss can be differentiated with respect to x; otherwise x is detached. Under ``torch.no_grad()``
     both are plain values.
 
@@ -96,7 +98,7 @@ def score_and_gradient(
         TypeError, ValueError: an argument is not as above, or the scores do not depend on the input.
         RuntimeError: under ``torch.inference_mode()``; the critic is a compiled module, which has no double backward.
     """
-    check_critic(critic)
+    check_critic(critic, critic_args)
     return scored_with_gradient(critic, x, critic_args, critic_kwargs, scaler=scaler)
 
 
@@ -207,6 +209,8 @@ def _check_scores(scores: Tensor, x: Tensor) -> None:
         )
     if not scores.requires_grad:
         raise ValueError(_IGNORES_INPUT)
+    if not scores.is_floating_point():
+        raise TypeError(f"critic: expected scores of a floating-point type, got {scores.dtype}")
 
 
 def _critic_context(x: Tensor, wanted: bool, served: bool) -> AbstractContextManager[Any]:

@@ -43,10 +43,12 @@ def first_output(scores: Any) -> Tensor:
     return scores
 
 
-def check_critic(critic: Callable[..., Any]) -> None:
+def check_critic(critic: Callable[..., Any], critic_args: Sequence[Any] = ()) -> None:
     """Refuse what has no gradient, or none that can be differentiated again where that is needed; warn of BatchNorm."""
     if torch.compiler.is_compiling():
         return
+    if not isinstance(critic_args, Sequence):  # a tensor would be unpacked into its rows
+        raise TypeError(f"critic_args: expected a tuple or list of arguments, got {type(critic_args).__name__}")
     if torch.is_inference_mode_enabled():
         raise RuntimeError(
             "critic: torch.inference_mode() has no gradients at all; expected torch.no_grad() for the value alone"

@@ -12,7 +12,8 @@ ordinary forward passes,
 
 The difference is off by a term of h², and by the rounding of the scores over h; h_b = ε^(1/3) ‖x_b‖, with ε that of
 the arithmetic, balances the two. A kink between the two points makes it wrong by far more than either, so
-``"difference"`` refuses critics that are not differentiable everywhere.
+``"difference"`` refuses critics that are not differentiable everywhere. As each sample has a step of its own, it is for
+critics that score samples one by one: BatchNorm with batch statistics is refused, minibatch statistics are not seen.
 """
 
 from __future__ import annotations
@@ -164,7 +165,7 @@ class _DifferentiableTangents(TorchFunctionMode):
 
     torch's tangents of layer norm, and of batch norm and instance norm with batch statistics, hold mean and variance
     fixed when they are differentiated in turn, silently; those of softmax and logsumexp raise an error then. Seen in
-    2.13.
+    2.13. GLU's has no derivative at all.
     """
 
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
@@ -194,8 +195,10 @@ def _instance_norm(
     momentum: float = 0.1,
     eps: float = 1e-5,
 ) -> Tensor:
-    if not use_input_stats or running_mean is not None:
+    if not use_input_stats:
         return F.instance_norm(input, running_mean, running_var, weight, bias, use_input_stats, momentum, eps)
+    if running_mean is not None:
+        raise RuntimeError(_NO_FORWARD_MODE.format("instance_norm that updates running statistics"))
     channels = (-1, *[1] * (input.dim() - 2))
     weight, bias = (None if each is None else each.reshape(channels) for each in (weight, bias))
     return _affine(_standardised(input, list(range(2, input.dim())), eps), weight, bias)
@@ -214,7 +217,7 @@ def _affine(normalised: Tensor, weight: Tensor | None, bias: Tensor | None) -> T
 def _batch_norm(input: Tensor, *args: Any, **kwargs: Any) -> Tensor:
     training = kwargs.get("training", args[4] if len(args) > 4 else False)
     if training:
-        raise RuntimeError(_NO_FORWARD_MODE.format("batch_norm with batch statistics"))
+        raise RuntimeError(_COUPLED.format(method="forward"))
     return F.batch_norm(input, *args, **kwargs)
 
 
@@ -228,6 +231,15 @@ def _log_softmax(input: Tensor, dim: int, *args: Any, dtype: torch.dtype | None 
     return wide - wide.exp().sum(dim, keepdim=True).log()
 
 
+def _softmin(input: Tensor, dim: int, *args: Any, dtype: torch.dtype | None = None, **kwargs: Any) -> Tensor:
+    return _softmax(-input, dim, dtype=dtype)
+
+
+def _glu(input: Tensor, dim: int = -1) -> Tensor:
+    values, gates = input.chunk(2, dim)
+    return values * gates.sigmoid()
+
+
 def _logsumexp(input: Tensor, dim: int | tuple[int, ...], keepdim: bool = False) -> Tensor:
     highest = input.detach().amax(dim, keepdim=True)
     result = (input - highest).exp().sum(dim, keepdim=True).log() + highest
@@ -239,13 +251,18 @@ _COMPOSED: dict[Any, Callable[..., Tensor]] = {
     torch.layer_norm: _layer_norm,
     F.instance_norm: _instance_norm,
     F.batch_norm: _batch_norm,
+    F.glu: _glu,
+    F.softmin: _softmin,
     F.softmax: _softmax,
     torch.softmax: _softmax,
+    torch.special.softmax: _softmax,
     Tensor.softmax: _softmax,
     F.log_softmax: _log_softmax,
     torch.log_softmax: _log_softmax,
+    torch.special.log_softmax: _log_softmax,
     Tensor.log_softmax: _log_softmax,
     torch.logsumexp: _logsumexp,
+    torch.special.logsumexp: _logsumexp,
     Tensor.logsumexp: _logsumexp,
 }
 _WITHOUT_TANGENTS = frozenset({F.scaled_dot_product_attention, F.multi_head_attention_forward})
@@ -304,6 +321,7 @@ _KINKED_MODULES = (
     nn.AdaptiveMaxPool2d,
     nn.AdaptiveMaxPool3d,
 )
+_CLAMPS = ("clamp", "clamp_", "clamp_min", "clamp_min_", "clamp_max", "clamp_max_", "clip", "clip_")
 _KINKED_FUNCTIONS = frozenset(
     {
         *activations.REPLACEMENTS,
@@ -312,10 +330,7 @@ _KINKED_FUNCTIONS = frozenset(
         F.hardsigmoid,
         F.selu,
         torch.selu,
-        torch.clamp,
-        Tensor.clamp,
-        torch.maximum,
-        Tensor.maximum,
+        *(getattr(owner, name) for owner in (torch, Tensor) for name in (*_CLAMPS, "maximum", "minimum")),
     }
 )
 
@@ -329,14 +344,20 @@ class _RefuseKinks(TorchFunctionMode):
         return func(*args, **(kwargs or {}))
 
 
-def refuse_kinked_modules(critic: object) -> None:
-    """Raise ValueError where the critic has a module with kinks; it sees into compiled modules, too."""
+def refuse_difference(critic: object) -> None:
+    """Raise ValueError where the critic has a module with kinks or batch statistics, also inside of compiled ones."""
     for module in submodules(critic) if isinstance(critic, nn.Module) else ():
         kinked_elu = isinstance(module, nn.ELU) and module.alpha != 1
         if isinstance(module, _KINKED_MODULES) or kinked_elu:
             raise ValueError(_KINKS.format(name=type(module).__name__))
+        if isinstance(module, nn.modules.batchnorm._BatchNorm) and (module.training or module.running_mean is None):
+            raise ValueError(_COUPLED.format(method="difference"))
 
 
+_COUPLED = (
+    "method={method!r}: the critic has BatchNorm with batch statistics, which couples the samples; expected "
+    "method='exact', or the layer in evaluation mode"
+)
 _KINKS = (
     "method='difference': the critic uses {name}, and a difference across its kinks gives wrong gradients; "
     "method='forward' is exact for it, and so is method='exact'"

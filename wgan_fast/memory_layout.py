@@ -102,8 +102,14 @@ def interpolation_operands(
     if not (real.is_contiguous() and fake.is_contiguous()):
         real = real if has_dense_samples(real) else real.contiguous()
         fake = fake if fake.stride() == real.stride() else torch.empty_like(real).copy_(fake)
-    mixed = torch.empty_like(real) if out is None or out.stride() != real.stride() else out
-    return real, fake, alpha.contiguous(), mixed
+    if out is None or out.stride() != real.stride() or any(_is_shifted(out, source) for source in (real, fake)):
+        out = torch.empty_like(real)
+    return real, fake, alpha.contiguous(), out
+
+
+def _is_shifted(block: Tensor, other: Tensor) -> bool:
+    """True where two blocks of one size overlap but are not the same: to write one changes the other unread."""
+    return 0 < abs(block.data_ptr() - other.data_ptr()) < other.numel() * other.element_size()
 
 
 def penalty_operands(

@@ -33,10 +33,19 @@ class _Clipped(torch.optim.Optimizer):
         if differentiable:
             raise ValueError("differentiable=True: the fused step has no gradient; use the optimizer of torch.optim")
         self.backend = backend
+        bounds(clip_value)  # raises where it is not one
         self.defaults["clip_value"] = clip_value
         for group in self.param_groups:
             group.setdefault("clip_value", clip_value)
-            bounds(group["clip_value"])  # raises where it is not one
+
+    def add_param_group(self, param_group: dict[str, Any]) -> None:
+        """Add a group, with a ``clip_value`` of its own or the optimizer's."""
+        if isinstance(param_group, dict):  # torch refuses anything else
+            bounds(param_group.get("clip_value"))
+        super().add_param_group(param_group)
+
+    def __getstate__(self) -> dict[str, Any]:  # copies and pickles; torch's has its own three attributes alone
+        return {**super().__getstate__(), "backend": self.backend}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Load a checkpoint of this optimizer or of torch.optim's; the latter leaves ``clip_value`` unchanged."""

@@ -51,7 +51,7 @@ from torch import Tensor
 
 from wgan_fast.critic_gradients import Critic, first_output, input_gradient, scored_with_gradient
 from wgan_fast.critic_modules import check_critic
-from wgan_fast.first_order import Method, first_order_penalty, refuse_kinked_modules
+from wgan_fast.first_order import Method, first_order_penalty, refuse_difference
 from wgan_fast.functional.gradient_norm_penalty import Norm, NormPenaltyOptions, Reduction, gradient_norm_penalty
 from wgan_fast.penalty_points import Points, penalty_points
 
@@ -207,9 +207,9 @@ def gradient_penalty(
             under no_grad it may be.
     """
     with nullcontext() if method == "exact" else torch.no_grad():
-        check_critic(critic)
+        check_critic(critic, critic_args)
     if method == "difference":
-        refuse_kinked_modules(critic)
+        refuse_difference(critic)
     x = penalty_points(points, real, fake, alpha, generator, backend, out)
     scored = critic if outputs is None else _composed(critic, outputs)
     passed = (critic_args, critic_kwargs or {})

@@ -147,6 +147,7 @@ class _DoubleBackward(TorchFunctionMode):
             and torch.is_grad_enabled()
             and x.layout == torch.strided
             and x.is_floating_point()
+            and not x.is_meta  # a device that autocast does not know
             and not (
                 self.direct_by_device
                 and func in convolution.REPLACEMENTS

@@ -74,7 +74,8 @@ def can_track(points: list[Tensor]) -> bool:
     return (
         plain_autograd()
         and not foreign_mode()
-        and all(type(x) in PLAIN_TYPES and x.layout == torch.strided and x.dim() > 0 and len(x) > 0 for x in points)
+        and all(type(x) in PLAIN_TYPES and x.layout == torch.strided and not x.is_meta for x in points)
+        and all(x.dim() > 0 and len(x) > 0 for x in points)
         and len({len(x) for x in points}) == 1
     )
 
@@ -124,9 +125,9 @@ def scores_and_gradients(
         shared.ticket = None
     used = [i for i, g in enumerate(gradients) if g is not None]
     present = [g for g in gradients if g is not None]
-    if not any(g.requires_grad for g in present):
+    if not shared.proven or not any(g.requires_grad for g in present):
         return scores, gradients
-    ends = [inputs[i] for i in used] if shared.proven else []
+    ends = [inputs[i] for i in used]
     scores, *joined = join(shared, len(present), scores, *present, *ends, *tickets)
     for i, g in zip(used, joined, strict=True):
         gradients[i] = g

@@ -9,6 +9,7 @@ from typing import Any, TypeVar
 
 from torch import Tensor
 from torch.overrides import handle_torch_function, has_torch_function
+from torch.utils._pytree import tree_leaves
 
 from wgan_fast.double_backward import entries
 from wgan_fast.double_backward.plain_autograd import plain_autograd
@@ -36,7 +37,13 @@ def register_piecewise_linear(function: F, *, bias: str | None = None, bias_dim:
         bias: the name of a parameter that may require grad, a vector that is added to x along ``bias_dim`` before
             anything else is done. A call may pass None for it.
         bias_dim: the dimension of x.
+
+    Raises:
+        ValueError: the function has no parameter of the bias's name, or no signature (a builtin: wrap it in a ``def``).
     """
+    signature = inspect.signature(function)
+    if bias is not None and bias not in signature.parameters:
+        raise ValueError(f"bias={bias!r}: expected the name of a parameter, one of {', '.join(signature.parameters)}")
 
     @functools.wraps(function)
     def visible(*args: Any, **kwargs: Any) -> Any:
@@ -46,11 +53,12 @@ def register_piecewise_linear(function: F, *, bias: str | None = None, bias_dim:
         return function(*args, **kwargs)
 
     def rule(shared: SharedPass, call: Any, /, *args: Any, **kwargs: Any) -> Any:
-        bound = inspect.signature(function).bind(*args, **kwargs)
+        bound = signature.bind(*args, **kwargs)
         given = bound.arguments
         name = next(iter(given))
         x, vector = given[name], given.get(bias) if bias is not None else None
-        others = [value for key, value in given.items() if key not in (name, bias) and isinstance(value, Tensor)]
+        others = tree_leaves([value for key, value in given.items() if key not in (name, bias)])
+        others = [value for value in others if isinstance(value, Tensor)]
         if not shared.is_marked(x) or any(value.requires_grad or type(value) not in PLAIN_TYPES for value in others):
             return NotImplemented
         if bias is not None and isinstance(vector, Tensor) and vector.requires_grad:

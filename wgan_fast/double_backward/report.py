@@ -16,6 +16,7 @@ from wgan_fast.critic_modules import check_critic, first_output
 from wgan_fast.double_backward import least_work, norms, smooth
 from wgan_fast.double_backward.flops import count_flops
 from wgan_fast.double_backward.one_pass import OBSERVERS, Tracking, can_track, scores_and_gradients
+from wgan_fast.double_backward.plain_autograd import plain_autograd
 from wgan_fast.double_backward.recording import learn
 from wgan_fast.double_backward.rows import RULES
 from wgan_fast.double_backward.shared_pass import SharedPass, nodes_before, reaches
@@ -97,7 +98,7 @@ def explain(
     from wgan_fast.double_backward import exact_shortcut  # the package has this module's function, too
 
     with torch.enable_grad():
-        check_critic(critic)
+        check_critic(critic, critic_args)
     if isinstance(critic, nn.Module):
         critic = _copied(critic)
 
@@ -164,8 +165,14 @@ def _follow(
     critic: Any, score: Callable[[list[Tensor]], Tensor], point: Tensor, shortcut: TorchFunctionMode
 ) -> tuple[bool, list[Obstacle]]:
     if not can_track([point]):
-        reason = "a tensor subclass, a torch.func transform, saved-tensor hooks or another function mode is at work"
+        reason = "a tensor subclass or meta tensor, torch.func, saved-tensor hooks or another function mode is at work"
         return False, [Obstacle("", "forward", reason, True)]
+    shared = SharedPass(len(point), point)
+    shared.mark(point)
+    with Tracking(shared, shortcut):
+        scores = score([point])
+    if shared.prove(scores, [point]):
+        return True, []  # whatever else was computed does not enter the scores
     shared = SharedPass(len(point), point)
     shared.mark(point)
     tracking = _Following(shared, shortcut)
@@ -178,7 +185,7 @@ def _follow(
     if scores.numel() != len(point):
         reason = f"scores of shape {tuple(scores.shape)}, not one for each sample"
         obstacles.append(Obstacle("", "scores", reason, False))
-    return not obstacles and shared.prove(scores, [point]), obstacles
+    return False, obstacles
 
 
 _HOOK = "a hook may see what is in between"
@@ -219,6 +226,8 @@ class _Following(Tracking):
             reason = "the second derivative is not zero; fused, one kernel instead of a chain of operations"
         elif func in OBSERVERS:
             reason = _HOOK
+        elif not plain_autograd():
+            reason = "in a checkpointed segment, or under other saved-tensor hooks"
         elif func in RULES:
             reason = "mixes samples, or features with one another, or a parameter enters in a form that is not known"
         else:

@@ -98,10 +98,6 @@ class SharedPass:
     def _forget(self, task: int) -> None:
         self._slopes.pop(task, None)
 
-    def scores_arrived(self) -> bool:
-        """Whether the running backward pass brings the gradient of the scores as well."""
-        return torch._C._current_graph_task_id() in self._slopes
-
     def slopes(self, like: Tensor) -> Tensor | None:
         """c in the dtype of ``like``, of shape (len(like), 1, ..., 1); None if the scores' gradient has not arrived."""
         kept = self._slopes.get(torch._C._current_graph_task_id())
@@ -167,11 +163,9 @@ class _Join(Function):
         zeros = [partial(torch.zeros, shape, dtype=dtype, device=device) for shape, dtype, device in ctx.kinds]
         onward: list[Tensor | None] = [None] * len(slopes)
         nodes = [node for node, _ in ctx.next_functions[1 + len(slopes) :]]
-        if grad is None and shared.proven:
+        if grad is None:
             onward = [zero() if wanted(node) else None for zero, node in zip(zeros, nodes, strict=False)]
-        if grad is None or scores_only or further or not shared.proven:
-            if grad is not None and not scores_only and not further:
-                shared.keep_slopes(grad)
+        if grad is None or scores_only or further:
             return None, None, grad, *slopes, *onward, *ticket
         shared.keep_slopes(grad)
         # Of a loss of the scores, the gradient at x_b is c_b g_b; of the penalty, it is zero almost everywhere.

@@ -22,23 +22,22 @@ class _ZeroGradients(Function):
     """The identity on its first argument; a gradient of zeros to all others."""
 
     @staticmethod
-    def forward(ctx: Any, shared: Any, value: Tensor, *others: Tensor) -> Tensor:
+    def forward(ctx: Any, value: Tensor, *others: Tensor) -> Tensor:
         ctx.set_materialize_grads(False)
-        ctx.shared = shared
         ctx.others = others
         return value.view_as(value)
 
     @staticmethod
     def backward(ctx: Any, grad: Tensor | None) -> Any:
-        if grad is None or (ctx.shared is not None and ctx.shared.scores_arrived()):
-            return None, grad, *[None] * len(ctx.others)
+        if grad is None:
+            return grad, *[None] * len(ctx.others)
         nodes = [node for node, _ in ctx.next_functions[1:]]
         # Parameters are what gradients are taken for; points can be large, and their gradient is rarely needed.
         zeros = (
             torch.zeros_like(tensor) if isinstance(tensor, nn.Parameter) or (wanted(node) and is_of_use(node)) else None
             for tensor, node in zip(ctx.others, nodes, strict=True)
         )
-        return None, grad, *zeros
+        return grad, *zeros
 
 
 _zero_gradients: Callable[..., Tensor] = _ZeroGradients.apply
@@ -52,18 +51,18 @@ def keep_zero_gradients(node: Any, result: Tensor, anchor: Tensor) -> Tensor:
     it and marks the other such nodes there as visited. Where a module's full backward hook lies on the way, the
     zeros go along the graph as in eager: the hook expects tensors.
 
-    Of a forward pass whose scores are part of the loss (`shared_pass`), the scores' own gradient reaches all these.
+    Where one backward signal serves scores and gradients (`shared_pass`), its own nodes give the zeros.
     """
     shared = getattr(node, "shared", None)
     if shared is not None and shared.proven:
         return result
     task = torch._C._current_graph_task_id()
     if node.visit is not None and node.visit[0] == task:
-        return _zero_gradients(shared, result, anchor) if node.visit[1] else result
+        return _zero_gradients(result, anchor) if node.visit[1] else result
     leaves, inner, hooked = _survey(node)
     for other in inner:
         other.visit = (task, hooked)
-    return _zero_gradients(shared, result, *((anchor,) if hooked else leaves))
+    return _zero_gradients(result, *((anchor,) if hooked else leaves))
 
 
 # Operand positions of the products a·b. Where the pass differentiates one operand, its gradient is a product

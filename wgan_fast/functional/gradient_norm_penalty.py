@@ -103,6 +103,8 @@ def _check_penalty_arguments(gradients: Tensor, target: float, norm: str, reduct
     check_dtype("gradients", gradients)
     if gradients.dim() < 2:
         raise ValueError(f"gradients: expected shape (B, ...) with at least 2 dimensions, got {tuple(gradients.shape)}")
+    _check_number("target", target)
+    _check_number("weight", weight)
     if not 0 <= target < math.inf:
         raise ValueError(f"target={target!r}: expected a finite number >= 0")
     if not -math.inf < weight < math.inf:
@@ -111,3 +113,12 @@ def _check_penalty_arguments(gradients: Tensor, target: float, norm: str, reduct
         raise ValueError(f"norm={norm!r}: expected 'sample' or 'channel'")
     if reduction not in ("mean", "sum", "none"):
         raise ValueError(f"reduction={reduction!r}: expected 'mean', 'sum' or 'none'")
+
+
+def _check_number(name: str, value: object) -> None:
+    """A tensor of one value serves as well, unless it requires grad: its gradient would be lost."""
+    if isinstance(value, (int, float)):
+        return
+    graph = isinstance(value, Tensor) and (value.numel() != 1 or value.requires_grad)
+    if graph or not hasattr(value, "__float__"):
+        raise TypeError(f"{name}={value!r}: expected a number, without a gradient")

@@ -45,7 +45,7 @@ def rmsprop_step_(
         clip_value: as in ``clip_weights_``; None leaves the weights unclipped.
 
     Raises:
-        ValueError: lists of unequal length, or a gradient whose shape is not its parameter's.
+        ValueError: lists of unequal length, or a gradient or state whose shape is not its parameter's.
     """
     lists = [params, grads, square_avgs, grad_avgs, momentum_buffers, steps]
     _check_shapes(lists)
@@ -95,12 +95,17 @@ def fused_step_(
     params, grads = lists[:2]
     if torch.compiler.is_compiling():
         _check_dtypes(params, grads)
+        _check_shapes(lists)
         getattr(torch.ops.wgan_fast, step.__name__)(*lists, *options, backend)
         return
     # All at once; the loop, which explains, only where something is wrong.
     dtypes = list(map(dtype_of, params))
     if dtypes != list(map(dtype_of, grads)) or not DTYPES.issuperset(dtypes):
         _check_dtypes(params, grads)
+    # Kernels get one size for a parameter and its state, which a checkpoint of another model may not have.
+    sizes = list(map(Tensor.numel, params))
+    if any(tensors and list(map(Tensor.numel, tensors)) != sizes for tensors in lists[1:-1]):
+        _check_shapes(lists)
     step(lists, options, backend)
 
 
@@ -112,6 +117,10 @@ def _check_shapes(lists: list[list[Tensor]]) -> None:
     for i, (param, grad) in enumerate(zip(params, grads, strict=True)):
         if param.shape != grad.shape:
             raise _unlike(i, param, grad)
+        for moments in lists[2:-1]:
+            if moments and moments[i].shape != param.shape:
+                expected, got = tuple(param.shape), tuple(moments[i].shape)
+                raise ValueError(f"state of params[{i}]: expected tensors of shape {expected}, got {got}")
 
 
 def _check_dtypes(params: list[Tensor], grads: list[Tensor]) -> None:

@@ -6,7 +6,6 @@ programs, several short ones share one.
 
 from __future__ import annotations
 
-import torch
 import triton
 import triton.language as tl
 from torch import Tensor
@@ -14,7 +13,7 @@ from torch import Tensor
 from wgan_fast.backends.triton.launching import kernel, launch
 from wgan_fast.backends.triton.rules import DTYPES, WIDE, block_of, lerp
 from wgan_fast.backends.triton.tiles import elements_left, row_pointers, vector_length
-from wgan_fast.memory_layout import has_dense_samples
+from wgan_fast.memory_layout import interpolation_operands
 
 BLOCK = 4096  # elements per program
 WARPS = 8
@@ -49,12 +48,7 @@ def interpolate_kernel(
 
 
 def interpolate(real: Tensor, fake: Tensor, alpha: Tensor, out: Tensor | None = None) -> Tensor:
-    if not has_dense_samples(real):
-        real = real.contiguous()
-    if fake.stride() != real.stride():
-        fake = torch.empty_like(real).copy_(fake)
-    alpha = alpha.contiguous()
-    mixed = torch.empty_like(real) if out is None or out.stride() != real.stride() else out
+    real, fake, alpha, mixed = interpolation_operands(real, fake, alpha, out)
     if real.numel() > 0:
         batch = real.shape[0]
         size = real.numel() // batch
