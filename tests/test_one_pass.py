@@ -36,7 +36,9 @@ def autograd(critic: Callable[..., Any], x: Any, *, critic_args: tuple[Any, ...]
 def is_quick(scores: Tensor) -> bool:
     """Whether loss and penalty share one backward signal."""
     record = getattr(scores.grad_fn, "record", None)
-    return record.aligned if record is not None else getattr(getattr(scores.grad_fn, "shared", None), "proven", False)
+    if record is not None:
+        return record.aligned and not record.curved
+    return getattr(getattr(scores.grad_fn, "shared", None), "proven", False)
 
 
 def sizes(gradients: Tensor) -> Tensor:

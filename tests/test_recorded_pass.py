@@ -21,7 +21,7 @@ from wgan_fast.double_backward import explain, recording
 from wgan_fast.double_backward.flops import count_flops
 from wgan_fast.double_backward.recording import learn
 
-PIECEWISE_LINEAR = {
+PIECEWISE_LINEAR = {"mlp", "dcgan", "dcgan_not_inplace", "resnet", "spectral_norm", "amp", "ctgan", "patchgan"}
     "mlp",
     "dcgan",
     "dcgan_not_inplace",
@@ -33,7 +33,7 @@ PIECEWISE_LINEAR = {
     "patchgan_pooled",
 }
 CURVED = {"mlp_smooth_mixed", "resnet_groupnorm", "layernorm", "instancenorm"}
-RECORDED = PIECEWISE_LINEAR | CURVED
+RECORDED = PIECEWISE_LINEAR | CURVED | {"patchgan_pooled"}
 
 
 def is_recorded(result: Tensor) -> bool:
