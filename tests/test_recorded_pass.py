@@ -22,16 +22,6 @@ from wgan_fast.double_backward.flops import count_flops
 from wgan_fast.double_backward.recording import learn
 
 PIECEWISE_LINEAR = {"mlp", "dcgan", "dcgan_not_inplace", "resnet", "spectral_norm", "amp", "ctgan", "patchgan"}
-    "mlp",
-    "dcgan",
-    "dcgan_not_inplace",
-    "resnet",
-    "spectral_norm",
-    "amp",
-    "ctgan",
-    "patchgan",
-    "patchgan_pooled",
-}
 CURVED = {"mlp_smooth_mixed", "resnet_groupnorm", "layernorm", "instancenorm"}
 RECORDED = PIECEWISE_LINEAR | CURVED | {"patchgan_pooled"}
 
