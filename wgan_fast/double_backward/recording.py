@@ -114,6 +114,8 @@ class _Recording(TorchFunctionMode):
     """Within this context calls on values are made without autograd and recorded; ``learning``: only looked at.
 
     Values are referred to weakly, except those that a call keeps, so that memory is freed when autograd would free it.
+    While learning all are held, and the bases of views always, which live as long as these: in torch 2.9, C++ takes
+    over a tensor that Python drops and C++ uses, and its references cannot be told from a caller's.
     """
 
     def __init__(self, points: list[Tensor], *, learning: bool) -> None:
@@ -126,6 +128,7 @@ class _Recording(TorchFunctionMode):
         self._values = [weakref.ref(point) for point in points]
         self._places = dict(self.numbers)  # of what is kept, by identity
         self._views: Counter[int] = Counter()  # of each value
+        self._held: list[Tensor] = []
         self._aliased: set[int] = set(range(len(points)))
         self._aligned, self._batch, self._points = True, len(points[0]), len(points)
         self._dtype, self._device = points[0].dtype, points[0].device
@@ -222,7 +225,11 @@ class _Recording(TorchFunctionMode):
         base = result._base
         if base is not None:
             self._aliased.update((*call.sources, number))
-            self._views[self.numbers.get(id(base), number)] += 1
+            if id(base) in self.numbers:
+                self._views[self.numbers[id(base)]] += 1
+                self._held.append(base)
+        if self.learning:
+            self._held.append(result)
         self._aligned = self._aligned and result.dim() > 0 and result.size(0) == self._batch
         if call.sides:
             call.sides = tuple([place for place in call.sides if self.kept[place].requires_grad])
@@ -259,10 +266,11 @@ class _Recording(TorchFunctionMode):
         found = [value() for value in self._values[self._points :]]
         values = list({id(value): value for value in found if value is not None}.values())
         del found
+        held = Counter(map(id, self._held))
         for value, references in zip(values, _references(values), strict=True):
             number, users = self.numbers[id(value)], value._use_count() - 1  # type: ignore[attr-defined]
-            held = (id(value) in self._places) + (number == scores)
-            if references > _ALONE + _OF_USERS * (users > 0) + held:
+            ours = held[id(value)] + (id(value) in self._places) + (number == scores)
+            if references > _ALONE + _OF_USERS * (users > 0) + ours:
                 return False
             # In the graph of a call that was not seen. While learning, all values are in autograd's.
             if not self.learning and users > self._views[number]:
