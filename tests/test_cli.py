@@ -35,6 +35,7 @@ MISTAKES_OF_RUNS = [
     ("sample absent --out a.jpg", "--out must end in .png or .npz"),
     ("sample absent --out a.png --format npz", "--format npz contradicts --out a.png"),
     ("evaluate absent", "absent is not a run folder"),
+    ("study point-mass --size smoke --out /dev/null/x", "--out /dev/null/x cannot be written (Not a directory)"),
     ("study nope", "study nope is unknown; expected one of point-mass, divergences"),
 ]
 
@@ -154,7 +155,12 @@ def test_resume_continues_with_the_runs_own_options(capsys: pytest.CaptureFixtur
         ("train --iterations 2.5", "--iterations must be an integer, got '2.5'\n"),
         ("train --iterations", "--iterations: expected one argument\n"),
         ("train --betas 0.5", "--betas: expected 2 arguments\n"),
-        ("train --learning-rate nan", "--learning-rate must be positive and finite, got nan\n"),
+        ("train --seed 9223372036854775808", "--seed must be an integer of 64 bits, got '9223372036854775808'\n"),
+        ("train --out=", "--out must be a path, got ''\n"),
+        ("explain --data digit", "--data digit is unknown; did you mean digits?\n"),
+        ("explain --batch 1000000000000000", "out of memory ("),
+        ("bench --device meta", "--device meta cannot be used ("),
+        ("train --learning-rate nan", "--learning-rate must be a number that is finite, got 'nan'\n"),
         ("train --recipe wgangp", "got wgangp; did you mean wgan-gp?\n"),
         ("train --iterations 0", "--iterations must be at least 1, got 0"),
         ("train --data npz:absent.npz", "there is no such file"),
@@ -422,6 +428,34 @@ def test_a_config_file_gives_defaults_that_flags_override(capsys: pytest.Capture
         capsys.readouterr().err
         == "wgan-fast: --config run.yaml: n_critics is not an option of a run; did you mean n_critic?\n"
     )
+
+
+@trains
+def test_samples_that_cannot_be_written_are_one_line(capsys: pytest.CaptureFixture[str]) -> None:
+    assert _run(f"train --quiet --no-evaluate --out x {TINY}") == 0
+    Path("taken.png").mkdir()
+    assert _run("sample x --out taken.png") == 2
+    assert capsys.readouterr().err == "wgan-fast: --out taken.png cannot be written (Is a directory)\n"
+    assert main(["sample", ""]) == 2
+    assert capsys.readouterr().err == "wgan-fast: RUN must be a path, got ''\n"
+
+
+@trains
+def test_a_training_goes_on_when_nobody_reads_what_it_prints(elsewhere: Path) -> None:
+    reading, writing = os.pipe()
+    os.close(reading)
+    command = [sys.executable, "-m", "wgan_fast", "train", "--out", "run", "--no-evaluate", *TINY.split()]
+    environment = {**os.environ, "PYTHONPATH": str(Path(__file__).parents[1]), "OMP_NUM_THREADS": "1"}
+    done = subprocess.run(command, env=environment, stdout=writing, stderr=subprocess.PIPE, timeout=120, check=False)
+    os.close(writing)
+    assert (done.returncode, done.stderr) == (0, b"")
+    assert iterations(elsewhere / "run") == [0, 4]
+
+
+def test_letters_that_a_terminal_lacks_are_escaped() -> None:
+    environment = {**os.environ, "PYTHONPATH": str(Path(__file__).parents[1]), "PYTHONIOENCODING": "ascii"}
+    shown = subprocess.check_output([sys.executable, "-m", "wgan_fast", "study"], env=environment, timeout=120)
+    assert b"W1 = |\\u03b8|" in shown
 
 
 @trains

@@ -273,6 +273,13 @@ def test_subfolders_are_classes(tmp_path: Path) -> None:
         build_trainer(_config(data=f"folder:{tmp_path}", image_size=8))
 
 
+def test_points_with_classes_are_drawn_without_the_critic(tmp_path: Path) -> None:
+    np.savez(tmp_path / "a.npz", x=np.random.default_rng(0).random((40, 2)), labels=np.arange(40) % 2)
+    run = Run(build_trainer(_config(data=f"npz:{tmp_path / 'a.npz'}", iterations=2)), tmp_path / "run")
+    run.train()
+    assert [file.name for file in run.write_pictures()] == ["samples.png", "curves.png"]
+
+
 class NearestNeighbour(nn.Module):
     """Stands in for the trained network, which takes its time: the class of the nearest training sample."""
 

@@ -37,8 +37,17 @@ def test_yaml_and_json_say_the_same(tmp_path: Path) -> None:
         assert options == expected
         assert isinstance(options["lambda_gp"], float)
         assert isinstance(options["iterations"], int)
+    (tmp_path / "windows.json").write_bytes(b'\xef\xbb\xbf{"seed": 3}')
+    assert read_config_file(tmp_path / "windows.json") == {"seed": 3}
     (tmp_path / "empty.yaml").write_text("")
     assert read_config_file(tmp_path / "empty.yaml") == {}
+
+
+@pytest.mark.parametrize("word", ["on", "off"])
+def test_a_bare_on_or_off_is_a_choice_of_that_name(tmp_path: Path, word: str) -> None:
+    """YAML itself reads both as booleans."""
+    (tmp_path / "a.yaml").write_text(f"graph: {word}")
+    assert read_config_file(tmp_path / "a.yaml") == {"graph": word}
 
 
 def test_every_config_reads_back(tmp_path: Path) -> None:
@@ -55,7 +64,7 @@ def test_every_config_reads_back(tmp_path: Path) -> None:
         ("iterations: true", "iterations must be an integer, got True"),
         ("iterations: [3]", r"iterations must be an integer, got \[3\]"),
         ("learning_rate: fast", "learning_rate must be a number, got 'fast'"),
-        ("learning_rate: .nan", "learning_rate must be positive and finite, got nan"),
+        ("learning_rate: .nan", "learning_rate must be a number that is finite, got nan"),
         ("lr_decay: 1", "lr_decay must be true or false, got 1"),
         ("conditional: null", "conditional must be true or false, got None"),
         ("betas: 0.5", "betas must be 2 numbers, got 0.5"),
@@ -68,7 +77,10 @@ def test_every_config_reads_back(tmp_path: Path) -> None:
         ("out: x", "out is not an option of a run$"),
         ("- iterations", "expected a map from options to values"),
         ("just words", "expected a map from options to values"),
+        ("n_critic: 3\nn-critic: 4", "n_critic is given twice"),
         ("a: [1", "is not YAML"),
+        ("data: 2020-13-45", "is not YAML \\(month must be"),
+        ("[" * 5000, "is not YAML"),
         ("!!python/object/apply:os.system ['true']", "is not YAML"),
     ],
 )
@@ -87,9 +99,10 @@ def test_unreadable_files_are_one_sentence(tmp_path: Path) -> None:
     (tmp_path / "bytes.yaml").write_bytes(b"\xff\xfe\x00\xd8")
     with pytest.raises(UserError, match=r"bytes\.yaml: (cannot be read|is not YAML)"):
         read_config_file(tmp_path / "bytes.yaml")
-    (tmp_path / "a.json").write_text("{")
-    with pytest.raises(UserError, match=r"a\.json: is not JSON"):
-        read_config_file(tmp_path / "a.json")
+    for text in ("{", "[" * 100_000, "9" * 5000):
+        (tmp_path / "a.json").write_text(text)
+        with pytest.raises(UserError, match=r"a\.json: (is not JSON|expected a map)"):
+            read_config_file(tmp_path / "a.json")
 
 
 def test_every_option_is_in_one_group() -> None:

@@ -75,7 +75,11 @@ def test_bytes_become_floats_between_minus_one_and_one() -> None:
     ("samples", "labels", "held_out", "message"),
     [
         (torch.zeros(1, 2), None, None, "at least 2 samples, found 1"),
+        (torch.zeros(4), None, None, r"with at least 2 dimensions, found torch.float32 of shape \(4,\)"),
+        (torch.zeros(4, 2, dtype=torch.int64), None, None, "uint8 or floating-point, .*, found torch.int64"),
         (torch.zeros(4, 2), torch.zeros(3), None, r"labels of shape \(4,\)"),
+        (torch.zeros(4, 2), torch.zeros(4), None, "labels must be integers of at least 0, found torch.float32 from 0"),
+        (torch.zeros(4, 2), torch.arange(4) - 1, None, "labels must be .*, found torch.int64 from -1"),
         (torch.zeros(4, 2), None, 4, "held_out must be between 1 and 3, got 4"),
     ],
 )
@@ -84,6 +88,13 @@ def test_split_refuses_what_cannot_be_split(
 ) -> None:
     with pytest.raises(UserError, match=message):
         split("bad", samples, labels, held_out=held_out)
+
+
+def test_split_makes_float32_of_doubles() -> None:
+    samples = torch.arange(8.0, dtype=torch.float64).reshape(4, 2)
+    data = split("doubles", samples)
+    assert data.train_samples.dtype == data.held_out_samples.dtype == torch.float32
+    assert torch.cat([data.train_samples, data.held_out_samples]).sum() == 28
 
 
 @pytest.mark.parametrize("size", [32, 64])
@@ -110,6 +121,9 @@ def test_folder_reads_every_image_below_it(tmp_path: Path) -> None:
     Image.new("RGB", (40, 20), (255, 0, 0)).save(tmp_path / "a.png")
     Image.new("L", (9, 30), 128).save(tmp_path / "inner" / "b.JPG", format="JPEG")
     (tmp_path / "notes.txt").write_text("not an image")
+    (tmp_path / "._a.png").write_text("what macOS writes beside a file on a foreign disk")
+    (tmp_path / ".thumbnails").mkdir()
+    Image.new("RGB", (4, 4)).save(tmp_path / ".thumbnails" / "a.png")
     samples, labels = images.folder(tmp_path, 16)
     assert labels is None
     assert samples.shape == (2, 3, 16, 16)
@@ -127,6 +141,13 @@ def _with_corrupt_image(path: Path) -> None:
     (path / "broken.png").write_bytes(b"\x89PNG\r\n\x1a\n not really")
 
 
+def _with_16_bits(path: Path) -> None:
+    from PIL import Image
+
+    path.mkdir()
+    Image.fromarray(np.full((9, 9), 300, np.uint16)).save(path / "deep.png")
+
+
 @pytest.mark.needs("PIL")
 @pytest.mark.parametrize(
     ("prepare", "message"),
@@ -134,6 +155,7 @@ def _with_corrupt_image(path: Path) -> None:
         (lambda path: None, "there is no such folder"),
         (_empty, "no image files"),
         (_with_corrupt_image, r"broken\.png cannot be read as an image"),
+        (_with_16_bits, r"deep\.png cannot be read as an image \(mode I;16: convert it to 8 bits per channel\)"),
     ],
 )
 def test_folder_says_what_is_wrong(tmp_path: Path, prepare: Callable[[Path], None], message: str) -> None:

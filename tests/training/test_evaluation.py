@@ -103,6 +103,18 @@ def test_oblong_images_are_turned_by_half_turns_only(monkeypatch: pytest.MonkeyP
     assert feature_network(split("oblong", torch.randn(20, 2, 6, 9))).task == "2 rotations"
 
 
+def test_a_single_held_out_image_has_no_frechet_distance(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(features, "STEPS", 2)
+    evaluation = evaluate(lambda n: torch.zeros(n, 1, 4, 4), split("few", torch.rand(4, 1, 4, 4)))
+    assert list(_figures(evaluation)) == ["distance to nearest training sample", "sliced Wasserstein distance"]
+    assert "no Fréchet distance: it needs 2 held-out and 2 training samples" in evaluation.notes
+
+
+def test_what_is_neither_points_nor_images_is_refused() -> None:
+    with pytest.raises(UserError, match="sequences: only points and images held in memory can be evaluated"):
+        evaluate(lambda n: torch.zeros(n, 3, 4), split("sequences", torch.rand(40, 3, 4)))
+
+
 def test_eight_gaussians_have_exact_distance_and_modes() -> None:
     data = points.eight_gaussians()
     other = torch.Generator().manual_seed(9)

@@ -55,6 +55,16 @@ def test_pictures_do_not_change_the_training(tmp_path: Path, options: dict[str, 
     assert names == ["00000003.png", "00000006.png"]
 
 
+def test_damaged_lines_and_foreign_pictures_are_left_alone(tmp_path: Path) -> None:
+    (tmp_path / "metrics.jsonl").write_text('{"iteration": 2}\n{"iter\n' + "9" * 5000 + "\n" + "[" * 100_000 + "\n")
+    (tmp_path / "samples").mkdir()
+    (tmp_path / "samples" / "\u00b2.png").touch()  # a digit by str.isdigit, not to int()
+    assert read_metrics(tmp_path / "metrics.jsonl") == [{"iteration": 2}]
+    Run(build_trainer(_config(iterations=2)), tmp_path).train()
+    assert [record["iteration"] for record in read_metrics(tmp_path / "metrics.jsonl")] == [2]
+    assert (tmp_path / "samples" / "\u00b2.png").exists()
+
+
 def test_pictures_are_of_the_same_latents(tmp_path: Path) -> None:
     """A generator that is not trained draws the same picture every time."""
     from PIL import Image

@@ -22,6 +22,7 @@ def test_a_run_is_written_reopened_and_drawn(tmp_path: Path) -> None:
     run.train()
     again = Run.open(tmp_path)
     assert again.trainer.config == run.trainer.config == read_config(tmp_path)
+    assert Run.open(str(tmp_path)).folder == tmp_path
     assert again.trainer.iteration == 3
     assert torch.equal(again.trainer.sample(4), run.trainer.sample(4))
     assert [p.name for p in again.write_pictures()] == ["samples.png", "curves.png"]
@@ -46,6 +47,17 @@ def test_networks_depend_on_the_seed_alone() -> None:
     first = [next(t.critic.parameters()) for t in (a, b, c)]
     assert torch.equal(first[0], first[1])
     assert not torch.equal(first[0], first[2])
+
+
+def test_overwriting_removes_a_link_to_checkpoints_and_not_what_it_points_to(tmp_path: Path) -> None:
+    disk, folder = tmp_path / "disk", tmp_path / "run"
+    for path in (disk, folder):
+        path.mkdir()
+    (disk / "mine").write_text("keep")
+    (folder / "checkpoints").symlink_to(disk)
+    Run.start(folder, Config(data="digits", **SMALL), overwrite=True).train()
+    assert not (folder / "checkpoints").is_symlink()
+    assert [p.name for p in disk.iterdir()] == ["mine"]
 
 
 def test_a_folder_with_a_run_is_not_written_over_by_mistake(tmp_path: Path) -> None:
@@ -80,6 +92,8 @@ def test_a_run_resumes_longer_but_not_otherwise(tmp_path: Path) -> None:
         (None, "is not a run folder: there is no config.json in it"),
         ("{", "is damaged or foreign"),
         ("[1, 2]", "is damaged or foreign"),
+        ("[" * 100_000, "is damaged or foreign"),
+        ('{"log_every": 2.5}', "is damaged or foreign .*--log-every must be an integer, got 2.5"),
         ('{"betas": [0, 0.9], "unheard_of": 1}', "is damaged or foreign .*unheard_of"),
         ('{"lr_decay": "no"}', "is damaged or foreign .*--lr-decay must be true or false, got 'no'"),
     ],
@@ -96,7 +110,7 @@ def test_an_unusable_place_or_device_is_one_sentence(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
     with pytest.raises(UserError, match="cannot be written"):
         Run.start(tmp_path / "file" / "run", Config(data="digits", **SMALL))
-    for device in ("nonsense", "cuda:99"):
+    for device in ("nonsense", "cuda:99", "meta", "cpu:1"):
         with pytest.raises(UserError, match=f"--device {device} cannot be used"):
             build_trainer(Config(data="digits", device=device, **SMALL))
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from rich.console import Console
@@ -17,6 +17,15 @@ from wgan_fast.training.option import flag, options_of, shown_value
 from wgan_fast.training.report.evaluation import Evaluation
 
 PLAIN_EVERY_SECONDS = 5.0
+
+
+class TrainingConsole(Console):
+    """A console that falls silent where rich's ends the process: ``| head`` does not end a training."""
+
+    def on_broken_pipe(self) -> None:
+        """Print nothing from here on."""
+        with suppress(SystemExit):
+            super().on_broken_pipe()
 
 
 @contextmanager

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import contextlib
 import functools
+import io
+import re
 import signal
 import sys
 import time
@@ -19,17 +21,22 @@ from wgan_fast.cli.options import Bench, Doctor, Evaluate, Explain, Sample, Stud
 from wgan_fast.double_backward import explain
 from wgan_fast.studies import STUDIES
 from wgan_fast.training.config import Config
-from wgan_fast.training.errors import UserError, require
+from wgan_fast.training.data.sets import check_name
+from wgan_fast.training.errors import UserError, require, writing
 from wgan_fast.training.loop.build import build_networks, usable_device
 from wgan_fast.training.loop.distributed import ProcessLost, is_first, launched
 from wgan_fast.training.report.pictures import write_drawn
 from wgan_fast.training.run.folder import Run
 
 USAGE_ERROR = 2
+OUT_OF_MEMORY = re.compile(r"tried to allocate|Storage size calculation overflowed", re.IGNORECASE)
+"""In torch's messages, of the CPU and of CUDA."""
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run one command; returns the exit code: 0, 2 for a mistake of the user, 130 or 143 after a signal."""
+    if isinstance(sys.stdout, io.TextIOWrapper) and sys.stdout.errors == "strict":
+        sys.stdout.reconfigure(errors="backslashreplace")  # a letter that a terminal lacks must not end a training
     try:
         command = parse(list(sys.argv[1:] if arguments is None else arguments))
         if not isinstance(command, Doctor | Explain | Bench):  # which need torch alone
@@ -38,6 +45,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except (UserError, OSError) as error:
         if is_first() or isinstance(error, ProcessLost | OSError):  # any other is the same in all processes
             print(f"wgan-fast: {' '.join(str(error).split())}", file=sys.stderr)
+        return USAGE_ERROR
+    except (MemoryError, RuntimeError) as error:
+        if not isinstance(error, MemoryError) and not OUT_OF_MEMORY.search(str(error)):
+            raise
+        print(f"wgan-fast: out of memory ({str(error).partition(chr(10))[0]})", file=sys.stderr)
         return USAGE_ERROR
     except KeyboardInterrupt:
         return 128 + signal.SIGINT
@@ -51,8 +63,6 @@ def run(command: Any) -> int | None:
 
 @run.register
 def _train(command: Train) -> int:
-    from rich.console import Console
-
     from wgan_fast.cli import console as view
 
     if command.resume and command.overwrite:
@@ -63,7 +73,7 @@ def _train(command: Train) -> int:
     start = time.perf_counter()
     out = command.out or default_folder(command.options)
     with launched(command.options.device) as processes:
-        console = Console(quiet=command.quiet or not processes.first)
+        console = view.TrainingConsole(quiet=command.quiet or not processes.first)
         if command.resume:
             run = Run.resume(out, command.options, command.checkpoint, processes=processes)
         else:
@@ -130,7 +140,8 @@ def _stop_on_signal(stop: Callable[[], None], *, patient: bool) -> Iterator[list
 def _sample(command: Sample) -> None:
     out = command.file()
     trainer = Run.open(command.run, command.device, command.checkpoint).trainer
-    write_drawn(trainer, out, command.num, label=command.class_, rows=command.interpolate, seed=command.seed)
+    with writing(f"--out {out}"):
+        write_drawn(trainer, out, command.num, label=command.class_, rows=command.interpolate, seed=command.seed)
     print(out)
 
 
@@ -153,6 +164,7 @@ def _doctor(command: Doctor) -> None:
 @run.register
 def _explain(command: Explain) -> None:
     chosen: dict[str, Any] = {} if command.architecture is None else {"architecture": command.architecture}
+    check_name(command.data)
     config = Config(data=command.data, **chosen)
     print(explain(build_networks(config).critic, torch.randn(command.batch, *config.sample_shape)))
 

@@ -168,7 +168,7 @@ def _command(name: str, words: list[str]) -> Command:
         advice = did_you_mean(word, known) or f"; wgan-fast {name} --help lists them"
         raise UserError(f"{word} is not an {'option' if word.startswith('-') else 'argument'} of {name}{advice}")
     present = [each for each in _arguments(name) if each.name in parsed]
-    values = {each.name: each.read(getattr(parsed, each.name), flag(each.name)) for each in present}
+    values = {each.name: each.read(getattr(parsed, each.name), _spelled(each)) for each in present}
     if kind is Train:
         given = {name: values.pop(name) for name in options_of(Config) if name in values}
         values["options"] = _config(given, values.get("config"), values.get("out"), resume="resume" in values)
@@ -204,30 +204,38 @@ def read_config_file(path: Path) -> dict[str, Any]:
             continue  # what config.json holds besides the options
         if name not in known:
             raise UserError(f"--config {path}: {key} is not an option of a run{did_you_mean(name, known)}")
-        if value is not None or known[name].default is not LEFT_OUT:
+        if name in values:
+            raise UserError(f"--config {path}: {name} is given twice")
+        if value is not None or known[name].default not in (LEFT_OUT, None):
             values[name] = known[name].read(value, f"--config {path}: {name}")
     return values
 
 
 def _content(path: Path) -> Any:
     try:
-        text = path.read_text()
-        if path.suffix == ".json":
-            return json.loads(text)
+        raw = path.read_bytes()  # the parsers know the encodings
     except FileNotFoundError:
         raise UserError(f"--config {path}: there is no such file") from None
-    except json.JSONDecodeError as error:
-        raise UserError(f"--config {path}: is not JSON ({error})") from error
-    except (OSError, UnicodeDecodeError) as error:
+    except OSError as error:
         raise UserError(f"--config {path}: cannot be read ({error})") from error
+    if path.suffix == ".json":
+        try:
+            return json.loads(raw)
+        except (ValueError, RecursionError) as error:
+            raise UserError(f"--config {path}: is not JSON ({error})") from error
     yaml = require("yaml", "--config")
     try:
-        content = yaml.safe_load(text)
-    except yaml.YAMLError as error:
-        line = f"line {error.problem_mark.line + 1}: " if getattr(error, "problem_mark", None) else ""
+        content = yaml.safe_load(raw)
+    except (yaml.YAMLError, ValueError, RecursionError) as error:  # ValueError: of an impossible date or number
+        mark = getattr(error, "problem_mark", None)
+        line = f"line {mark.line + 1}: " if mark else ""
         problem = getattr(error, "problem", None) or error
         raise UserError(f"--config {path}: is not YAML ({line}{problem})") from error
     return {} if content is None else content
+
+
+def _spelled(option: Option) -> str:
+    return option.name.upper() if option.default is MISSING else flag(option.name)
 
 
 class _Parser(argparse.ArgumentParser):

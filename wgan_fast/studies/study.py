@@ -22,7 +22,7 @@ import torch
 from numpy.typing import NDArray
 
 from wgan_fast.studies import STUDIES
-from wgan_fast.training.errors import UserError, did_you_mean, require
+from wgan_fast.training.errors import UserError, did_you_mean, require, writing
 
 Size = Literal["smoke", "default", "full"]
 Array = NDArray[np.float64]
@@ -112,7 +112,8 @@ def run_study(name: str, *, size: Size = "default", seed: int = 0, out: Path = P
     require("ot", "the exact Wasserstein distance")
     start = time.perf_counter()
     study: Any = importlib.import_module(f"wgan_fast.studies.{name.replace('-', '_')}")
-    out.mkdir(parents=True, exist_ok=True)
+    with writing(f"--out {out}"):
+        out.mkdir(parents=True, exist_ok=True)
     results = collect(study, size, seed)
     findings = study.conclude(results)
     seconds = time.perf_counter() - start

@@ -52,7 +52,8 @@ class Config:
     ``dataclasses.replace`` changes the options it is given and no others, even if their defaults would differ.
 
     Raises:
-        UserError: a value out of range, or options that contradict each other; the message names the option.
+        UserError: a value of the wrong type or out of range, or options that contradict each other; the message names
+            the option.
     """
 
     data: str = option(
@@ -65,8 +66,15 @@ class Config:
     data_root: str | None = option(
         None, "Folder where torchvision keeps its data sets.", only=("data", "mnist", "cifar10"), resumable=True
     )
-    sample_shape: tuple[int, ...] = option(LEFT_OUT, "Shape of one sample.", hidden=True)
-    num_classes: int = option(0, "Number of classes of a conditional run, set when the data is loaded.", hidden=True)
+    sample_shape: tuple[int, ...] = option(
+        LEFT_OUT,
+        "Shape of one sample.",
+        check=(lambda shape: min(shape, default=0) >= 1, "dimensions of at least 1"),
+        hidden=True,
+    )
+    num_classes: int = option(
+        0, "Number of classes of a conditional run, set when the data is loaded.", check=AT_LEAST_0, hidden=True
+    )
 
     recipe: RecipeName = option(
         "tuned",
@@ -186,8 +194,8 @@ class Config:
     )
 
     def __post_init__(self) -> None:
-        known = options_of(Config)
-        given = {name: known[name].read(v, flag(name)) for name, v in vars(self).items() if v is not LEFT_OUT}
+        given = {name: value for name, value in vars(self).items() if value is not LEFT_OUT}
+        given = {name: options_of(Config)[name].read(value, flag(name)) for name, value in given.items()}
         for name, value in defaults_for(given).items():
             object.__setattr__(self, name, value)
         _check_together(self)

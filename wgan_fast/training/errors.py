@@ -36,7 +36,7 @@ def writing(what: object) -> Iterator[None]:
     try:
         yield
     except OSError as error:
-        raise UserError(f"{what} cannot be written ({error.strerror})") from error
+        raise UserError(f"{what} cannot be written ({error.strerror or error})") from error
 
 
 def did_you_mean(word: object, known: Iterable[str]) -> str:

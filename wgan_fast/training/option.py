@@ -63,24 +63,23 @@ class Option(NamedTuple):
     resumable: bool
     hidden: bool
 
-    def read(self, value: Any, spelled: str) -> Any:
-        """A value from the command line, a file or Python as one that the option may have: of its type, one of the
-        choices, and as the check wants it. ``spelled`` names it in the message of the UserError for any other."""
-        if value is None and self.default is None:
+    def read(self, given: Any, spelled: str) -> Any:
+        """What a command line, a file or a caller gives, as a value of the option's type that it may have; ``spelled``
+        names it in the message."""
+        if given is None and self.default is None:
             return None
-        if value is None and self.default is LEFT_OUT:
-            raise UserError(f"{spelled} cannot be None; leave it out for the default")
+        try:
+            value = _converted(given, self.type)
+        except ValueError as error:
+            advice = "; leave it out for the default" if given is None else ""
+            raise UserError(f"{spelled} must be {error}, got {given!r}{advice}") from None
         choices = get_args(self.type)
         if get_origin(self.type) is Literal and value not in choices:
             advice = did_you_mean(value, choices)
             raise UserError(f"{spelled} must be one of {', '.join(choices)}, got {value}{advice}")
-        try:
-            converted = _converted(value, self.type)
-        except ValueError as error:
-            raise UserError(f"{spelled} must be {error}, got {value!r}") from None
-        if self.check is not None and not self.check[0](converted):
-            raise UserError(f"{spelled} must be {self.check[1]}, got {converted}")
-        return converted
+        if self.check is not None and not self.check[0](value):
+            raise UserError(f"{spelled} must be {self.check[1]}, got {value}")
+        return value
 
 
 @functools.cache
@@ -99,24 +98,33 @@ def options_of(kind: type) -> Mapping[str, Option]:
 def _converted(value: Any, hint: Any) -> Any:
     """The value as this type; the message of the ValueError for another completes "must be ..."."""
     if get_origin(hint) is Literal:
-        return value
+        on_or_off = isinstance(value, bool) and "on" in get_args(hint)  # what YAML makes of the bare words
+        return ("on" if value else "off") if on_or_off else value
     if get_origin(hint) is tuple:
         kind, *others = get_args(hint)
-        parts = value if isinstance(value, list | tuple) else [value]
-        count = len(parts) if others == [...] else 1 + len(others)
+        any_number = others == [...]
         with contextlib.suppress(ValueError):
-            if len(parts) == count:
-                return tuple(_converted(part, kind) for part in parts)
-        raise ValueError(f"{count} numbers")
+            if isinstance(value, (list, tuple)) and (any_number or len(value) == 1 + len(others)):
+                return tuple(_converted(part, kind) for part in value)
+        raise ValueError("integers" if any_number else f"{1 + len(others)} numbers")
     if hint in (bool, str, Path):
         if not isinstance(value, bool if hint is bool else str):
             raise ValueError("true or false" if hint is bool else "text")
+        if hint is Path and not value:
+            raise ValueError("a path")  # Path("") is the current folder
         return hint(value)
-    with contextlib.suppress(ArithmeticError, ValueError):
+    expected = "an integer" if hint is int else "a number"
+    try:
         number = Decimal(str(value))  # exact, also for an integer that is not a float
-        if not isinstance(value, bool) and (hint is float or number == int(number)):
-            return hint(number)
-    raise ValueError("an integer" if hint is int else "a number")
+    except ArithmeticError:
+        raise ValueError(expected) from None
+    if not math.isfinite(number):
+        raise ValueError(f"{expected} that is finite")
+    if isinstance(value, bool) or (hint is int and number != int(number)):
+        raise ValueError(expected)
+    if hint is int and not -(2**63) <= number < 2**63:  # torch's sizes and seeds
+        raise ValueError("an integer of 64 bits")
+    return hint(number)
 
 
 def flag(name: str) -> str:

@@ -62,7 +62,10 @@ def _random_crops(pictures: list[Tensor], size: int, count: int, generator: torc
 
 
 def folder(path: Path, size: int) -> tuple[Tensor, Tensor | None]:
-    """Every image file below ``path``, centre-cropped to a square and resized: ``(n, 3, size, size)`` uint8.
+    """Every image file below ``path`` that is not hidden, centre-cropped to a square and resized.
+
+    Returns:
+        ``(n, 3, size, size)`` uint8, and the classes ``(n,)`` or None.
 
     The classes, where every image lies in a sub-folder and there are at least two: the place of the sub-folder among
     its neighbours in the order of their names, as torchvision's ``ImageFolder`` counts them.
@@ -72,13 +75,16 @@ def folder(path: Path, size: int) -> tuple[Tensor, Tensor | None]:
         raise UserError(f"--image-size must be at least 4, got {size}")
     if not path.is_dir():
         raise UserError(f"--data folder:{path}: there is no such folder")
-    files = sorted(p for p in path.rglob("*") if p.suffix.lower() in IMAGE_SUFFIXES and p.is_file())
+    found = sorted(p for p in path.rglob("*") if p.suffix.lower() in IMAGE_SUFFIXES and p.is_file())
+    files = [p for p in found if not any(part.startswith(".") for part in p.relative_to(path).parts)]
     if not files:
         raise UserError(f"--data folder:{path}: no image files (png, jpg, bmp, gif, webp, tiff, ppm) in it")
     samples = torch.empty(len(files), 3, size, size, dtype=torch.uint8)
     for sample, file in zip(samples, files, strict=True):
         try:
             with image.open(file) as picture:
+                if picture.mode[0] in "IF":  # which convert() would clip to white or black
+                    raise ValueError(f"mode {picture.mode}: convert it to 8 bits per channel")
                 square = image_ops.fit(picture.convert("RGB"), (size, size), method=image.Resampling.LANCZOS)
         except Exception as error:  # Pillow's decoders raise many exception types for a corrupt file
             raise UserError(f"--data folder: {file} cannot be read as an image ({error})") from error

@@ -153,19 +153,28 @@ def split(
     """Hold out ``held_out`` samples (by default a fifth, at most 10 000), chosen by a fixed permutation.
 
     Raises:
-        UserError: fewer than two samples, labels that do not match them, or ``held_out`` out of range.
+        UserError: fewer than two samples, samples that are neither uint8 nor floating-point, labels that do not match
+            them, or ``held_out`` out of range.
     """
+    if samples.dim() < 2 or not (samples.is_floating_point() or samples.dtype == torch.uint8):
+        raise UserError(
+            f"{name}: samples must be uint8 or floating-point, of shape (n, ...) with at least 2 dimensions, "
+            f"found {samples.dtype} of shape {tuple(samples.shape)}"
+        )
     count = len(samples)
     if count < 2:
         raise UserError(f"{name}: training and evaluation need at least 2 samples, found {count}")
     if labels is not None and labels.shape != (count,):
         raise UserError(f"{name}: labels of shape ({count},) are expected, found {tuple(labels.shape)}")
+    if labels is not None and (labels.is_floating_point() or labels.dtype == torch.bool or labels.min() < 0):
+        raise UserError(f"{name}: labels must be integers of at least 0, found {labels.dtype} from {labels.min():g}")
     kept_back = min(max(count // 5, 1), 10_000) if held_out is None else held_out
     if not 1 <= kept_back < count:
         raise UserError(f"{name}: held_out must be between 1 and {count - 1}, got {kept_back}")
     order = torch.randperm(count, generator=torch.Generator().manual_seed(SPLIT_SEED))
     test, train = order[:kept_back], order[kept_back:]
-    tensors = [samples] if labels is None else [samples, labels]
+    samples = samples if samples.dtype == torch.uint8 else samples.float()
+    tensors = [samples] if labels is None else [samples, labels.long()]
     parts = [tensor[index] for tensor in tensors for index in (train, test)]
     return TensorData(name, *parts, device=device)
 
@@ -190,6 +199,7 @@ def load_data(
     Raises:
         UserError: an unknown name, or a file or folder that cannot be used; the message names it.
     """
+    check_name(name)
     kind, _, argument = name.partition(":")
     if name in points.STREAMS:
         return points.STREAMS[name]()
@@ -204,10 +214,14 @@ def load_data(
         return split(name, samples, labels if conditional else None, device=device)
     if kind == "npz":
         return split(name, *images.npz(Path(argument)), device=device)
-    if name in ("mnist", "cifar10"):
-        return TensorData(name, *images.torchvision_data(name, data_root), device=device)
-    advice = did_you_mean(name, NAMES) or f"; expected one of {', '.join(NAMES)}"
-    raise UserError(f"--data {name} is unknown{advice}")
+    return TensorData(name, *images.torchvision_data(name, data_root), device=device)
+
+
+def check_name(name: str) -> None:
+    """Refuse a name that `load_data` does not know."""
+    if name not in NAMES and name.partition(":")[0] not in ("folder", "npz"):
+        advice = did_you_mean(name, NAMES) or f"; expected one of {', '.join(NAMES)}"
+        raise UserError(f"--data {name} is unknown{advice}")
 
 
 def sample_shape_of(name: str, image_size: int = 32) -> tuple[int, ...]:

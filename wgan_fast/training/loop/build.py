@@ -47,11 +47,14 @@ def build_networks(config: Config) -> Pair:
 
 
 def usable_device(name: str) -> torch.device:
-    """The device of that name, on which a tensor has been made."""
+    """The device of that name, which holds tensors and has a random generator."""
     try:
         device = torch.device(name)
         torch.empty(0, device=device)
+        torch.Generator(device)
     except (RuntimeError, AssertionError) as error:
         reason = str(error).partition("\n")[0]
         raise UserError(f"--device {name} cannot be used ({reason})") from error
+    if device.type == "cpu" and device.index is not None:  # torch.load cannot restore to it
+        raise UserError(f"--device {name} cannot be used (there is one CPU: --device cpu)")
     return device

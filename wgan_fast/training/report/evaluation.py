@@ -70,7 +70,7 @@ def evaluate(
     random = torch.Generator().manual_seed(0)
     if len(data.sample_shape) == 1:
         return _evaluate_points(sample, data, random)
-    if isinstance(data, TensorData):
+    if isinstance(data, TensorData) and len(data.sample_shape) == 3:
         return _evaluate_images(sample, sample_classes, data, network or feature_network(data), random)
     raise UserError(f"{data.name}: only points and images held in memory can be evaluated")
 
@@ -111,19 +111,23 @@ def _evaluate_images(
     real = data.held_out(MAX_SAMPLES, random)
     reference = data.training(MAX_REFERENCE, random)
     fake = _finite(sample(len(real)))
-    if len(real) < 2:
-        raise UserError(f"{data.name}: a single held-out sample is too few for a Fréchet distance")
     figures = [
-        Figure("Fréchet distance", *(frechet_distance(network, x, reference) for x in (fake, real))),
         Figure("distance to nearest training sample", *(nearest_distance(x, reference) for x in (fake, real))),
         Figure("sliced Wasserstein distance", *(sliced_wasserstein(x, reference) for x in (fake, real))),
     ]
     notes = [
         f"{len(real)} samples each, compared with {len(reference)} training samples",
         "distance to nearest: the median; far below held-out data's if samples were memorised",
-        f"Fréchet distance on the features of a small network that tells {network.task} apart "
-        f"({network.accuracy:.0%} right on held-out data): not comparable with published FIDs",
     ]
+    if len(real) > 1 and len(reference) > 1:
+        distances = (frechet_distance(network, x, reference) for x in (fake, real))
+        figures.insert(0, Figure("Fréchet distance", *distances))
+        notes.append(
+            f"Fréchet distance on the features of a small network that tells {network.task} apart "
+            f"({network.accuracy:.0%} right on held-out data): not comparable with published FIDs"
+        )
+    else:
+        notes.append("no Fréchet distance: it needs 2 held-out and 2 training samples")
     if data.train_labels is not None:
         counts = [
             int(network.classify(x).bincount(minlength=data.num_classes).count_nonzero())

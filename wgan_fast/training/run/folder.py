@@ -56,21 +56,23 @@ class Run:
             checkpoint is known.
     """
 
-    def __init__(self, trainer: Trainer, folder: Path, *, distance: Distance = sliced_wasserstein) -> None:
+    def __init__(self, trainer: Trainer, folder: Path | str, *, distance: Distance = sliced_wasserstein) -> None:
         self.trainer = trainer
-        self.folder = folder
+        self.folder = folder = Path(folder)
         self._distance: Distance | None = distance
         self._log = RunLog(folder, tensorboard=trainer.config.tensorboard and trainer.processes.first)
         self._kept: int | None = None  # the iteration of the checkpoint that was last written or read
 
     @classmethod
-    def start(cls, folder: Path, config: Config, *, overwrite: bool = False, processes: Processes | None = None) -> Run:
+    def start(
+        cls, folder: Path | str, config: Config, *, overwrite: bool = False, processes: Processes | None = None
+    ) -> Run:
         """A new run; its folder is made and its config.json written.
 
         Raises:
             UserError: the folder holds a run already and ``overwrite`` is not set, or it cannot be written.
         """
-        processes = processes or Processes()
+        folder, processes = Path(folder), processes or Processes()
         present = processes.by_first(lambda: [folder / name for name in FILES + FOLDERS if (folder / name).exists()])
         if present and not overwrite:
             raise UserError(f"--out {folder} holds a run already; --resume continues it, --overwrite replaces it")
@@ -82,7 +84,7 @@ class Run:
 
     @classmethod
     def resume(
-        cls, folder: Path, config: Config, checkpoint: str | int = "newest", *, processes: Processes | None = None
+        cls, folder: Path | str, config: Config, checkpoint: str | int = "newest", *, processes: Processes | None = None
     ) -> Run:
         """The run in ``folder``, at one of its checkpoints.
 
@@ -95,6 +97,7 @@ class Run:
         Raises:
             UserError: there is no run, its checkpoint is damaged, or ``config`` differs in another option.
         """
+        folder = Path(folder)
         check_resumable(read_config(folder), config)
         if not iterations(folder):
             raise UserError(f"{folder}: the run stopped before its first checkpoint; --overwrite starts it again")
@@ -104,7 +107,7 @@ class Run:
         return run
 
     @classmethod
-    def open(cls, folder: Path, device: str | None = None, checkpoint: str | int = "newest") -> Run:
+    def open(cls, folder: Path | str, device: str | None = None, checkpoint: str | int = "newest") -> Run:
         """A finished or stopped run at one of its checkpoints, to sample from or to evaluate.
 
         Args:
@@ -115,7 +118,7 @@ class Run:
         Raises:
             UserError: there is no run, or its checkpoint is damaged.
         """
-        config = read_config(folder)
+        config = read_config(Path(folder))
         if device is not None:  # which need not support the options of the training
             config = dataclasses.replace(config, device=device, precision="fp32", graph="auto")
         run = cls(build_trainer(config), folder)
@@ -250,12 +253,12 @@ class Run:
     # ----------------------------------------------------------------------------------------- pictures and figures
 
     def write_pictures(self) -> list[Path]:
-        """Draw samples.png, curves.png and, for 2-D data, critic.png; returns the files."""
+        """Draw samples.png, curves.png and, for 2-D data without classes, critic.png; returns the files."""
         trainer, out = self.trainer, self.folder
         files = [out / "samples.png"] if write_samples(trainer, out / "samples.png") else []
         files.append(out / "curves.png")
         write_curves(files[-1], read_metrics(out / "metrics.jsonl"))
-        if trainer.data.sample_shape == (2,):
+        if trainer.data.sample_shape == (2,) and not trainer.config.conditional:  # else a surface per class
             files.append(out / "critic.png")
             write_critic(files[-1], trainer.critic, trainer.sample(POINTS_SHOWN), real_points(trainer, POINTS_SHOWN))
         return files
@@ -275,7 +278,7 @@ class Run:
         content = {"wgan_fast": wgan_fast.__version__, **dataclasses.asdict(self.trainer.config)}
         with writing(f"--out {self.folder}"):
             for path in in_place_of:
-                if path.is_dir():
+                if path.is_dir() and not path.is_symlink():
                     shutil.rmtree(path)
                 else:
                     path.unlink()
@@ -290,8 +293,8 @@ def read_config(run: Path) -> Config:
     if not path.is_file():
         raise UserError(f"{run} is not a run folder: there is no config.json in it")
     try:
-        content: dict[str, Any] = json.loads(path.read_text())
+        content: dict[str, Any] = json.loads(path.read_bytes())
         content.pop("wgan_fast", None)
         return Config(**content)
-    except (OSError, ValueError, TypeError, AttributeError) as error:
+    except (OSError, ValueError, TypeError, AttributeError, RecursionError) as error:
         raise UserError(f"{path} is damaged or foreign ({error})") from error

@@ -30,7 +30,7 @@ class RunLog:
             self._metrics.parent.mkdir(parents=True, exist_ok=True)
             replace_file(self._metrics, "".join(f"{line}\n" for line in kept).encode())
         for picture in self._samples.glob("*.png"):
-            if picture.stem.isdigit() and int(picture.stem) > iteration:
+            if picture.stem.isdecimal() and int(picture.stem) > iteration:
                 picture.unlink()
         if self._events is not None:
             require("tensorboard", "--tensorboard")
@@ -80,7 +80,7 @@ def _lines(path: Path) -> list[tuple[str, Record]]:
     for line in path.read_text(errors="replace").splitlines() if path.is_file() else []:
         try:
             record = json.loads(line)
-        except json.JSONDecodeError:
+        except (ValueError, RecursionError):
             continue
         if isinstance(record, dict) and isinstance(record.get("iteration"), int):
             found.append((line, record))
