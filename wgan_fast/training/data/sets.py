@@ -173,7 +173,7 @@ def split(
         raise UserError(f"{name}: held_out must be between 1 and {count - 1}, got {kept_back}")
     order = torch.randperm(count, generator=torch.Generator().manual_seed(SPLIT_SEED))
     test, train = order[:kept_back], order[kept_back:]
-    samples = samples if samples.dtype == torch.uint8 else samples.float()
+    samples = samples if samples.dtype == torch.uint8 else samples.to(torch.get_default_dtype())
     tensors = [samples] if labels is None else [samples, labels.long()]
     parts = [tensor[index] for tensor in tensors for index in (train, test)]
     return TensorData(name, *parts, device=device)
