@@ -12,6 +12,7 @@ import torch
 
 from wgan_fast.training import Config, UserError
 from wgan_fast.training.loop.build import build_trainer
+from wgan_fast.training.run.checkpoint import locked
 from wgan_fast.training.run.folder import Run, read_config
 
 SMALL: dict[str, Any] = {"width": 16, "batch_size": 8, "n_critic": 1, "iterations": 3, "log_every": 1}
@@ -47,6 +48,22 @@ def test_networks_depend_on_the_seed_alone() -> None:
     first = [next(t.critic.parameters()) for t in (a, b, c)]
     assert torch.equal(first[0], first[1])
     assert not torch.equal(first[0], first[2])
+
+
+def test_two_processes_do_not_train_in_one_folder(tmp_path: Path) -> None:
+    run = Run.start(tmp_path, Config(data="digits", **SMALL))
+    run.save()
+    before = {p: p.read_bytes() for p in tmp_path.rglob("*") if p.is_file()}
+    with locked(tmp_path):
+        for train in (
+            run.train,
+            lambda: Run.resume(tmp_path, dataclasses.replace(run.trainer.config, iterations=9)),
+            lambda: Run.start(tmp_path, run.trainer.config, overwrite=True),
+        ):
+            with pytest.raises(UserError, match="another process is training in this folder"):
+                train()
+    assert {p: p.read_bytes() for p in tmp_path.rglob("*") if p.is_file()} == before
+    assert run.train().iterations == 3
 
 
 def test_overwriting_removes_a_link_to_checkpoints_and_not_what_it_points_to(tmp_path: Path) -> None:

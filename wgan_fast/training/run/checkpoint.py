@@ -18,7 +18,9 @@ import json
 import os
 import pickle
 import shutil
+import sys
 import zipfile
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -26,7 +28,7 @@ import torch
 from torch import Tensor
 
 import wgan_fast
-from wgan_fast.training.errors import UserError, require
+from wgan_fast.training.errors import UserError, require, writing
 from wgan_fast.training.files import flush, remove_folder, write_through
 
 FORMAT = 1
@@ -214,3 +216,31 @@ def _advice(run: Path, damaged: int | None = None) -> str:
 
 def _damaged(folder: Path, reason: str) -> UserError:
     return UserError(f"{folder}: the checkpoint is damaged or foreign ({reason})")
+
+
+@contextlib.contextmanager
+def locked(run: Path) -> Iterator[None]:
+    """Keep other processes from training in a run folder, which is made where it does not exist.
+
+    The lock is that of the folder itself and ends with the process; some network file systems have none.
+
+    Raises:
+        UserError: another process holds it, or the folder cannot be made.
+    """
+    with writing(f"--out {run}"):
+        run.mkdir(parents=True, exist_ok=True)
+    if sys.platform == "win32":
+        yield
+        return
+    import fcntl
+
+    descriptor = os.open(run, os.O_RDONLY)
+    try:
+        with contextlib.suppress(OSError):
+            try:
+                fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                raise UserError(f"--out {run}: another process is training in this folder") from None
+        yield
+    finally:
+        os.close(descriptor)

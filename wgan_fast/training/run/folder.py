@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import json
 import logging
@@ -26,7 +27,7 @@ from wgan_fast.training.loop.trainer import Record, Trainer, TrainResult
 from wgan_fast.training.report.evaluation import Evaluation, evaluate
 from wgan_fast.training.report.metrics import sliced_wasserstein
 from wgan_fast.training.report.pictures import POINTS_SHOWN, real_points, write_critic, write_curves, write_samples
-from wgan_fast.training.run.checkpoint import iterations, load_checkpoint, remove_later, save_checkpoint
+from wgan_fast.training.run.checkpoint import iterations, load_checkpoint, locked, remove_later, save_checkpoint
 from wgan_fast.training.run.log import RunLog, read_metrics
 from wgan_fast.training.run.state import check_finite, restore, snapshot
 
@@ -134,12 +135,14 @@ class Run:
             on_record: called with every record, by the first of several processes.
 
         Raises:
-            UserError: the training diverged, the folder holds more of a run than this trainer has done, or it
-                cannot be written; ProcessLost: another process has died.
+            UserError: the training diverged, the folder holds more of a run than this trainer has done, another
+                process is training in it, or it cannot be written; ProcessLost: another process has died.
         """
         try:
-            self._begin()
-            return self.trainer.train(on_record, after_iteration=self._after_iteration, recover=self._go_back)
+            with contextlib.ExitStack() as stack:
+                self.trainer.processes.by_first(lambda: stack.enter_context(locked(self.folder)))
+                self._begin()
+                return self.trainer.train(on_record, after_iteration=self._after_iteration, recover=self._go_back)
         except ProcessLost as error:
             left = iterations(self.folder)
             advice = f"; --resume --out {self.folder} continues from iteration {left[-1]}" if left else ""
@@ -276,14 +279,13 @@ class Run:
     def _write_config(self, in_place_of: Sequence[Path] = ()) -> None:
         """Make the folder one of this run at this iteration: remove what is of another run, and what is later."""
         content = {"wgan_fast": wgan_fast.__version__, **dataclasses.asdict(self.trainer.config)}
-        with writing(f"--out {self.folder}"):
+        with locked(self.folder), writing(f"--out {self.folder}"):
             for path in in_place_of:
                 if path.is_dir() and not path.is_symlink():
                     shutil.rmtree(path)
                 else:
                     path.unlink()
             remove_later(self.folder, self.trainer.iteration)
-            self.folder.mkdir(parents=True, exist_ok=True)
             replace_file(self.folder / "config.json", (json.dumps(content, indent=2) + "\n").encode())
 
 

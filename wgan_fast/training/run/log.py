@@ -27,7 +27,6 @@ class RunLog:
         """Remove the lines of later iterations, which will be run again; the others are kept byte for byte."""
         kept = [line for line, record in _lines(self._metrics) if record["iteration"] <= iteration]
         with writing(self._metrics):
-            self._metrics.parent.mkdir(parents=True, exist_ok=True)
             replace_file(self._metrics, "".join(f"{line}\n" for line in kept).encode())
         for picture in self._samples.glob("*.png"):
             if picture.stem.isdecimal() and int(picture.stem) > iteration:
