@@ -457,3 +457,77 @@ def test_peak_memory_is_not_above_autograds(name: str) -> None:
         peaks.append(memory.peak)
     assert recording._known[critic]
     assert 0 < peaks[0] <= 1.02 * peaks[1]
+
+
+CURVED_LAYERS: dict[str, Callable[[], nn.Module]] = {
+    "silu": nn.SiLU,
+    "gelu": nn.GELU,
+    "gelu_tanh": lambda: nn.GELU(approximate="tanh"),
+    "elu": lambda: nn.ELU(0.7),
+    "celu": lambda: nn.CELU(0.7),
+    "selu": nn.SELU,
+    "softplus": lambda: nn.Softplus(2.0),
+    "tanh": nn.Tanh,
+    "sigmoid": nn.Sigmoid,
+    "mish": nn.Mish,
+    "hardswish": nn.Hardswish,
+    "softsign": nn.Softsign,
+    "logsigmoid": nn.LogSigmoid,
+    "layer_norm": lambda: nn.LayerNorm(8),
+    "layer_norm_without_weight": lambda: nn.LayerNorm(8, elementwise_affine=False),
+    "layer_norm_without_bias": lambda: nn.LayerNorm(8, bias=False),
+    "rms_norm": lambda: nn.RMSNorm(8),
+    "group_norm": lambda: nn.GroupNorm(2, 8),
+    "instance_norm": lambda: nn.Sequential(nn.Unflatten(1, (2, 4)), nn.InstanceNorm1d(2, affine=True), nn.Flatten()),
+}
+
+
+def curved(name: str) -> nn.Module:
+    torch.manual_seed(0)
+    layers = [nn.Linear(5, 8), CURVED_LAYERS[name](), nn.Linear(8, 8), nn.LeakyReLU(0.2), CURVED_LAYERS[name]()]
+    critic = nn.Sequential(*layers, nn.Linear(8, 1)).double()
+    for parameter in critic.parameters():  # the weights of a norm are ones
+        nn.init.normal_(parameter, std=0.7)
+    return critic
+
+
+@pytest.mark.parametrize("loss", LOSSES)
+@pytest.mark.parametrize("name", CURVED_LAYERS)
+def test_each_smooth_activation_and_norm_equals_autograd(name: str, loss: Loss) -> None:
+    critic, x = curved(name), samples()
+    assert learn(critic, x)
+    found = value_and_gradients(loss, score_and_gradient, critic, x)
+    assert recording._known[critic]
+    assert_equal(found, value_and_gradients(loss, autograd, critic, x))
+
+
+@pytest.mark.parametrize("name", CURVED_LAYERS)
+def test_the_gradient_at_an_input_goes_through_smooth_activations_and_norms(name: str) -> None:
+    critic, x = curved(name), samples()
+    learn(critic, x)
+    gradients = []
+    for way in (score_and_gradient, None):
+        leaf = x.clone().requires_grad_()
+        if way is None:
+            scores = critic(leaf)
+            (slopes,) = torch.autograd.grad(scores.sum(), leaf, create_graph=True)
+        else:
+            scores, slopes = way(critic, leaf)
+        gradients.append(torch.autograd.grad(scores.exp().mean() + slopes.square().sum(), leaf)[0])
+    assert_equal(gradients[:1], gradients[1:])
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16])
+@pytest.mark.parametrize("name", ["amp", "dcgan", "layernorm", "mlp_smooth_mixed"])
+def test_other_dtypes_err_no_more_than_autograd_does(name: str, dtype: torch.dtype) -> None:
+    critic, x, args = prepared(name)
+    exact = value_and_gradients(softplus, autograd, critic, x, args)
+    critic, x = critic.to(dtype), x.to(dtype)
+    learn(critic, x, args)
+
+    def error(way: Way) -> float:
+        found = value_and_gradients(softplus, way, critic, x, args)
+        return max(float((a.double() - b).norm() / b.norm().clamp_min(1e-3)) for a, b in zip(found, exact, strict=True))
+
+    assert error(score_and_gradient) <= 2 * error(autograd) + 1e-6
+    assert recording._known[critic]
