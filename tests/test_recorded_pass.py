@@ -244,6 +244,8 @@ class Critic(nn.Module):
     def __init__(self, between: Callable[[Critic, Tensor], Tensor]) -> None:
         super().__init__()
         self.layers, self.between = perceptron(), between
+        self.square = nn.Parameter(torch.randn(8, 8, dtype=torch.float64))
+        self.unused = nn.Parameter(torch.ones(3, 8, dtype=torch.float64))
         self.left: Any = None
         self.passes = 0
 
@@ -304,6 +306,53 @@ def branch(critic: Critic, h: Tensor) -> Tensor:
 def look(critic: Critic, h: Tensor) -> Tensor:
     critic.left = h.detach().mean()
     return h
+
+
+def forked(critic: Critic, h: Tensor) -> Tensor:
+    h = F.linear(h, critic.square)
+    a = h + critic.layers[0].bias
+    return F.relu(h) + F.relu(a)
+
+
+def forked_through_a_view(critic: Critic, h: Tensor) -> Tensor:
+    h = F.linear(h, critic.square)
+    flat = h.view(len(h), 2, -1)
+    return F.leaky_relu(h, 0.3) - F.relu(flat).reshape(h.shape)
+
+
+def doubled(critic: Critic, h: Tensor) -> Tensor:
+    return (h + h) - h.flatten(1) * 0.5
+
+
+def something_unused(critic: Critic, h: Tensor) -> Tensor:
+    F.linear(h, critic.unused)
+    return h
+
+
+@pytest.mark.parametrize("between", [forked, forked_through_a_view, doubled, something_unused])
+def test_forks_equal_autograd(between: Any) -> None:
+    critic, x = Critic(between), samples()
+    assert learn(critic, x)
+    for loss in LOSSES:
+        found = value_and_gradients(loss, score_and_gradient, critic, x)
+        assert_equal(found, value_and_gradients(loss, autograd, critic, x))
+    assert recording._known[critic]
+
+
+def test_a_parameter_that_does_not_enter_the_scores_has_no_gradient() -> None:
+    critic, x = Critic(something_unused), samples()
+    learn(critic, x)
+    softplus(score_and_gradient, critic, x, ()).backward()
+    assert recording._known[critic]
+    assert critic.unused.grad is None
+
+
+def test_a_critic_that_flattens_vectors_is_recorded() -> None:
+    critic = nn.Sequential(nn.Flatten(), *perceptron())
+    assert learn(critic, samples())
+    found = value_and_gradients(softplus, score_and_gradient, critic, samples())
+    assert recording._known[critic]
+    assert_equal(found, value_and_gradients(softplus, autograd, critic, samples()))
 
 
 UNSUITABLE = [

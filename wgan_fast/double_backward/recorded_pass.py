@@ -141,6 +141,8 @@ class _Step:
                 tangents[call.result] = result
                 if call.fresh:
                     free.add(call.result)
+                else:  # the result may be the source's tangent itself
+                    free.difference_update(call.sources)
                 for source in call.last_of:
                     del tangents[source]
             self._free(*(call.last_use if once else ()), call.signal)

@@ -165,7 +165,7 @@ class _Recording(TorchFunctionMode):
         try:
             call = self._understood(func, args, kwargs)
             if call is None:
-                return args[0]
+                return args[0] if args else kwargs["input"]
             sources = [self._value(number) for number in call.sources]
             result = func(*args, **kwargs) if self.learning else self._made(call, sources)
         except Unrecorded:
@@ -173,7 +173,8 @@ class _Recording(TorchFunctionMode):
                 raise
             self.failed = True
             return func(*args, **kwargs)
-        self._note(call, sources[0], result)
+        if result is not sources[0] or call.in_place:  # else it was one, as a flattened vector is
+            self._note(call, sources[0], result)
         return result
 
     def _has_value(self, args: Any, kwargs: Any) -> bool:
@@ -246,20 +247,30 @@ class _Recording(TorchFunctionMode):
         """
         if self.failed or number is None or number < self._points or not self._is_closed(number):
             return None
-        sources: set[int] = set()
+        calls = self._calls_before(number)
         places: set[int] = set()
-        for call in reversed(self.calls):
-            call.last_of = tuple([source for source in call.sources if source not in sources])
-            call.last_use = tuple([place for place in call.kept if place not in places])
-            sources.update(call.sources)
-            places.update(call.kept)
-        places = set()
-        for call in self.calls:
+        for call in calls:
             call.first_use = tuple([place for place in call.kept if place not in places])
             places.update(call.kept)
+        used = {place for call in calls for place in call.sides}
+        sides = [place for place in self.sides if place in used]
         aligned = self._aligned and self._value(number).numel() == self._batch
-        curved = any([call.curved for call in self.calls])
-        return Record(self.calls, self.kept, self._points, self.sides, number, aligned, curved)
+        curved = any([call.curved for call in calls])
+        return Record(calls, self.kept, self._points, sides, number, aligned, curved)
+
+    def _calls_before(self, number: int) -> list[Call]:
+        """Those that this value depends on."""
+        needed = {number}
+        places: set[int] = set()
+        found: list[Call] = []
+        for call in reversed(self.calls):
+            if call.result in needed:
+                call.last_of = tuple({source for source in call.sources if source not in needed})
+                call.last_use = tuple([place for place in call.kept if place not in places])
+                needed.update(call.sources)
+                places.update(call.kept)
+                found.append(call)
+        return found[::-1]
 
     def _is_closed(self, scores: int) -> bool:
         """Whether nothing else refers to the values, or computes with them."""
