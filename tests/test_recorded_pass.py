@@ -17,9 +17,10 @@ from test_one_pass import ALL, LOSSES, Loss, Way, assert_equal, autograd, build_
 from torch import Tensor, nn
 
 from wgan_fast import gradient_penalty, score_and_gradient
-from wgan_fast.double_backward import explain, recording
+from wgan_fast.double_backward import explain
 from wgan_fast.double_backward.flops import count_flops
-from wgan_fast.double_backward.recording import learn
+from wgan_fast.double_backward.recorded import recording
+from wgan_fast.double_backward.recorded.recording import learn
 
 PIECEWISE_LINEAR = {"mlp", "dcgan", "dcgan_not_inplace", "resnet", "spectral_norm", "amp", "ctgan", "patchgan"}
 CURVED = {"mlp_smooth_mixed", "resnet_groupnorm", "layernorm", "instancenorm"}

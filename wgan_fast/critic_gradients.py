@@ -25,8 +25,8 @@ from wgan_fast.double_backward import least_work
 from wgan_fast.double_backward.fused_kernels import plain_attention
 from wgan_fast.double_backward.one_pass import foreign_mode, scores_and_gradients
 from wgan_fast.double_backward.penalised_points import mark_points
-from wgan_fast.double_backward.recorded_pass import scores_and_gradients as gradients_of_record
-from wgan_fast.double_backward.recording import recorded, watched
+from wgan_fast.double_backward.recorded.node import scores_and_gradients as gradients_of_record
+from wgan_fast.double_backward.recorded.recording import recorded, watched
 
 Critic = Callable[..., Any]
 

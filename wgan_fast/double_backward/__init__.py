@@ -22,8 +22,7 @@ Where the scores at the penalised samples are part of the loss, their backward p
 ``linear`` and ``convolution`` have the nodes where parameters enter, ``one_pass`` combines them, ``registered`` takes
 third-party operations, and ``report`` explains a critic.
 
-For a critic of plain calls alone, both are one node, ``recorded_pass``: ``recording`` runs its forward pass without
-autograd, ``recorded_functions`` lists what it may call, and ``recorded_calls`` has the passes through each call.
+For a critic of known calls alone, both are one node, computed from a record of its forward pass: ``recorded``.
 """
 
 from __future__ import annotations

@@ -17,7 +17,7 @@ from wgan_fast.double_backward import least_work, norms, smooth
 from wgan_fast.double_backward.flops import count_flops
 from wgan_fast.double_backward.one_pass import OBSERVERS, Tracking, can_track, scores_and_gradients
 from wgan_fast.double_backward.plain_autograd import plain_autograd
-from wgan_fast.double_backward.recording import learn
+from wgan_fast.double_backward.recorded.recording import learn
 from wgan_fast.double_backward.rows import RULES
 from wgan_fast.double_backward.shared_pass import SharedPass, nodes_before, reaches
 
@@ -51,7 +51,7 @@ class Explanation:
 
     Attributes:
         one_pass: whether loss and penalty share one backward signal in ``score_and_gradient``.
-        recorded: whether scores and gradients are one node of autograd: see `recorded_pass`.
+        recorded: whether scores and gradients are one node of autograd: see `recorded`.
         obstacles: the calls that prevent the cheaper ways, in the order of the forward pass.
         flops: of a critic step (a loss of the scores and a penalty, forward and backward) each way.
         forward_flops: of the critic's forward pass.

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from wgan_fast.constraints import Constraint
-from wgan_fast.double_backward.recording import learn
+from wgan_fast.double_backward.recorded.recording import learn
 from wgan_fast.training.config import Config
 from wgan_fast.training.data.sets import Data, draw_batch, split
 from wgan_fast.training.errors import UserError

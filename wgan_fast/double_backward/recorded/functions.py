@@ -1,4 +1,4 @@
-"""Which functions a recorded forward pass may call, and what each call is (`recorded_calls`)."""
+"""Which functions a recorded forward pass may call, and what each call is (`calls`, `products`, `activations`)."""
 
 from __future__ import annotations
 
@@ -12,21 +12,9 @@ from torch import Tensor
 
 from wgan_fast.double_backward import norms, smooth
 from wgan_fast.double_backward.convolution import Geometry, Size, sizes
-from wgan_fast.double_backward.recorded_calls import (
-    Call,
-    Convolution,
-    Dropout,
-    LeakyReLU,
-    Linear,
-    Normalized,
-    Padded,
-    Pooled,
-    Reshaped,
-    Scaled,
-    Smooth,
-    Sum,
-    Summed,
-)
+from wgan_fast.double_backward.recorded.activations import LeakyReLU, Normalized, Smooth
+from wgan_fast.double_backward.recorded.calls import Call, Dropout, Padded, Pooled, Reshaped, Scaled, Sum, Summed
+from wgan_fast.double_backward.recorded.products import Convolution, Linear
 
 aten: Any = torch.ops.aten
 

@@ -1,7 +1,7 @@
 """Scores and input gradients as one node of autograd, for critics whose calls are all known.
 
 The nodes of `exact_shortcut` and of `one_pass` are Python, one or two per layer, among those of autograd. A critic that
-calls the functions in `recorded_functions` alone needs none of them: its forward pass is run without autograd and
+calls the functions in `functions` alone needs none of them: its forward pass is run without autograd and
 recorded (`recording`), the input gradient is computed from the record, and so are the parameters' gradients when the
 loss is differentiated. In the terms of `shared_pass`, with all calls piecewise linear,
 
@@ -24,8 +24,9 @@ import torch
 from torch import Tensor
 from torch.autograd import Function
 
-from wgan_fast.double_backward.recorded_calls import Factors, Kept, LeakyReLU, OwnSignal
-from wgan_fast.double_backward.recording import Record
+from wgan_fast.double_backward.recorded.activations import LeakyReLU
+from wgan_fast.double_backward.recorded.calls import Factors, Kept, OwnSignal
+from wgan_fast.double_backward.recorded.recording import Record
 from wgan_fast.double_backward.zero_gradients import wanted
 
 

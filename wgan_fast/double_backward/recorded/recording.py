@@ -1,4 +1,4 @@
-"""Which critics consist of the functions in `recorded_functions`, and the record of a forward pass of one that does.
+"""Which critics consist of the functions in `functions`, and the record of a forward pass of one that does.
 
 That is learnt in a critic's first pass, which is computed in the other ways. If a later pass is different (another mode
 of the module, a branch, a hook), its record is given up, and the critic is called once more, in the other ways from
@@ -22,8 +22,8 @@ from torch.overrides import TorchFunctionMode
 
 from wgan_fast.critic_modules import first_output
 from wgan_fast.double_backward.one_pass import can_track
-from wgan_fast.double_backward.recorded_calls import Call
-from wgan_fast.double_backward.recorded_functions import CALLS, HARMLESS, Unrecorded
+from wgan_fast.double_backward.recorded.calls import Call
+from wgan_fast.double_backward.recorded.functions import CALLS, HARMLESS, Unrecorded
 from wgan_fast.double_backward.shared_pass import reaches
 from wgan_fast.dtypes import PLAIN_TYPES
 
