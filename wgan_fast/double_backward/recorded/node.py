@@ -12,7 +12,7 @@ with respect to them start from c at the scores, and gain ∂⟨δ_y, f'(x) t_x�
 
     ∂L/∂W_l = Σ_b δ_l,b ⊗ t_{l-1,b} + λ_l,b ⊗ a_{l-1,b},    ∂L/∂b_l = Σ_b λ_l,b.
 
-The matrix work is that of the other ways, in half of the Python.
+The matrix work is that of the other ways; Python takes 0.7 to 0.8 of the time.
 """
 
 from __future__ import annotations
