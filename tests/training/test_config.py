@@ -97,6 +97,7 @@ def test_samples_of_ones_own_are_points_unless_their_shape_is_said() -> None:
 
 
 def test_numbers_are_of_their_options_type() -> None:
+    # Types that mypy refuses: what JSON, NumPy and torch give, and callers pass on.
     config = Config(iterations=1e3, betas=[0, 0.9], sample_shape=torch.Size([3]), batch_size=np.int64(8), lambda_gp=1)  # type: ignore[arg-type]
     values = _chosen(config, "iterations", "betas", "sample_shape", "batch_size", "lambda_gp")
     assert json.dumps(values) == "[1000, [0.0, 0.9], [3], 8, 1.0]"

@@ -94,7 +94,7 @@ class _InputGradient(Function):
         ctx.set_materialize_grads(False)
         ctx.geometry, ctx.shared, ctx.bias = geometry, shared, bias
         ctx.save_for_backward(grad, weight, None if shared is None else x)
-        return _convolution_backward(grad, x, weight, geometry, 0)
+        return convolution_backward(grad, x, weight, geometry, 0)
 
     @staticmethod
     def backward(ctx: Any, tangent: Tensor | None) -> Any:
@@ -104,7 +104,7 @@ class _InputGradient(Function):
         if mask[0] and tangent is not None:
             grad_grad = torch.convolution(tangent, weight, None, *ctx.geometry)
         if mask[1] and (value := tangent if x is None else with_slopes(ctx.shared, tangent, x)) is not None:
-            grad_weight = _convolution_backward(grad, value, weight, ctx.geometry, 1)
+            grad_weight = convolution_backward(grad, value, weight, ctx.geometry, 1)
         if ctx.bias is not None and mask[2]:
             grad_bias = bias_gradient(ctx.shared, grad, ctx.bias, 1)
         return grad_grad, grad_weight, grad_bias, None, None, None
@@ -114,10 +114,33 @@ convolution: Callable[..., Tensor] = _Convolution.apply
 _input_gradient: Callable[..., Tensor] = _InputGradient.apply
 
 
-def _convolution_backward(grad: Tensor, x: Tensor, weight: Tensor, geometry: Geometry, which: int) -> Tensor:
+def convolution_backward(grad: Tensor, x: Tensor, weight: Tensor, geometry: Geometry, which: int) -> Tensor:
+    """The gradient of the input (0) or of the weight (1)."""
     mask = [which == 0, which == 1, False]
     gradients: list[Tensor] = torch.ops.aten.convolution_backward.default(grad, x, weight, None, *geometry, mask)
     return gradients[which]
+
+
+def geometry_of(
+    d: int, weight: Tensor, stride: Size, padding: Size | str, dilation: Size, groups: int
+) -> Geometry | None:
+    """Of a convolution over ``d`` dimensions; None for padding of two widths, and for what ATen refuses."""
+    strides, dilations = sizes(stride, d), sizes(dilation, d)
+    if padding == "valid":
+        padding = 0
+    elif padding == "same":
+        total = _same(weight, dilations)
+        if any(n % 2 for n in total) or any(n != 1 for n in strides):
+            return None
+        padding = [n // 2 for n in total]
+    if isinstance(padding, str):
+        return None
+    return Geometry(strides, sizes(padding, d), dilations, False, [0] * d, groups)
+
+
+def _same(weight: Tensor, dilations: list[int]) -> list[int]:
+    """How much "same" pads each dimension."""
+    return [a * (k - 1) for a, k in zip(dilations, weight.shape[2:], strict=True)]
 
 
 def _conv(
@@ -132,21 +155,13 @@ def _conv(
     *,
     shared: SharedPass | None = None,
 ) -> Any:
-    dilations = sizes(dilation, d)
-    if padding == "valid":
-        padding = 0
-    elif padding == "same":
-        total = [a * (k - 1) for a, k in zip(dilations, weight.shape[2:], strict=True)]
-        if any(n != 1 for n in sizes(stride, d)):
-            return NotImplemented  # an error, which ATen raises
-        if any(n % 2 for n in total):
-            if shared is None:
-                return NotImplemented
-            input = F.pad(input, [n % 2 * after for n in reversed(total) for after in (0, 1)])  # as ATen does
+    if padding == "same" and shared is not None and all(n == 1 for n in sizes(stride, d)):
+        total = _same(weight, sizes(dilation, d))
+        input = F.pad(input, [n % 2 * after for n in reversed(total) for after in (0, 1)])  # as ATen does
         padding = [n // 2 for n in total]
-    if isinstance(padding, str):
+    geometry = geometry_of(d, weight, stride, padding, dilation, groups)
+    if geometry is None:
         return NotImplemented
-    geometry = Geometry(sizes(stride, d), sizes(padding, d), dilations, False, [0] * d, groups)
     return _convolve(d, input, weight, bias, geometry, shared)
 
 

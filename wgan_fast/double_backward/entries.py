@@ -28,9 +28,14 @@ def bias_gradient(shared: SharedPass, signal: Tensor, bias: Tensor, channel_dim:
     c = shared.slopes(signal)
     if c is None:
         return torch.zeros_like(bias)
+    return weighted_sum(signal, c, channel_dim).to(bias.dtype)
+
+
+def weighted_sum(signal: Tensor, c: Tensor, channel_dim: int) -> Tensor:
+    """Σ_b c_b δ_b, summed over all dimensions but one; c has one number per row."""
     if signal.dim() > 2:
         signal = signal.sum([d for d in range(1, signal.dim()) if d != channel_dim % signal.dim()])
-    return torch.mv(signal.t(), c.flatten()).to(bias.dtype)
+    return torch.mv(signal.t(), c.flatten())
 
 
 # ------------------------------------------------------------------------------------------------- scales

@@ -17,6 +17,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from wgan_fast.double_backward.entries import weighted_sum
+
 aten: Any = torch.ops.aten
 Kept = Sequence[Tensor]
 
@@ -50,11 +52,7 @@ class Factors:
 
     def summed(self, signal: Tensor, channel_dim: int) -> Tensor | None:
         """The same, summed over all dimensions but one."""
-        if self.c is None:
-            return None
-        if signal.dim() > 2:
-            signal = signal.sum([d for d in range(1, signal.dim()) if d != channel_dim % signal.dim()])
-        return torch.mv(signal.t(), self.c.view(-1))
+        return None if self.c is None else weighted_sum(signal, self.c, channel_dim)
 
 
 def _of_rank(c: Tensor, like: Tensor) -> Tensor:

@@ -11,7 +11,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from wgan_fast.double_backward import norms, smooth
-from wgan_fast.double_backward.convolution import Geometry, Size, sizes
+from wgan_fast.double_backward.convolution import Size, geometry_of, sizes
 from wgan_fast.double_backward.recorded.activations import LeakyReLU, Normalized, Smooth
 from wgan_fast.double_backward.recorded.calls import Call, Dropout, Padded, Pooled, Reshaped, Scaled, Sum, Summed
 from wgan_fast.double_backward.recorded.products import Convolution, Linear
@@ -50,11 +50,9 @@ def _convolution(
     dilation: Size = 1,
     groups: int = 1,
 ) -> Call:
-    source = recorder.numbers[id(input)]
-    if input.dim() != d + 2 or (isinstance(padding, str) and padding != "valid"):
+    source, geometry = recorder.numbers[id(input)], geometry_of(d, weight, stride, padding, dilation, groups)
+    if input.dim() != d + 2 or geometry is None:
         raise Unrecorded
-    padded = sizes(0 if isinstance(padding, str) else padding, d)
-    geometry = Geometry(sizes(stride, d), padded, sizes(dilation, d), False, [0] * d, groups)
     bias = None if bias is None else recorder.side(bias)
     return Convolution(source, recorder.side(weight), bias, geometry)
 

@@ -2,17 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
-from typing import Any
+from collections.abc import Iterator
 
 import torch
 from torch import Tensor
 
 from wgan_fast import onednn
-from wgan_fast.double_backward.convolution import Geometry
+from wgan_fast.double_backward.convolution import Geometry, convolution_backward
 from wgan_fast.double_backward.recorded.calls import Call, Factors, Kept
-
-aten: Any = torch.ops.aten
 
 
 class Linear(Call):
@@ -60,17 +57,10 @@ class Convolution(Linear):
         self.geometry = geometry
 
     def backward(self, kept: Kept, signal: Tensor) -> tuple[Tensor, ...]:
-        return (self.gradient(kept, signal, kept[self.kept[0]], 0),)
+        return (convolution_backward(signal, kept[self.kept[0]], kept[self.weight], self.geometry, 0),)
 
     def product(self, x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
         return torch.convolution(x, weight, bias, *self.geometry)
 
     def outer(self, kept: Kept, signal: Tensor, rows: Tensor) -> Tensor:
-        return self.gradient(kept, signal, rows, 1)
-
-    def gradient(self, kept: Kept, signal: Tensor, x: Tensor, which: int) -> Tensor:
-        mask = [which == 0, which == 1, False]
-        found: Sequence[Tensor] = aten.convolution_backward.default(
-            signal, x, kept[self.weight], None, *self.geometry, mask
-        )
-        return found[which]
+        return convolution_backward(signal, rows, kept[self.weight], self.geometry, 1)

@@ -90,7 +90,7 @@ def learn(
 ) -> bool:
     """Find out now, from a pass of a copy, whether a critic consists of known calls; its first step is then recorded.
 
-    A run that continues another so computes the same bits as one that did not stop.
+    A run that continues another then computes the same bits as one that was not interrupted.
     """
     points = [x.detach().requires_grad_()]
     devices = [x.device] if x.is_cuda else []

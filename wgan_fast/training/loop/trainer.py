@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor, nn
 
-from wgan_fast.constraints import Constraint
+from wgan_fast.constraints import Constraint, GradientPenalty
 from wgan_fast.double_backward.recorded.recording import learn
 from wgan_fast.training.config import Config
 from wgan_fast.training.data.sets import Data, draw_batch, split
@@ -129,12 +129,13 @@ class Trainer:
         self._generator_descent = self._critic_descent._replace(scaler=self.generator_scaler)
         self._joint = not has_batch_statistics(self.critic)
         self._layers = written_out(self.critic, self.constraint) if self.critic_scaler is None else None
-        if self._layers is None:
+        if self._layers is None and isinstance(self.constraint, GradientPenalty):
             self._learn_critic()
         decaying = self.constraint.scored and self.config.gamma_decay != "none"
         self._penalty_scale = torch.ones((), device=self.device) if decaying else None
 
     def _learn_critic(self) -> None:
+        """So that the first step of a resumed run is computed as it would have been without the interruption."""
         x = torch.zeros(2, *self.data.sample_shape, device=self.device)
         classes = [torch.zeros(2, dtype=torch.int64, device=self.device)] if self.config.conditional else []
         with autocast(self.device.type, self._critic_descent.autocast_dtype):
